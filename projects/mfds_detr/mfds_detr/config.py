@@ -1,0 +1,103 @@
+"""The configuration keys that MFDS-DETR adds to Detectron2's."""
+
+from detectron2.config import CfgNode
+
+from wbcnets.errors import ConfigError
+
+
+def add_mfds_detr_config(cfg: CfgNode) -> None:
+    """Adds the project's keys, with the paper's values as defaults, to a Detectron2 config."""
+    _add_model_keys(cfg)
+    _add_training_keys(cfg)
+
+
+def _add_model_keys(cfg: CfgNode) -> None:
+    cfg.MODEL.MFDS_DETR = model = CfgNode()
+    # 0 takes the number from the first training set, or from the checkpoint's class names
+    model.NUM_CLASSES = 0
+    model.NUM_QUERIES = 100
+    model.HIDDEN_DIM = 256
+    model.NUM_HEADS = 8
+    model.NUM_POINTS = 4
+    model.FEEDFORWARD_DIM = 1024
+    model.ENCODER_LAYERS = 6
+    model.DECODER_LAYERS = 6
+    model.DROPOUT = 0.1
+    model.POSITION_ENCODING = "sine"  # sine, learned or none (table 9)
+    model.LEVEL_EMBED = True  # the paper's scale encoding (table 9)
+    model.BOX_REFINEMENT = False
+    model.TWO_STAGE = False
+    model.AUX_LOSS = True  # table 10
+
+    # The block that the paper adds behind the backbone's last stage; a stride of 64
+    model.EXTRA_STAGE = True
+    model.NECK = CfgNode()
+    model.NECK.NAME = "hs_fpn"  # table 6: wbcnets.layers.neck_names() lists them
+    model.NECK.OPTIONS = CfgNode(new_allowed=True)
+
+    model.MATCHER = CfgNode({"CLASS_COST": 2.0, "L1_COST": 5.0, "GIOU_COST": 2.0})
+    model.LOSS = CfgNode({"CLASS_WEIGHT": 2.0, "L1_WEIGHT": 5.0, "GIOU_WEIGHT": 2.0})
+    model.LOSS.FOCAL_ALPHA = 0.25
+    # "constant" takes FOCAL_ALPHA; "share" and "inverse_share" take alpha from the classes' shares
+    # of the training set (equation 9)
+    model.LOSS.FOCAL_ALPHA_RULE = "constant"
+    model.LOSS.FOCAL_GAMMA = 2.0
+
+    # For MODEL.BACKBONE.NAME "build_timm_backbone"
+    cfg.MODEL.TIMM = timm = CfgNode()
+    timm.NAME = "resnet50"
+    timm.OUT_INDICES = (2, 3, 4)  # strides 8, 16 and 32 of a ResNet
+    timm.OPTIONS = CfgNode(new_allowed=True)  # keywords of timm.create_model
+    timm.FREEZE = ()  # children by name, for example ("conv1", "bn1", "layer1")
+    timm.FROZEN_BN = False
+
+    # True loads what fits of MODEL.WEIGHTS and lists the rest; else what does not fit is an error
+    cfg.MODEL.WEIGHTS_PARTIAL = False
+
+
+def _add_training_keys(cfg: CfgNode) -> None:
+    cfg.SOLVER.BACKBONE_LR = 2e-5
+    cfg.SOLVER.NECK_LR = 3e-4
+    # For the layers that predict sampling offsets and reference points
+    cfg.SOLVER.SAMPLING_LR_FACTOR = 0.1
+    cfg.SOLVER.AMP.PRECISION = "float16"  # or bfloat16
+    cfg.SOLVER.CLIP_NORM = 0.1  # of all gradients together, 0 for none
+    cfg.SOLVER.EMA = CfgNode({"ENABLED": False, "DECAY": 0.9998})
+    cfg.SOLVER.CHECKPOINTS_KEPT = 3
+
+    cfg.INPUT.VERTICAL_FLIP = False  # a smear has no upside
+    # Shares of the image that a random crop keeps at least, (1.0, 1.0) for no crop
+    cfg.INPUT.CROP_SHARE = (1.0, 1.0)
+    cfg.INPUT.CROP_PROBABILITY = 0.5
+    cfg.INPUT.ALBUMENTATIONS = CfgNode()
+    cfg.INPUT.ALBUMENTATIONS.PRESET = "none"  # a name of wbcnets.data.augmentation.PRESETS
+    cfg.INPUT.ALBUMENTATIONS.TRANSFORMS = []  # or a list such as [{"name": "Blur", "p": 0.1}]
+
+    cfg.TEST.SCORE_THRESHOLD = 0.0
+    cfg.TEST.SAMPLE_PICTURES = 9  # images in the sheet of predictions after each evaluation
+
+
+def check_config(cfg: CfgNode) -> None:
+    """Finds values that would fail deep inside.
+
+    Raises:
+        ConfigError: A value is out of range; the message names its key.
+    """
+    model = cfg.MODEL.MFDS_DETR
+    positive = ("NUM_QUERIES", "HIDDEN_DIM", "NUM_HEADS", "NUM_POINTS", "DECODER_LAYERS")
+    for key in positive:
+        if model[key] < 1:
+            raise ConfigError(f"MODEL.MFDS_DETR.{key} must be at least 1, got {model[key]}")
+    if model.ENCODER_LAYERS < 0:
+        raise ConfigError(f"MODEL.MFDS_DETR.ENCODER_LAYERS must not be negative")
+    if model.HIDDEN_DIM % model.NUM_HEADS:
+        raise ConfigError(
+            f"MODEL.MFDS_DETR.HIDDEN_DIM={model.HIDDEN_DIM} must be divisible by "
+            f"NUM_HEADS={model.NUM_HEADS}"
+        )
+    if cfg.SOLVER.AMP.PRECISION not in ("float16", "bfloat16"):
+        raise ConfigError(
+            f"SOLVER.AMP.PRECISION={cfg.SOLVER.AMP.PRECISION!r}: use float16 or bfloat16"
+        )
+    if cfg.SOLVER.MAX_ITER < 1 or cfg.SOLVER.IMS_PER_BATCH < 1:
+        raise ConfigError("SOLVER.MAX_ITER and SOLVER.IMS_PER_BATCH must be at least 1")

@@ -1,0 +1,257 @@
+"""The training loop: Detectron2's hooks around a step that checks before it changes anything."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.engine import TrainerBase, hooks
+from detectron2.evaluation import inference_on_dataset
+from detectron2.modeling import build_model
+from detectron2.solver import build_lr_scheduler
+from detectron2.utils import comm
+from detectron2.utils.events import CommonMetricPrinter, EventStorage, JSONWriter, TensorboardXWriter
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mfds_detr.checkpoint import AtomicCheckpointer
+from mfds_detr.dataset_mapper import SmearMapper
+from mfds_detr.evaluation import LeukocyteEvaluator, save_results
+from mfds_detr.hooks import BestCheckpointer, Pictures
+from mfds_detr.optimizer import build_optimizer
+from wbcnets.errors import WbcnetsError
+
+logger = logging.getLogger("mfds_detr.trainer")
+
+
+class EmaState:
+    """The moving average's weights as a checkpointable of their own, in the model's names."""
+
+    def __init__(self, ema: ModelEmaV3) -> None:
+        self.ema = ema
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The averaged weights."""
+        return self.ema.module.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Puts averaged weights back."""
+        self.ema.module.load_state_dict(state)
+
+
+class Trainer(TrainerBase):
+    """Trains `MFDSDETR` from a config.
+
+    Args:
+        cfg: The whole config; its datasets are registered.
+        class_names: The classes in the model's order.
+    """
+
+    def __init__(self, cfg: CfgNode, class_names: Sequence[str]) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.class_names = tuple(class_names)
+        model = build_model(cfg)
+        self.network: nn.Module = model
+        self.optimizer = build_optimizer(cfg, model)
+        self.scheduler = build_lr_scheduler(cfg, self.optimizer)
+        self.scaler = torch.amp.GradScaler(
+            enabled=cfg.SOLVER.AMP.ENABLED
+            and cfg.SOLVER.AMP.PRECISION == "float16"
+            and cfg.MODEL.DEVICE == "cuda"
+        )
+        stateful: dict[str, Any] = {
+            "optimizer": self.optimizer,
+            "scheduler": self.scheduler,
+            "scaler": self.scaler,
+        }
+        self.ema: ModelEmaV3 | None = None
+        if cfg.SOLVER.EMA.ENABLED:
+            self.ema = ModelEmaV3(model, decay=cfg.SOLVER.EMA.DECAY, use_warmup=True)
+            stateful["ema"] = EmaState(self.ema)
+        self.checkpointer = AtomicCheckpointer(
+            model,
+            cfg.OUTPUT_DIR,
+            class_names=self.class_names,
+            partial=cfg.MODEL.WEIGHTS_PARTIAL,
+            **stateful,
+        )
+        self.model = distribute(model)
+        self.data_loader = build_detection_train_loader(
+            cfg, mapper=SmearMapper.from_config(cfg, is_train=True)
+        )
+        self.register_hooks(self.build_hooks())
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The model that is judged: the moving average where there is one."""
+        return self.network if self.ema is None else self.ema.module
+
+    def resume_or_load(self, resume: bool) -> None:
+        """Goes on from the output folder's newest checkpoint, or loads `MODEL.WEIGHTS`."""
+        extra = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        self.start_iter = extra.get("iteration", -1) + 1
+        if self.start_iter == 0 and self.ema is not None:
+            self.ema.set(self.network)
+        if self.start_iter >= self.max_iter:
+            logger.info(f"Iteration {self.start_iter} of {self.max_iter}: training had ended")
+
+    def build_hooks(self) -> list[hooks.HookBase | None]:
+        """Timing, schedule, checkpoints, evaluation, pictures and logs, in their order."""
+        cfg = self.cfg
+        main = comm.is_main_process()
+        saver = hooks.PeriodicCheckpointer(
+            self.checkpointer,
+            cfg.SOLVER.CHECKPOINT_PERIOD,
+            max_iter=self.max_iter,
+            max_to_keep=cfg.SOLVER.CHECKPOINTS_KEPT,
+        )
+        return [
+            hooks.IterationTimer(),
+            hooks.LRScheduler(self.optimizer, self.scheduler),
+            saver if main else None,
+            hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self.evaluate),
+            BestCheckpointer(self.checkpointer) if main else None,
+            hooks.PeriodicWriter(self.build_writers(), period=20) if main else None,
+            Pictures(cfg, lambda: self.evaluated_model) if main else None,
+        ]
+
+    def build_writers(self) -> list[Any]:
+        """Progress with the time left on the terminal, JSON lines, and TensorBoard."""
+        folder = Path(self.cfg.OUTPUT_DIR)
+        return [
+            CommonMetricPrinter(self.max_iter),
+            JSONWriter(str(folder / "metrics.json")),
+            TensorboardXWriter(str(folder / "tensorboard")),
+        ]
+
+    def evaluate(self) -> dict[str, Any]:
+        """COCO AP of the evaluated model on every test set."""
+        return evaluate(self.cfg, self.evaluated_model, self.iter + 1)
+
+    def train(self) -> None:
+        """Runs from the start iteration to the last, hooks included.
+
+        Raises:
+            WbcnetsError: An image turned out to be unreadable, or a checkpoint unwritable.
+            FloatingPointError: Losses or gradients are not finite; weights were not touched.
+        """
+        logger.info(f"Training from iteration {self.start_iter} to {self.max_iter}")
+        self.iter = self.start_iter
+        self.model.train()
+        self._batches = iter(self.data_loader)
+        with EventStorage(self.start_iter) as self.storage:
+            self.before_train()
+            for self.iter in range(self.start_iter, self.max_iter):
+                self.before_step()
+                self.run_step()
+                self.after_step()
+            self.iter = max(self.iter + 1, self.start_iter)
+            self.after_train()
+
+    def run_step(self) -> None:
+        """One optimiser step: losses, gradients, a check that all is finite, the update."""
+        start = time.perf_counter()
+        batch = next(self._batches)
+        data_time = time.perf_counter() - start
+        with autocast(self.cfg):
+            losses: dict[str, Tensor] = self.model(batch)
+        total = torch.stack(list(losses.values())).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(total).backward()
+        self.scaler.unscale_(self.optimizer)
+        clip = self.cfg.SOLVER.CLIP_NORM or float("inf")
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, clip)
+        self._check_finite(total, norm, batch)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.ema is not None:
+            self.ema.update(self.network, step=self.iter)
+        self._write_metrics(losses, total, norm, data_time)
+
+    def _check_finite(self, total: Tensor, norm: Tensor, batch: Sequence[dict[str, Any]]) -> None:
+        overflow_is_normal = self.scaler.is_enabled() and torch.isfinite(total)
+        if torch.isfinite(norm) or overflow_is_normal:
+            return
+        images = ", ".join(str(entry.get("file_name", "?")) for entry in batch[:8])
+        raise FloatingPointError(
+            f"iteration {self.iter}: loss {total.item():.4g} with gradient norm {norm.item():.4g}; "
+            f"the weights were not changed. Lower SOLVER.BASE_LR, or look at the images: {images}"
+        )
+
+    def _write_metrics(
+        self, losses: dict[str, Tensor], total: Tensor, norm: Tensor, data_time: float
+    ) -> None:
+        names = [*losses, "total_loss", "gradient_norm"]
+        values = torch.stack([*losses.values(), total, norm]).detach().cpu().tolist()
+        gathered = comm.gather({**dict(zip(names, values)), "data_time": data_time})
+        if comm.is_main_process():
+            self.storage.put_scalars(
+                **{name: sum(rank[name] for rank in gathered) / len(gathered) for name in gathered[0]}
+            )
+
+
+def evaluate(cfg: CfgNode, model: nn.Module, iteration: int | None = None) -> dict[str, Any]:
+    """COCO AP on every test set; writes results and a table into the output folder.
+
+    Args:
+        cfg: The config, with registered test sets.
+        model: The model to judge.
+        iteration: When, for the record.
+
+    Returns:
+        Per dataset the figures of `LeukocyteEvaluator`, 0 to 100; empty on other processes.
+    """
+    results: dict[str, Any] = {}
+    for name in cfg.DATASETS.TEST:
+        loader = build_detection_test_loader(
+            cfg, name, mapper=SmearMapper.from_config(cfg, is_train=False)
+        )
+        evaluator = LeukocyteEvaluator(name, Path(cfg.OUTPUT_DIR) / "inference" / name)
+        with autocast(cfg):
+            figures = inference_on_dataset(model, loader, evaluator)
+        if comm.is_main_process():
+            results[name] = figures["bbox"]
+    if comm.is_main_process():
+        save_results(Path(cfg.OUTPUT_DIR), results, iteration)
+    return results
+
+
+def distribute(model: nn.Module) -> nn.Module:
+    """The model, wrapped where several processes train it."""
+    if comm.get_world_size() == 1:
+        return model
+    on_gpu = next(model.parameters()).is_cuda
+    return DistributedDataParallel(
+        model, device_ids=[comm.get_local_rank()] if on_gpu else None, broadcast_buffers=True
+    )
+
+
+def autocast(cfg: CfgNode) -> AbstractContextManager[Any]:
+    """The precision of `SOLVER.AMP`; on a CPU always bfloat16, which it has instructions for."""
+    if not cfg.SOLVER.AMP.ENABLED:
+        return nullcontext()
+    device = cfg.MODEL.DEVICE.split(":")[0]
+    half = device == "cuda" and cfg.SOLVER.AMP.PRECISION == "float16"
+    return torch.autocast(device, dtype=torch.float16 if half else torch.bfloat16)
+
+
+def guarded(main: Callable[..., Any], *args: Any) -> Any:
+    """Runs a command's main function; an expected error ends it with one clear message.
+
+    Raises:
+        SystemExit: With status 2, on an error that the user can mend.
+    """
+    try:
+        return main(*args)
+    except (WbcnetsError, FloatingPointError) as error:
+        logger.error(str(error))
+        raise SystemExit(f"error: {error}") from None

@@ -1,0 +1,157 @@
+"""Parameter names of other people's checkpoints, translated to those of `MFDSDETR`.
+
+Deformable-DETR's original code and transformers' `DeformableDetrForObjectDetection`, in its older
+and newer naming, cover the whole model; timm, torchvision and Detectron2 cover the backbone.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+State = dict[str, Tensor]
+
+
+class Translation(NamedTuple):
+    """A checkpoint in this project's names."""
+
+    source: str  # whose names it had
+    state: State
+    # Prefixes of the model's parameters that a checkpoint of this kind does not hold
+    absent: tuple[str, ...]
+
+
+_TRANSFORMERS_RULES = (
+    (r"^model\.backbone\.(conv_encoder\.)?model\.", "backbone."),
+    (r"^model\.input_proj\.", "neck.input_proj."),
+    (r"^model\.query_position_embeddings\.", "detector.query_embed."),
+    (r"^(model\.decoder\.)?(class_embed|bbox_embed)\.", r"detector.\2."),
+    (r"^model\.", "detector.transformer."),
+    (r"(decoder\.layers\.\d+)\.self_attn_layer_norm\.", r"\1.norm2."),
+    (r"(decoder\.layers\.\d+)\.encoder_attn_layer_norm\.", r"\1.norm1."),
+    (r"(decoder\.layers\.\d+)\.final_layer_norm\.", r"\1.norm3."),
+    (r"(encoder\.layers\.\d+)\.self_attn_layer_norm\.", r"\1.norm1."),
+    (r"(encoder\.layers\.\d+)\.final_layer_norm\.", r"\1.norm2."),
+    (r"\.encoder_attn\.", ".cross_attn."),
+    (r"(layers\.\d+)\.(mlp\.)?fc([12])\.", r"\1.linear\3."),
+    (r"(decoder\.layers\.\d+\.self_attn)\.(o|out)_proj\.", r"\1.out_proj."),
+)
+
+_ORIGINAL_RULES = (
+    (r"^backbone\.0\.body\.", "backbone."),
+    (r"^input_proj\.", "neck.input_proj."),
+    (r"^transformer\.decoder\.(class_embed|bbox_embed)\.", r"detector.\1."),
+    (r"^(transformer|class_embed|bbox_embed|query_embed)\.", r"detector.\1."),
+)
+
+_TIMM_TO_DETECTRON2_RULES = (
+    (r"^conv1\.", "stem.conv1."),
+    (r"^bn1\.", "stem.conv1.norm."),
+    (r"^layer([1-4])\.", lambda match: f"res{int(match[1]) + 1}."),
+    (r"\.downsample\.0\.", ".shortcut."),
+    (r"\.downsample\.1\.", ".shortcut.norm."),
+    (r"\.bn([1-3])\.", r".conv\1.norm."),
+)
+
+_NO_NECK = ("neck.", "extra_stage.")
+_ONLY_BACKBONE = (*_NO_NECK, "detector.")
+
+
+def translate(state: State, backbone_names: Iterable[str]) -> Translation:
+    """Renames a checkpoint's parameters to those of `MFDSDETR`.
+
+    Args:
+        state: A state dict in this project's names, Deformable-DETR's, transformers', timm's,
+            torchvision's or Detectron2's.
+        backbone_names: The parameter names of the model's backbone, which tell whose it is.
+
+    Returns:
+        The renamed state, and which of the model's parts such a checkpoint lacks by its nature.
+    """
+    detectron2_backbone = any(name.startswith("stem.") for name in backbone_names)
+    state = {_without_wrapper(name): tensor for name, tensor in state.items()}
+    if any(name.startswith("detector.") for name in state):
+        return Translation("MFDS-DETR", state, ())
+    if any(name.startswith(("model.encoder.", "model.decoder.")) for name in state):
+        renamed = _pack_attention(_name_projections(_rename(state, _TRANSFORMERS_RULES)))
+        return Translation("transformers", _fit_backbone(renamed, detectron2_backbone), _NO_NECK)
+    if any(name.startswith("transformer.") for name in state):
+        renamed = _name_projections(_rename(state, _ORIGINAL_RULES))
+        return Translation("Deformable-DETR", _fit_backbone(renamed, detectron2_backbone), _NO_NECK)
+    return _translate_backbone(state, detectron2_backbone)
+
+
+def _translate_backbone(state: State, detectron2_backbone: bool) -> Translation:
+    """A classifier or a Detectron2 model, of which the backbone is taken."""
+    prefix = re.compile(r"^(backbone\.)?(bottom_up\.)?(?=(stem|res[2-5])\.)")
+    if any(prefix.match(name) for name in state):
+        taken = {
+            "backbone." + prefix.sub("", name): tensor
+            for name, tensor in state.items()
+            if prefix.match(name)
+        }
+        return Translation("Detectron2's backbone", _drop_counters(taken), _ONLY_BACKBONE)
+    body = {f"backbone.{name}": t for name, t in state.items() if not _is_classifier(name)}
+    return Translation("timm", _fit_backbone(body, detectron2_backbone), _ONLY_BACKBONE)
+
+
+def _fit_backbone(state: State, detectron2_backbone: bool) -> State:
+    """timm's ResNet names to those of the model's backbone."""
+    if not detectron2_backbone:
+        return {re.sub(r"^backbone\.", "backbone.body.", k): t for k, t in state.items()}
+    rest = {name: t for name, t in state.items() if not name.startswith("backbone.")}
+    body = {name[9:]: t for name, t in state.items() if name.startswith("backbone.")}
+    renamed = _rename(body, _TIMM_TO_DETECTRON2_RULES)
+    return rest | _drop_counters({f"backbone.{name}": t for name, t in renamed.items()})
+
+
+def _rename(state: State, rules: Iterable[tuple]) -> State:
+    renamed: State = {}
+    for name, tensor in state.items():
+        new = name
+        for pattern, replacement in rules:
+            new = re.sub(pattern, replacement, new)
+        renamed.setdefault(new, tensor)
+    return renamed
+
+
+def _name_projections(state: State) -> State:
+    """Deformable-DETR's `input_proj` is this project's `channel_mapper` neck.
+
+    The projections of backbone maps are 1x1, those that make further levels are 3x3.
+    """
+    pattern = re.compile(r"^neck\.input_proj\.(\d+)\.0\.weight$")
+    found = {int(m[1]): t for name, t in state.items() if (m := pattern.match(name))}
+    extra = sorted(index for index, weight in found.items() if weight.shape[-1] > 1)
+    places = {i: f"extra_levels.{extra.index(i)}" if i in extra else f"projections.{i}" for i in found}
+    return {
+        re.sub(r"^neck\.input_proj\.(\d+)", lambda m: f"neck.{places[int(m[1])]}", name): tensor
+        for name, tensor in state.items()
+    }
+
+
+def _pack_attention(state: State) -> State:
+    """Separate query, key and value projections into the packed one of `nn.MultiheadAttention`."""
+    packed = dict(state)
+    pattern = re.compile(r"^(detector\.transformer\.decoder\.layers\.\d+\.self_attn)\.q_proj\.(\w+)$")
+    for name in state:
+        found = pattern.match(name)
+        if found:
+            parts = [packed.pop(f"{found[1]}.{part}_proj.{found[2]}") for part in "qkv"]
+            packed[f"{found[1]}.in_proj_{found[2]}"] = torch.cat(parts)
+    return packed
+
+
+def _without_wrapper(name: str) -> str:
+    return name.removeprefix("module.")
+
+
+def _is_classifier(name: str) -> bool:
+    return name.startswith(("fc.", "head.", "classifier."))
+
+
+def _drop_counters(state: State) -> State:
+    """Frozen batch norms keep no count of batches."""
+    return {name: t for name, t in state.items() if not name.endswith("num_batches_tracked")}

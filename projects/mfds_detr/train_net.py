@@ -1,0 +1,164 @@
+#!/usr/bin/env python
+"""Trains and evaluates MFDS-DETR.
+
+Train on your own COCO-format smears, on a GPU or a CPU:
+
+  python projects/mfds_detr/train_net.py \\
+      --config-file projects/mfds_detr/configs/mfds_detr_r50_base.yaml \\
+      --dataset my_train=train.json:images --dataset my_test=test.json:images \\
+      DATASETS.TRAIN "('my_train',)" DATASETS.TEST "('my_test',)" OUTPUT_DIR output/mine
+
+Go on after an interruption: the same command with --resume. Evaluate only:
+
+  ... --eval-only MODEL.WEIGHTS output/mine/model_best.pth
+
+Without a GPU, add MODEL.DEVICE cpu (it is chosen by itself where no GPU is found).
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parent)]
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from mfds_detr import add_mfds_detr_config
+from mfds_detr.checkpoint import AtomicCheckpointer, read_weights
+from mfds_detr.config import check_config
+from mfds_detr.datasets import (
+    count_labels,
+    most_objects,
+    parse_dataset_argument,
+    register_datasets,
+)
+from mfds_detr.trainer import Trainer, evaluate, guarded
+from wbcnets.errors import ConfigError
+from wbcnets.losses.focal import class_share_alpha
+
+logger = logging.getLogger("mfds_detr")
+
+
+def load_config(args: argparse.Namespace) -> CfgNode:
+    """The config of the command line: file, then overrides, then the device that there is.
+
+    Raises:
+        ConfigError: The file cannot be read, or a key or value is unknown.
+    """
+    cfg = get_cfg()
+    add_mfds_detr_config(cfg)
+    try:
+        if args.config_file:
+            cfg.merge_from_file(args.config_file, allow_unsafe=False)
+        cfg.merge_from_list(args.opts)
+    except (KeyError, ValueError, AssertionError, OSError) as error:
+        source = args.config_file or "the command line"
+        raise ConfigError(f"{source}: {error}; see mfds_detr/config.py for the keys") from error
+    if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    check_config(cfg)
+    return cfg
+
+
+def prepare(cfg: CfgNode, args: argparse.Namespace) -> tuple[str, ...]:
+    """Checks and registers the datasets, and fits the config to them.
+
+    Returns:
+        The class names in the model's order.
+    """
+    given = [parse_dataset_argument(text) for text in args.dataset]
+    known: tuple[str, ...] = ()
+    if args.eval_only and cfg.MODEL.WEIGHTS and "://" not in cfg.MODEL.WEIGHTS:
+        known = tuple(read_weights(cfg.MODEL.WEIGHTS).get("class_names", ()))
+    train = () if args.eval_only else cfg.DATASETS.TRAIN
+    cache = Path(cfg.OUTPUT_DIR) / "datasets" / f"rank{comm.get_rank()}"
+    datasets = register_datasets(train, cfg.DATASETS.TEST, given, cache, known)
+    if not datasets:
+        raise ConfigError("DATASETS.TRAIN and DATASETS.TEST are both empty")
+    class_names = known or next(iter(datasets.values())).class_names
+    fit_config(cfg, class_names)
+    return tuple(class_names)
+
+
+def fit_config(cfg: CfgNode, class_names: tuple[str, ...]) -> None:
+    """Takes from the registered datasets what a config leaves to them.
+
+    Raises:
+        ConfigError: The config's number of classes is not the datasets'.
+    """
+    model = cfg.MODEL.MFDS_DETR
+    cfg.defrost()
+    if model.NUM_CLASSES not in (0, len(class_names)):
+        raise ConfigError(
+            f"MODEL.MFDS_DETR.NUM_CLASSES={model.NUM_CLASSES}, but the datasets have "
+            f"{len(class_names)} classes: {list(class_names)}; leave it at 0"
+        )
+    model.NUM_CLASSES = len(class_names)
+    if model.LOSS.FOCAL_ALPHA_RULE != "constant":
+        counts = count_labels(cfg.DATASETS.TRAIN, len(class_names))
+        alpha = class_share_alpha(counts, model.LOSS.FOCAL_ALPHA_RULE)
+        model.LOSS.FOCAL_ALPHA = [round(value, 6) for value in alpha.tolist()]
+    most, densest = most_objects([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+    if most > min(model.NUM_QUERIES, cfg.TEST.DETECTIONS_PER_IMAGE, 100):
+        logger.warning(
+            f"{densest} holds {most} objects: more than MODEL.MFDS_DETR.NUM_QUERIES, "
+            "TEST.DETECTIONS_PER_IMAGE or COCO's limit of 100 detections; some cannot be found"
+        )
+    cfg.freeze()
+
+
+def main(args: argparse.Namespace) -> None:
+    """One process's work: set up, then train or evaluate."""
+    guarded(run, args)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Trains or evaluates as the command line says."""
+    cfg = load_config(args)
+    for name in ("mfds_detr", "wbcnets"):
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
+    default_setup(cfg, args)
+    class_names = prepare(cfg, args)
+    if args.eval_only:
+        model = build_model(cfg)
+        checkpointer = AtomicCheckpointer(
+            model, cfg.OUTPUT_DIR, class_names=class_names, partial=cfg.MODEL.WEIGHTS_PARTIAL
+        )
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        evaluate(cfg, model)
+        return
+    trainer = Trainer(cfg, class_names)
+    trainer.resume_or_load(resume=args.resume)
+    trainer.train()
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Detectron2's usual flags, and `--dataset`."""
+    parser = default_argument_parser(epilog=__doc__)
+    parser.description = "Train and evaluate MFDS-DETR, a detector of leukocytes in blood smears."
+    parser.add_argument(
+        "--dataset",
+        action="append",
+        default=[],
+        metavar="NAME=ANNOTATIONS.json:IMAGE_FOLDER",
+        help="make a COCO-format dataset known under a name; may be given several times",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    arguments = build_parser().parse_args()
+    launch(
+        main,
+        arguments.num_gpus,
+        arguments.num_machines,
+        arguments.machine_rank,
+        arguments.dist_url if arguments.num_machines > 1 else "auto",
+        (arguments,),
+    )

@@ -1,0 +1,1 @@
+"""Leukocyte data: dataset cards, readers and checks, converters, and the smear generator."""

@@ -1,0 +1,117 @@
+"""Augmentation of images with boxes by albumentations: presets for smears, or a list of transforms.
+
+Presets follow what varies between laboratories: stain (hue, saturation, brightness), focus, and the
+camera's noise and compression. None of them moves a box, so that geometry stays with the detector.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from wbcnets.errors import ConfigError
+
+# albumentations asks its package index for a newer version at import otherwise
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+import albumentations as A
+
+PRESETS: dict[str, list[dict[str, Any]]] = {
+    "none": [],
+    "stain": [
+        {
+            "name": "HueSaturationValue",
+            "hue_shift_limit": 8,
+            "sat_shift_limit": 25,
+            "val_shift_limit": 15,
+            "p": 0.6,
+        },
+        {
+            "name": "RandomBrightnessContrast",
+            "brightness_limit": 0.15,
+            "contrast_limit": 0.2,
+            "p": 0.6,
+        },
+    ],
+    "microscope": [
+        {"name": "HueSaturationValue", "hue_shift_limit": 10, "sat_shift_limit": 30, "p": 0.6},
+        {"name": "RandomBrightnessContrast", "p": 0.6},
+        {"name": "RandomGamma", "gamma_limit": (80, 125), "p": 0.3},
+        {"name": "GaussianBlur", "blur_limit": (3, 5), "p": 0.2},
+        {"name": "GaussNoise", "std_range": (0.01, 0.04), "p": 0.2},
+        {"name": "ImageCompression", "quality_range": (60, 95), "p": 0.2},
+    ],
+}
+
+
+class BoxAugmentation:
+    """An albumentations pipeline on an image and its boxes, seeded by the caller.
+
+    Args:
+        transforms: Names and keywords of albumentations' transforms, in their order.
+
+    Raises:
+        ConfigError: A transform or a keyword is unknown.
+    """
+
+    def __init__(self, transforms: Sequence[Mapping[str, Any]]) -> None:
+        self.pipeline = A.Compose(
+            [_build(transform) for transform in transforms],
+            bbox_params=A.BboxParams(
+                format="pascal_voc", label_fields=["indices"], clip=True, min_area=1.0
+            ),
+        )
+
+    def __call__(
+        self, image: np.ndarray, boxes: np.ndarray, seed: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Augments one image.
+
+        Args:
+            image: `(H, W, 3)` uint8 RGB.
+            boxes: `(N, 4)` as `(x1, y1, x2, y2)` in pixels.
+            seed: Decides everything random, so that workers and epochs differ and runs repeat.
+
+        Returns:
+            The image, the boxes that are left `(M, 4)`, and their indices into `boxes` `(M,)`.
+        """
+        self.pipeline.set_random_seed(seed)
+        result = self.pipeline(image=image, bboxes=boxes, indices=np.arange(len(boxes)))
+        kept = np.asarray(result["indices"], dtype=np.int64)
+        return result["image"], np.asarray(result["bboxes"], np.float32).reshape(-1, 4), kept
+
+    def __repr__(self) -> str:
+        return ", ".join(str(transform) for transform in self.pipeline.transforms)
+
+
+def create_augmentation(
+    preset: str, transforms: Sequence[Mapping[str, Any]] = ()
+) -> BoxAugmentation | None:
+    """The pipeline of a preset followed by further transforms, or None where both are empty.
+
+    Raises:
+        ConfigError: The preset, a transform or a keyword is unknown.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(
+            f"augmentation preset {preset!r} is unknown; use one of {sorted(PRESETS)}"
+        )
+    steps = [*PRESETS[preset], *transforms]
+    return BoxAugmentation(steps) if steps else None
+
+
+def _build(transform: Mapping[str, Any]) -> A.BasicTransform:
+    options = dict(transform)
+    name = options.pop("name", None)
+    kind = getattr(A, str(name), None)
+    if not (isinstance(kind, type) and issubclass(kind, A.BasicTransform)):
+        raise ConfigError(f"albumentations has no transform {name!r}, in {dict(transform)}")
+    known = kind.__init__.__code__.co_varnames[1 : kind.__init__.__code__.co_argcount]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise ConfigError(f"{name} has no option {', '.join(unknown)}; it takes {', '.join(known)}")
+    try:
+        return kind(**options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"albumentations refused {dict(transform)}: {error}") from error

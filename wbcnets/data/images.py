@@ -1,0 +1,154 @@
+"""Images from files: one reader for training, evaluation, prediction and every check.
+
+Pillow decodes, restricted to the formats that microscopes and datasets use. What another reader
+would pass on silently (16-bit images clipped to white, transparency dropped, the first of many
+pages, a broken file as black pixels) is either converted correctly here or refused by name.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image, ImageOps
+
+from wbcnets.errors import DataError
+
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
+MAX_PIXELS = 50_000_000
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
+_TURNED = frozenset({5, 6, 7, 8})
+_SIXTEEN_BIT_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
+
+
+def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
+    """Reads an image file as upright 8-bit RGB.
+
+    EXIF orientation is applied, transparency is composited on white, 16-bit grey values are scaled
+    by their declared bit depth, and every other colour mode is converted.
+
+    Args:
+        path: A JPEG, PNG, TIFF, BMP or WebP file; the content decides, not the suffix.
+        max_pixels: Larger images are refused from their header, before anything is decoded.
+
+    Returns:
+        `(H, W, 3)` uint8 RGB.
+
+    Raises:
+        DataError: The file is missing, damaged, too large, of another format, animated or of
+            several pages, or holds floating-point values. The message names the path.
+    """
+    with _open(path, max_pixels) as image:
+        try:
+            image.load()
+            upright = ImageOps.exif_transpose(image) if _has_readable_exif(image) else image
+            return _to_rgb(upright, path)
+        except DataError:
+            raise
+        # Decoders raise whatever type the damaged bytes lead them to; each means "unreadable".
+        except Exception as error:
+            raise _unreadable(path, error) from error
+
+
+def image_size(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Reads the size of an image from its header, as it is after EXIF orientation.
+
+    Args:
+        path: A JPEG, PNG, TIFF, BMP or WebP file.
+        max_pixels: Larger images are refused.
+
+    Returns:
+        `(width, height)` in pixels.
+
+    Raises:
+        DataError: The header cannot be read, or the image would be refused by `read_image`.
+    """
+    with _open(path, max_pixels) as image:
+        try:
+            width, height = image.size
+            # Pillow turns the size of a TIFF itself when it opens the file.
+            if image.format == "TIFF" or not _has_readable_exif(image):
+                return width, height
+            turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
+            return (height, width) if turned else (width, height)
+        # See read_image: a damaged header may raise anything.
+        except Exception as error:
+            raise _unreadable(path, error) from error
+
+
+def _open(path: str | os.PathLike[str], max_pixels: int) -> Image.Image:
+    """Opens the file and refuses from its header what must not be decoded."""
+    # A folder, a pipe or a device must not be opened: reading a pipe would wait for ever.
+    if not Path(path).is_file():
+        reason = "is not a file" if Path(path).exists() else "does not exist"
+        raise DataError(f"{os.fspath(path)}: the image {reason} - correct the path")
+    try:
+        image = Image.open(path, formats=FORMATS)
+    # See read_image: a damaged header may raise anything, Pillow's own size limit included.
+    except Exception as error:
+        raise _unreadable(path, error) from error
+    try:
+        _refuse_by_header(image, path, max_pixels)
+    except DataError:
+        image.close()
+        raise
+    except Exception as error:
+        image.close()
+        raise _unreadable(path, error) from error
+    return image
+
+
+def _refuse_by_header(image: Image.Image, path: str | os.PathLike[str], max_pixels: int) -> None:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise DataError(
+            f"{os.fspath(path)}: {width}x{height} = {width * height:,} pixels exceed the limit of "
+            f"{max_pixels:,} - cut the image into tiles, or raise max_pixels"
+        )
+    # MPO is a JPEG of a camera with a preview behind it: its first picture is the image.
+    pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    if pages > 1:
+        raise DataError(
+            f"{os.fspath(path)}: holds {pages} pages or frames - save one of them as a file"
+        )
+
+
+def _has_readable_exif(image: Image.Image) -> bool:
+    """A PNG may carry EXIF behind its pixels; for both readers only its header counts."""
+    return image.format != "PNG" or "exif" in image.info
+
+
+def _to_rgb(image: Image.Image, path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
+    if image.mode == "F":
+        raise DataError(
+            f"{os.fspath(path)}: holds floating-point values, whose range is unknown - "
+            "convert it to 8 or 16 bits first"
+        )
+    if image.mode in _SIXTEEN_BIT_MODES or (image.mode == "I" and image.format == "PNG"):
+        return _scale_grey(image)
+    if image.mode == "I":
+        raise DataError(
+            f"{os.fspath(path)}: holds 32-bit integers, whose range is unknown - "
+            "convert it to 8 or 16 bits first"
+        )
+    if image.has_transparency_data:
+        layered = image.convert("RGBA")
+        white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, layered)
+    return np.array(image.convert("RGB"), dtype=np.uint8)
+
+
+def _scale_grey(image: Image.Image) -> npt.NDArray[np.uint8]:
+    tags = getattr(image, "tag_v2", {})
+    bits = int(tags.get(ExifTags.Base.BitsPerSample, (16,))[0])
+    values = np.asarray(image, dtype=np.float32) * (255.0 / (2**bits - 1))
+    grey = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return np.repeat(grey[:, :, None], 3, axis=2)
+
+
+def _unreadable(path: str | os.PathLike[str], error: Exception) -> DataError:
+    reason = str(error).replace(os.fspath(path), "the file") or type(error).__name__
+    return DataError(
+        f"{os.fspath(path)}: the image cannot be read ({type(error).__name__}: {reason}) - "
+        f"expected an undamaged {', '.join(FORMATS)} file"
+    )

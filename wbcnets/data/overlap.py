@@ -1,0 +1,98 @@
+"""Images that stand in two splits: equal pixels, and near duplicates by a perceptual hash.
+
+A difference hash (dHash) shrinks the grey image to 9x8 and notes for each pixel whether its right
+neighbour is brighter: 64 bits that survive re-compression, rescaling and small changes of colour.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from wbcnets.data.images import read_image
+
+MAX_DISTANCE = 4
+_ROWS_AT_A_TIME = 256
+_BITS_SET = np.array([bin(value).count("1") for value in range(256)], dtype=np.uint8)
+
+
+@dataclass
+class Overlaps:
+    """Pairs of images that two sets share.
+
+    Args:
+        exact: `(path in a, path in b)` with equal pixels.
+        near: `(path in a, path in b, Hamming distance)` of images that only look alike.
+    """
+
+    exact: list[tuple[str, str]] = field(default_factory=list)
+    near: list[tuple[str, str, int]] = field(default_factory=list)
+
+
+def find_overlaps(
+    paths_a: Sequence[str | os.PathLike[str]],
+    paths_b: Sequence[str | os.PathLike[str]],
+    max_distance: int = MAX_DISTANCE,
+) -> Overlaps:
+    """Finds the images that two sets share.
+
+    Args:
+        paths_a: Images of the first set.
+        paths_b: Images of the second set.
+        max_distance: Up to how many of the 64 bits near duplicates may differ in. A near duplicate
+            is a suspicion: evenly stained fields without a leukocyte can look alike.
+
+    Returns:
+        Pairs of equal decoded pixels, and pairs of similar hashes that are not equal, each in the
+        order of `paths_a`.
+
+    Raises:
+        DataError: An image cannot be read.
+    """
+    digests_a, hashes_a = fingerprint(paths_a)
+    digests_b, hashes_b = fingerprint(paths_b)
+    overlaps = Overlaps()
+    for start in range(0, len(hashes_a), _ROWS_AT_A_TIME):
+        part = hashes_a[start : start + _ROWS_AT_A_TIME]
+        # (A, 1, 8) ^ (1, B, 8) -> (A, B) Hamming distances
+        distances = _BITS_SET[part[:, None] ^ hashes_b[None]].sum(axis=2)
+        for row, column in np.argwhere(distances <= max_distance):
+            first, second = start + int(row), int(column)
+            pair = (os.fspath(paths_a[first]), os.fspath(paths_b[second]))
+            if digests_a[first] == digests_b[second]:
+                overlaps.exact.append(pair)
+            else:
+                overlaps.near.append((*pair, int(distances[row, column])))
+    return overlaps
+
+
+def fingerprint(
+    paths: Sequence[str | os.PathLike[str]],
+) -> tuple[list[str], npt.NDArray[np.uint8]]:
+    """Hashes images.
+
+    Returns:
+        The SHA-256 of the decoded pixels and their size, and the difference hashes `(N, 8)` uint8.
+    """
+    with ThreadPoolExecutor(4) as pool:
+        hashes = list(pool.map(_fingerprint_one, paths))
+    bits = np.array([item[1] for item in hashes], dtype=np.uint8).reshape(-1, 8)
+    return [item[0] for item in hashes], bits
+
+
+def _fingerprint_one(path: str | os.PathLike[str]) -> tuple[str, npt.NDArray[np.uint8]]:
+    image = read_image(path)
+    digest = hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest()
+    return digest, difference_hash(image)
+
+
+def difference_hash(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """The 64-bit difference hash: `(H, W, 3)` uint8 RGB -> `(8,)` uint8, one byte a row."""
+    grey = Image.fromarray(image).convert("L").resize((9, 8), Image.Resampling.BOX)
+    values = np.asarray(grey, dtype=np.int16)
+    return np.packbits(values[:, 1:] > values[:, :-1], axis=1)[:, 0]

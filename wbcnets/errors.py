@@ -1,0 +1,31 @@
+"""The errors that a user of the library can meet."""
+
+from collections.abc import Sequence
+
+
+class WbcnetsError(Exception):
+    """Base of every error that the library raises on purpose."""
+
+
+class DataError(WbcnetsError, ValueError):
+    """A dataset, an annotation file or an image is not usable.
+
+    Args:
+        message: One sentence that names the file and the item, gives the value, and says what to do.
+        problems: All problems found in the same pass, one line each; appended to the message.
+    """
+
+    def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
+        self.problems = tuple(problems)
+        shown = [f"  - {problem}" for problem in self.problems[:50]]
+        if len(self.problems) > 50:
+            shown.append(f"  ... and {len(self.problems) - 50} more")
+        super().__init__("\n".join([message, *shown]))
+
+
+class CheckpointError(WbcnetsError, RuntimeError):
+    """A checkpoint is damaged, or does not fit the model that it is loaded into."""
+
+
+class ConfigError(WbcnetsError, ValueError):
+    """A configuration key or value is unknown or out of range."""

@@ -1,0 +1,25 @@
+"""Building blocks, one per file, each one usable alone."""
+
+from wbcnets.layers.bifpn import BiFPN
+from wbcnets.layers.channel_attention import ChannelAttention
+from wbcnets.layers.channel_mapper import ChannelMapper
+from wbcnets.layers.extra_stage import ExtraStage
+from wbcnets.layers.fapn import FaPN
+from wbcnets.layers.fpn import FPN
+from wbcnets.layers.hs_fpn import HSFPN, SelectiveFeatureFusion
+from wbcnets.layers.necks import create_neck, neck_names
+from wbcnets.layers.pafpn import PAFPN
+
+__all__ = [
+    "FPN",
+    "HSFPN",
+    "PAFPN",
+    "BiFPN",
+    "ChannelAttention",
+    "ChannelMapper",
+    "ExtraStage",
+    "FaPN",
+    "SelectiveFeatureFusion",
+    "create_neck",
+    "neck_names",
+]

@@ -1,0 +1,56 @@
+"""Channel attention of MFDS-DETR's feature pyramid (section 3.3, "Feature Selection Module").
+
+Chen et al., "Accurate Leukocyte Detection Based on Deformable-DETR and Multi-Level Feature Fusion
+for Aiding Diagnosis of Blood Diseases". The bottleneck's ratio of 4 is the released code's; the
+paper only names the two poolings, their sum and the sigmoid.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from wbcnets.errors import ConfigError
+
+
+class ChannelAttention(nn.Module):
+    """Weighs each channel by its average and largest value: (B, C, H, W) -> (B, C, 1, 1).
+
+    ``sigmoid(bottleneck(average_pool(f)) + bottleneck(max_pool(f)))`` with one shared bottleneck of
+    two 1x1 convolutions without bias and a ReLU between them.
+
+    Args:
+        channels: C.
+        reduction: The bottleneck has ``max(1, C // reduction)`` channels.
+        device: Where the parameters are made.
+        dtype: Type of the parameters.
+
+    Raises:
+        ConfigError: If ``channels`` or ``reduction`` is below 1.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        reduction: int = 4,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if channels < 1 or reduction < 1:
+            raise ConfigError(
+                "ChannelAttention: channels and reduction must be at least 1, "
+                f"got channels={channels}, reduction={reduction}"
+            )
+        hidden = max(1, channels // reduction)
+        self.squeeze = nn.Conv2d(channels, hidden, 1, bias=False, device=device, dtype=dtype)
+        self.activation = nn.ReLU()
+        self.expand = nn.Conv2d(hidden, channels, 1, bias=False, device=device, dtype=dtype)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Returns the weights, in (0, 1): (B, C, H, W) -> (B, C, 1, 1)."""
+        average = features.mean(dim=(2, 3), keepdim=True)
+        largest = features.amax(dim=(2, 3), keepdim=True)
+        return torch.sigmoid(self._bottleneck(average) + self._bottleneck(largest))
+
+    def _bottleneck(self, pooled: Tensor) -> Tensor:
+        return self.expand(self.activation(self.squeeze(pooled)))

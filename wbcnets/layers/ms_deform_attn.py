@@ -1,0 +1,127 @@
+"""Multi-scale deformable attention module.
+
+Source: Zhu et al., "Deformable DETR: Deformable Transformers for End-to-End Object Detection",
+ICLR 2021, equation 3 and appendix A.2; section 3.4 of the MFDS-DETR paper, equations 3 to 7.
+Parameter names are those of the original code, so that its weights load.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from wbcnets.ops.ms_deform_attn import ms_deform_attn
+
+
+class MultiScaleDeformableAttention(nn.Module):
+    """Attention of every query to a few points around its reference, on every level.
+
+    Args:
+        embed_dim: Width of queries and values.
+        num_heads: Heads; a divisor of `embed_dim`.
+        num_levels: Levels of the feature pyramid.
+        num_points: Points sampled per head and level.
+        backend: Sampling backend, see `wbcnets.ops.ms_deform_attn`; None chooses by device.
+        device: Where to make the parameters.
+        dtype: Type of the parameters.
+
+    Raises:
+        ValueError: `embed_dim` is not divisible by `num_heads`.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int = 256,
+        num_heads: int = 8,
+        num_levels: int = 4,
+        num_points: int = 4,
+        backend: str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if embed_dim % num_heads:
+            raise ValueError(f"embed_dim={embed_dim} is not divisible by num_heads={num_heads}")
+        self.num_heads = num_heads
+        self.num_levels = num_levels
+        self.num_points = num_points
+        self.backend = backend
+        factory = {"device": device, "dtype": dtype}
+        samples = num_heads * num_levels * num_points
+        self.sampling_offsets = nn.Linear(embed_dim, samples * 2, **factory)
+        self.attention_weights = nn.Linear(embed_dim, samples, **factory)
+        self.value_proj = nn.Linear(embed_dim, embed_dim, **factory)
+        self.output_proj = nn.Linear(embed_dim, embed_dim, **factory)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Points start on rays around the reference, one direction a head, with equal weights."""
+        nn.init.zeros_(self.sampling_offsets.weight)
+        nn.init.zeros_(self.attention_weights.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+        for projection in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(projection.weight)
+            nn.init.zeros_(projection.bias)
+        angles = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
+        rays = torch.stack([angles.cos(), angles.sin()], dim=-1)
+        rays = rays / rays.abs().amax(dim=-1, keepdim=True)
+        steps = torch.arange(1, self.num_points + 1, dtype=torch.float32)
+        offsets = rays[:, None, None] * steps[:, None]
+        offsets = offsets.expand(-1, self.num_levels, -1, -1)  # (M, L, P, 2)
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(offsets.reshape(-1))
+
+    def forward(
+        self,
+        query: Tensor,
+        reference_points: Tensor,
+        value: Tensor,
+        spatial_shapes: Sequence[tuple[int, int]],
+        padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        """`(B, Q, C), (B, Q, L, 2 or 4), (B, S, C) -> (B, Q, C)`.
+
+        Args:
+            query: Queries with their position encoding added.
+            reference_points: Per level, points `(x, y)` or boxes `(cx, cy, w, h)`, all as fractions
+                of the padded map. Offsets are pixels for points, and shares of half the box for
+                boxes.
+            value: The levels' features, flattened and concatenated.
+            spatial_shapes: `(H_l, W_l)` of every level.
+            padding_mask: `(B, S)`, True where a token is padding; its value counts as zero.
+
+        Raises:
+            ValueError: `reference_points` does not end in 2 or 4 numbers.
+        """
+        projected = self.value_proj(value)
+        if padding_mask is not None:
+            projected = projected.masked_fill(padding_mask[..., None], 0.0)
+        projected = projected.unflatten(-1, (self.num_heads, -1))
+        per_head = (self.num_heads, self.num_levels, self.num_points)
+        offsets = self.sampling_offsets(query).unflatten(-1, (*per_head, 2))
+        weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1)).softmax(dim=-1)
+        locations = self._sampling_locations(reference_points, offsets, spatial_shapes)
+        sampled = ms_deform_attn(
+            projected, spatial_shapes, locations, weights.unflatten(-1, per_head[1:]), self.backend
+        )
+        return self.output_proj(sampled)
+
+    def _sampling_locations(
+        self,
+        reference_points: Tensor,
+        offsets: Tensor,
+        spatial_shapes: Sequence[tuple[int, int]],
+    ) -> Tensor:
+        offsets = offsets.to(torch.promote_types(reference_points.dtype, torch.float32))
+        reference = reference_points[:, :, None, :, None]  # (B, Q, 1, L, 1, 2 or 4)
+        if reference_points.shape[-1] == 2:
+            sizes = offsets.new_tensor([(width, height) for height, width in spatial_shapes])
+            return reference + offsets / sizes[:, None]
+        if reference_points.shape[-1] == 4:
+            centers, box_sizes = reference.split(2, dim=-1)
+            return centers + offsets / self.num_points * box_sizes * 0.5
+        raise ValueError(
+            "reference_points must end in 2 (point) or 4 (box) numbers, got shape "
+            f"{tuple(reference_points.shape)}"
+        )

@@ -1,0 +1,1 @@
+"""Fast paths behind the layers: one reference and one file per backend."""

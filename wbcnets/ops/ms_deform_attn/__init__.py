@@ -1,0 +1,100 @@
+"""Multi-scale deformable attention: the sampling operator and the choice of its backend.
+
+Source: Zhu et al., "Deformable DETR", ICLR 2021, equation 3; equations 3 to 7 of the MFDS-DETR paper.
+Every backend takes and returns the same tensors and agrees with `grid_sample`, the reference.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from wbcnets.errors import ConfigError
+from wbcnets.ops.ms_deform_attn.bag import bag_attention
+from wbcnets.ops.ms_deform_attn.grid_sample import grid_sample_attention
+
+__all__ = ["BACKENDS", "ms_deform_attn", "select_backend"]
+
+Backend = Callable[[Tensor, Sequence[tuple[int, int]], Tensor, Tensor], Tensor]
+
+BACKENDS: dict[str, Backend] = {"bag": bag_attention, "grid_sample": grid_sample_attention}
+ENVIRONMENT_VARIABLE = "WBCNETS_MSDA"
+
+
+def ms_deform_attn(
+    value: Tensor,
+    spatial_shapes: Sequence[tuple[int, int]],
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    backend: str | None = None,
+) -> Tensor:
+    """Sum of values sampled bilinearly at some points of every level, weighted per point.
+
+    `(B, S, M, D), (B, Q, M, L, P, 2), (B, Q, M, L, P) -> (B, Q, M * D)` with M heads of D channels,
+    L levels of P points. Points outside a map read zeros. Sampling runs in float32 or wider, since
+    a bfloat16 coordinate is off by more than a pixel on a 640-pixel map.
+
+    Args:
+        value: The projected maps of all levels, flattened and concatenated, S = sum of H_l * W_l.
+        spatial_shapes: `(H_l, W_l)` of every level.
+        sampling_locations: Points `(x, y)` as fractions of the map's size, 0 to 1 inside it.
+        attention_weights: Weights of the points.
+        backend: A name of `BACKENDS`; None takes the environment variable `WBCNETS_MSDA`, else the
+            fastest one for the device.
+
+    Raises:
+        ConfigError: The backend's name is unknown.
+        ValueError: The shapes do not fit together.
+    """
+    _check_shapes(value, spatial_shapes, sampling_locations, attention_weights)
+    attend = BACKENDS[select_backend(value.device, backend)]
+    with torch.autocast(value.device.type, enabled=False):
+        wide = torch.promote_types(value.dtype, torch.float32)
+        sampled = attend(
+            value.to(wide), spatial_shapes, sampling_locations.to(wide), attention_weights.to(wide)
+        )
+    return sampled.to(value.dtype)
+
+
+def select_backend(device: torch.device, requested: str | None = None) -> str:
+    """Name of the backend to use on a device.
+
+    Export and tracing always get `grid_sample`, whose operators every runtime knows.
+
+    Raises:
+        ConfigError: The requested name, or the one in `WBCNETS_MSDA`, is unknown.
+    """
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+        return "grid_sample"
+    name = requested or os.environ.get(ENVIRONMENT_VARIABLE)
+    if not name:
+        return "bag" if device.type == "cpu" else "grid_sample"
+    if name not in BACKENDS:
+        origin = "backend" if requested else ENVIRONMENT_VARIABLE
+        raise ConfigError(f"{origin}={name!r} is unknown; use one of {sorted(BACKENDS)}")
+    return name
+
+
+def _check_shapes(
+    value: Tensor,
+    spatial_shapes: Sequence[tuple[int, int]],
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+) -> None:
+    tokens = sum(height * width for height, width in spatial_shapes)
+    if value.shape[1] != tokens:
+        raise ValueError(
+            f"value has {value.shape[1]} tokens, but spatial_shapes {list(spatial_shapes)} "
+            f"make {tokens}"
+        )
+    expected = (*attention_weights.shape, 2)
+    if tuple(sampling_locations.shape) != expected:
+        raise ValueError(
+            f"sampling_locations has shape {tuple(sampling_locations.shape)}, expected {expected}"
+        )
+    if attention_weights.shape[3] != len(spatial_shapes):
+        raise ValueError(
+            f"attention_weights has {attention_weights.shape[3]} levels, "
+            f"spatial_shapes {len(spatial_shapes)}"
+        )

@@ -1,0 +1,42 @@
+"""Deformable attention by `grid_sample`, a level at a time: the reference and the export path."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def grid_sample_attention(
+    value: Tensor,
+    spatial_shapes: Sequence[tuple[int, int]],
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+) -> Tensor:
+    """`(B, S, M, D), (B, Q, M, L, P, 2), (B, Q, M, L, P) -> (B, Q, M * D)`.
+
+    The arguments are those of `wbcnets.ops.ms_deform_attn.ms_deform_attn`.
+    """
+    batch, _, heads, dim = value.shape
+    queries, points = sampling_locations.shape[1], sampling_locations.shape[4]
+    maps = value.permute(0, 2, 3, 1).flatten(0, 1)  # (B * M, D, S)
+    # grid_sample puts -1 and 1 on the map's outer edges
+    grids = (2 * sampling_locations - 1).transpose(1, 2).flatten(0, 1)  # (B * M, Q, L, P, 2)
+    sampled = []
+    start = 0
+    for level, (height, width) in enumerate(spatial_shapes):
+        level_map = maps[:, :, start : start + height * width].unflatten(-1, (height, width))
+        start += height * width
+        sampled.append(
+            F.grid_sample(
+                level_map,
+                grids[:, :, level],
+                mode="bilinear",
+                padding_mode="zeros",
+                align_corners=False,
+            )
+        )
+    stacked = torch.stack(sampled, dim=-2)  # (B * M, D, Q, L, P)
+    weights = attention_weights.transpose(1, 2).reshape(batch * heads, 1, queries, -1, points)
+    attended = (stacked * weights).sum(dim=(-2, -1))  # (B * M, D, Q)
+    return attended.reshape(batch, heads * dim, queries).transpose(1, 2)
