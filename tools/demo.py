@@ -11,11 +11,10 @@ import sys
 import time
 from pathlib import Path
 
+from wbcnets.data.smears import write_smear_dataset
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 PROJECT = REPOSITORY / "projects" / "mfds_detr"
-sys.path[:0] = [str(REPOSITORY)]
-
-from wbcnets.data.smears import write_smear_dataset
 
 
 def run(title: str, *command: object) -> None:
@@ -60,7 +59,8 @@ def main() -> None:
     )
     figures = json.loads((training / "evaluation.json").read_text())["results"]["smears_val"]
     print(
-        f"\nDone in {(time.monotonic() - start) / 60:.1f} minutes: held-out AP {figures['AP']:.1f}, "
+        f"\nDone in {(time.monotonic() - start) / 60:.1f} minutes: held-out AP "
+        f"{figures['AP']:.1f}, "
         f"AP50 {figures['AP50']:.1f}\n"
         f"  pictures of predictions  {training / 'predictions_smears_val.png'}\n"
         f"  every image, and counts  {output / 'predictions'}\n"

@@ -11,7 +11,8 @@ class DataError(WbcnetsError, ValueError):
     """A dataset, an annotation file or an image is not usable.
 
     Args:
-        message: One sentence that names the file and the item, gives the value, and says what to do.
+        message: One sentence that names the file and the item, gives the value and says what to
+            do.
         problems: All problems found in the same pass, one line each; appended to the message.
     """
 

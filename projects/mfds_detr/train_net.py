@@ -17,10 +17,7 @@ Without a GPU, add MODEL.DEVICE cpu (it is chosen by itself where no GPU is foun
 
 import argparse
 import logging
-import sys
 from pathlib import Path
-
-sys.path[:0] = [str(Path(__file__).resolve().parent)]
 
 import torch
 from detectron2.config import CfgNode, get_cfg

@@ -4,6 +4,7 @@ Presets follow what varies between laboratories: stain (hue, saturation, brightn
 camera's noise and compression. None of them moves a box, so that geometry stays with the detector.
 """
 
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -107,7 +108,7 @@ def _build(transform: Mapping[str, Any]) -> A.BasicTransform:
     kind = getattr(A, str(name), None)
     if not (isinstance(kind, type) and issubclass(kind, A.BasicTransform)):
         raise ConfigError(f"albumentations has no transform {name!r}, in {dict(transform)}")
-    known = kind.__init__.__code__.co_varnames[1 : kind.__init__.__code__.co_argcount]
+    known = list(inspect.signature(kind).parameters)
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise ConfigError(f"{name} has no option {', '.join(unknown)}; it takes {', '.join(known)}")

@@ -72,7 +72,7 @@ _MFDS_DETR = (
 _TXL_PBC = "Gan et al., TXL-PBC: a freely accessible labeled peripheral blood cell dataset, 2024"
 _TXL_SOURCE = "GitHub, lugan113/TXL-PBC_Dataset (version 2); metadata.csv names the image sources"
 _TXL_NOTES = (
-    "142 images are BCCD images under other names, some of them from BCCD's test list: what trains "
+    "142 images are BCCD images under other names, 26 of them from BCCD's test list: what trains "
     "here and is tested on BCCD must be prepared with --without-bccd",
     "files are named .png, most hold JPEG and some RGBA; the test split is not used",
 )
@@ -93,7 +93,8 @@ _CARDS = (
             "4,888 boxes are published; two RBC boxes, in BloodImage_00338 and BloodImage_00343, "
             "have zero area and are dropped, which leaves 4,886",
             "coordinates are 1-based (VOC); 640x480 px; some labels are known to be missing",
-            "eight pairs of images are near duplicates; the patients are unknown",
+            "trainval and test share no image (equal pixels, or dHash within 4 of 64 bits); which "
+            "patients the images come from is unknown",
         ),
     ),
     DatasetCard(

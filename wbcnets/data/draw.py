@@ -122,7 +122,7 @@ def contact_sheet(
     if captions is not None and len(captions) != len(images):
         raise DataError(f"{len(captions)} captions for {len(images)} images")
     columns = min(columns, len(images))
-    tiles = [_scale_to_width(image, tile_width) for image in images]
+    tiles = [Image.fromarray(scale_to_width(image, tile_width)) for image in images]
     font = _font(max(12, tile_width // 30))
     caption_height = round(font.size * 1.7) if captions else 0
     rows = [
@@ -242,12 +242,13 @@ def _with_legend(
     return extended
 
 
-def _scale_to_width(image: RgbImage, width: int) -> Image.Image:
+def scale_to_width(image: RgbImage, width: int) -> RgbImage:
+    """Scales `(H, W, 3)` uint8 RGB to a width in px, keeping its proportions."""
     height = max(1, round(image.shape[0] * width / image.shape[1]))
-    scaled = Image.fromarray(image)
-    if scaled.size == (width, height):
-        return scaled
-    return scaled.resize((width, height), Image.Resampling.LANCZOS)
+    if image.shape[:2] == (height, width):
+        return image
+    scaled = Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)
+    return np.array(scaled, dtype=np.uint8)
 
 
 def _shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:

@@ -42,7 +42,8 @@ def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> np
         try:
             image.load()
             upright = ImageOps.exif_transpose(image) if _has_readable_exif(image) else image
-            return _to_rgb(upright, path)
+            # The upright copy no longer knows its file.
+            return _to_rgb(upright, _grey_bits(image), path)
         except DataError:
             raise
         # Decoders raise whatever type the damaged bytes lead them to; each means "unreadable".
@@ -118,14 +119,25 @@ def _has_readable_exif(image: Image.Image) -> bool:
     return image.format != "PNG" or "exif" in image.info
 
 
-def _to_rgb(image: Image.Image, path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
+def _grey_bits(image: Image.Image) -> int | None:
+    """The declared bit depth of a grey image of more than 8 bits, None for all others."""
+    if image.mode in _SIXTEEN_BIT_MODES:
+        tags = getattr(image, "tag_v2", {})
+        return int(tags.get(ExifTags.Base.BitsPerSample, (16,))[0])
+    # Pillow before 11 opens 16-bit PNG files in the mode of 32-bit integers.
+    return 16 if image.mode == "I" and image.format == "PNG" else None
+
+
+def _to_rgb(
+    image: Image.Image, grey_bits: int | None, path: str | os.PathLike[str]
+) -> npt.NDArray[np.uint8]:
     if image.mode == "F":
         raise DataError(
             f"{os.fspath(path)}: holds floating-point values, whose range is unknown - "
             "convert it to 8 or 16 bits first"
         )
-    if image.mode in _SIXTEEN_BIT_MODES or (image.mode == "I" and image.format == "PNG"):
-        return _scale_grey(image)
+    if grey_bits is not None:
+        return _scale_grey(image, grey_bits)
     if image.mode == "I":
         raise DataError(
             f"{os.fspath(path)}: holds 32-bit integers, whose range is unknown - "
@@ -138,9 +150,7 @@ def _to_rgb(image: Image.Image, path: str | os.PathLike[str]) -> npt.NDArray[np.
     return np.array(image.convert("RGB"), dtype=np.uint8)
 
 
-def _scale_grey(image: Image.Image) -> npt.NDArray[np.uint8]:
-    tags = getattr(image, "tag_v2", {})
-    bits = int(tags.get(ExifTags.Base.BitsPerSample, (16,))[0])
+def _scale_grey(image: Image.Image, bits: int) -> npt.NDArray[np.uint8]:
     values = np.asarray(image, dtype=np.float32) * (255.0 / (2**bits - 1))
     grey = np.clip(np.rint(values), 0, 255).astype(np.uint8)
     return np.repeat(grey[:, :, None], 3, axis=2)

@@ -20,7 +20,8 @@ ALIASES = {
 }
 EXPECTED = (
     "expected folders train/ and test/ that hold images and their LabelMe .json files (in "
-    "subfolders if need be), or one folder of both with the lists train.txt and test.txt, a file stem a line"
+    "subfolders if need be), or one folder of both with the lists train.txt and test.txt, a file "
+    "stem a line"
 )
 
 

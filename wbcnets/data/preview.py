@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from wbcnets.data.coco import CocoDataset, CocoImage
-from wbcnets.data.draw import RgbImage, contact_sheet, draw_boxes
+from wbcnets.data.draw import RgbImage, contact_sheet, draw_boxes, scale_to_width
 from wbcnets.data.images import read_image
+
+TILE_WIDTH = 480
 
 
 def preview(dataset: CocoDataset, count: int = 9, seed: int = 0, columns: int = 3) -> RgbImage:
@@ -27,14 +29,17 @@ def preview(dataset: CocoDataset, count: int = 9, seed: int = 0, columns: int = 
     """
     chosen = random.Random(seed).sample(dataset.images, min(max(count, 0), len(dataset.images)))
     pictures = [_draw(image, dataset.class_names) for image in chosen]
-    return contact_sheet(pictures, columns, [Path(image.file_name).name for image in chosen])
+    captions = [Path(image.file_name).name for image in chosen]
+    return contact_sheet(pictures, columns, captions, tile_width=TILE_WIDTH)
 
 
 def _draw(image: CocoImage, class_names: tuple[str, ...]) -> RgbImage:
+    # Scaled before drawing, so that lines and legends are alike on images of different sizes.
+    scale = TILE_WIDTH / image.width
     corners = np.concatenate([image.boxes[:, :2], image.boxes[:, :2] + image.boxes[:, 2:]], axis=1)
     return draw_boxes(
-        read_image(image.file_name),
-        corners,
+        scale_to_width(read_image(image.file_name), TILE_WIDTH),
+        corners * scale,
         image.labels,
         class_names,
         show_labels=False,

@@ -2,10 +2,10 @@
 
 The coordinates of VOC are 1-based and inclusive: the first pixel is 1, and a box of one pixel has
 xmin == xmax. Many tools write 0-based files of the same form, so the origin is an option. With
-origin 1 a box becomes x = xmin - 1, y = ymin - 1, width = xmax - xmin + 1, height = ymax - ymin + 1,
-the area that detectron2's Pascal VOC reader gives it; with origin 0 nothing is added. A box whose
-corners coincide in x or y covers nothing that a person drew: it is dropped and named under either
-origin.
+origin 1 a box becomes x = xmin - 1, y = ymin - 1, width = xmax - xmin + 1 and height = ymax - ymin
++ 1, the area that detectron2's Pascal VOC reader gives it; with origin 0 nothing is added. A box
+whose corners coincide in x or y covers nothing that a person drew: it is dropped and named under
+either origin.
 """
 
 import codecs

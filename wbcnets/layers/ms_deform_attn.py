@@ -7,6 +7,7 @@ Parameter names are those of the original code, so that its weights load.
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -47,12 +48,12 @@ class MultiScaleDeformableAttention(nn.Module):
         self.num_levels = num_levels
         self.num_points = num_points
         self.backend = backend
-        factory = {"device": device, "dtype": dtype}
+        linear = partial(nn.Linear, device=device, dtype=dtype)
         samples = num_heads * num_levels * num_points
-        self.sampling_offsets = nn.Linear(embed_dim, samples * 2, **factory)
-        self.attention_weights = nn.Linear(embed_dim, samples, **factory)
-        self.value_proj = nn.Linear(embed_dim, embed_dim, **factory)
-        self.output_proj = nn.Linear(embed_dim, embed_dim, **factory)
+        self.sampling_offsets = linear(embed_dim, samples * 2)
+        self.attention_weights = linear(embed_dim, samples)
+        self.value_proj = linear(embed_dim, embed_dim)
+        self.output_proj = linear(embed_dim, embed_dim)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -1,7 +1,7 @@
 """Focal loss on independent classes.
 
-Source: Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, equation 5; equation 9 of the
-MFDS-DETR paper, where alpha follows the classes' shares of the training set.
+Source: Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, equation 5; equation 9 of
+the MFDS-DETR paper, where alpha follows the classes' shares of the training set.
 """
 
 from collections.abc import Sequence
@@ -53,7 +53,9 @@ def class_share_alpha(counts: Sequence[int], rule: str = "share") -> Tensor:
     """
     total = sum(counts)
     if total <= 0:
-        raise ConfigError("focal alpha by class share needs at least one object in the training set")
+        raise ConfigError(
+            "focal alpha by class share needs at least one object in the training set"
+        )
     shares = torch.tensor(counts, dtype=torch.float32) / total
     if rule == "share":
         return shares.clamp(0.05, 0.95)

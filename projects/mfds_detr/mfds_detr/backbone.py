@@ -9,6 +9,7 @@ import timm
 from detectron2.config import CfgNode
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from timm.models import FeatureInfo
 from torch import Tensor
 
 from wbcnets.errors import ConfigError
@@ -49,7 +50,7 @@ class TimmBackbone(Backbone):
                 f"timm's {name!r} cannot be a backbone with MODEL.TIMM.OUT_INDICES={out_indices} "
                 f"and MODEL.TIMM.OPTIONS={options}: {error}"
             ) from error
-        info = self.body.feature_info
+        info: FeatureInfo = self.body.feature_info  # type: ignore[assignment]
         self._out_features = [f"stride{reduction}" for reduction in info.reduction()]
         self._out_feature_channels = dict(zip(self._out_features, info.channels()))
         self._out_feature_strides = dict(zip(self._out_features, info.reduction()))

@@ -149,11 +149,14 @@ def fit_weights(
         CheckpointError: A parameter is missing, left over or of another shape.
     """
     own = model.state_dict()
-    given = dict(translation.state)
+    given = translation.state
     shape_changed = [k for k in given if k in own and given[k].shape != own[k].shape]
     heads = [name for name in shape_changed if _HEAD.match(name)]
-    wrong = [f"{k}: {tuple(given[k].shape)} in the file, {tuple(own[k].shape)} in the model"
-             for k in shape_changed if not _HEAD.match(k)]
+    wrong = [
+        f"{k}: {tuple(given[k].shape)} in the file, {tuple(own[k].shape)} in the model"
+        for k in shape_changed
+        if not _HEAD.match(k)
+    ]
     left = [k for k in given if k not in own and not k.startswith(translation.absent or ("\0",))]
     usable = {k: t for k, t in given.items() if k in own and k not in shape_changed}
     missing = _missing(own, usable, (*translation.absent, *heads))
@@ -170,13 +173,20 @@ def fit_weights(
     model.load_state_dict(usable, strict=False)
     lines = [f"Loaded {len(usable)} of {len(own)} tensors from {path} ({translation.source} names)"]
     lines += [f"Re-initialised, the classes differ: {name}" for name in heads]
-    absent = sorted({name.split(".")[0] for name in own if name.startswith(translation.absent or ("\0",))
-                     and name not in usable})
+    absent = sorted(
+        {
+            name.split(".")[0]
+            for name in own
+            if name.startswith(translation.absent or ("\0",)) and name not in usable
+        }
+    )
     lines += [f"Keeps its initialisation, such a file has none: {part}" for part in absent]
     return lines + [f"Left out as asked: {problem}" for problem in problems]
 
 
-def _missing(own: dict[str, Tensor], usable: dict[str, Tensor], excused: Sequence[str]) -> list[str]:
+def _missing(
+    own: dict[str, Tensor], usable: dict[str, Tensor], excused: Sequence[str]
+) -> list[str]:
     """Tensors that no name of the file fills; heads shared by all layers have several names."""
     filled = {own[name].data_ptr() for name in usable}
     return [
@@ -194,8 +204,8 @@ def _misfit(path: str, source: str, problems: Sequence[str]) -> str:
     more = f"\n  ... and {len(problems) - 20} more" if len(problems) > 20 else ""
     return (
         f"{path}: {len(problems)} tensors do not fit the model ({source} names):\n  {shown}{more}\n"
-        "Make the config agree (for example NUM_QUERIES, HIDDEN_DIM, BOX_REFINEMENT or TWO_STAGE of "
-        "MODEL.MFDS_DETR), or set MODEL.WEIGHTS_PARTIAL True to load what fits"
+        "Make the config agree (for example NUM_QUERIES, HIDDEN_DIM, BOX_REFINEMENT or TWO_STAGE "
+        "of MODEL.MFDS_DETR), or set MODEL.WEIGHTS_PARTIAL True to load what fits"
     )
 
 
@@ -213,8 +223,8 @@ def read_weights(path: str) -> dict[str, Any]:
         return {"model": timm.create_model(name, pretrained=True).state_dict()}
     except (RuntimeError, OSError, ValueError) as error:
         raise CheckpointError(
-            f"MODEL.WEIGHTS={path}: timm could not give these weights ({error}). Without a network, "
-            "fetch the file elsewhere and set MODEL.WEIGHTS to its path"
+            f"MODEL.WEIGHTS={path}: timm could not give these weights ({error}). Without a "
+            "network, fetch the file elsewhere and set MODEL.WEIGHTS to its path"
         ) from error
 
 
@@ -244,11 +254,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: {_describe_damage(path, error)}") from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{path}: holds a {type(data).__name__}, not a dictionary of weights")
-    state = data.get("model", data.get("state_dict", data))
-    state = {name: torch.as_tensor(value) for name, value in state.items() if hasattr(value, "shape")}
+    stored: Any = data.get("model", data.get("state_dict", data))
+    if not isinstance(stored, dict):
+        raise CheckpointError(f"{path}: holds no weights, but a {type(stored).__name__}")
+    state = {
+        name: torch.as_tensor(value) for name, value in stored.items() if hasattr(value, "shape")
+    }
     if not state:
         raise CheckpointError(f"{path}: holds no weights")
-    extra = {key: value for key, value in data.items() if key != "model"} if state is not data else {}
+    extra = {} if stored is data else {k: v for k, v in data.items() if v is not stored}
     return {**extra, "model": state}
 
 

@@ -89,7 +89,7 @@ def check_config(cfg: CfgNode) -> None:
         if model[key] < 1:
             raise ConfigError(f"MODEL.MFDS_DETR.{key} must be at least 1, got {model[key]}")
     if model.ENCODER_LAYERS < 0:
-        raise ConfigError(f"MODEL.MFDS_DETR.ENCODER_LAYERS must not be negative")
+        raise ConfigError("MODEL.MFDS_DETR.ENCODER_LAYERS must not be negative")
     if model.HIDDEN_DIM % model.NUM_HEADS:
         raise ConfigError(
             f"MODEL.MFDS_DETR.HIDDEN_DIM={model.HIDDEN_DIM} must be divisible by "

@@ -79,9 +79,7 @@ class SetCriterion(nn.Module):
             # Any object counts as the first class: stage one only tells objects from background
             binary = [{**t, "labels": torch.zeros_like(t["labels"])} for t in targets]
             first_stage = [predictions["enc_outputs"]]
-            losses |= self._layer_losses(
-                first_stage, ["_encoder"], binary, self.alpha, num_objects
-            )
+            losses |= self._layer_losses(first_stage, ["_encoder"], binary, self.alpha, num_objects)
         return losses
 
     def _layer_losses(
@@ -95,7 +93,9 @@ class SetCriterion(nn.Module):
         logits = torch.stack([layer["pred_logits"] for layer in layers])  # (layers, B, Q, K)
         boxes = torch.stack([layer["pred_boxes"] for layer in layers])
         matches = self.matcher(logits, boxes, targets)
-        weighted = {"loss_class": self.class_weight * self._class_loss(logits, matches, targets, alpha)}
+        weighted = {
+            "loss_class": self.class_weight * self._class_loss(logits, matches, targets, alpha)
+        }
         l1, giou = _box_losses(boxes, matches, targets)
         if self.l1_weight:
             weighted["loss_l1"] = self.l1_weight * l1
@@ -149,9 +149,7 @@ def _box_losses(
 
 def _count_objects(targets: Sequence[dict[str, Tensor]], device: torch.device) -> Tensor:
     """Objects per process, averaged over the processes, at least 1."""
-    count = torch.tensor(
-        float(sum(len(target["labels"]) for target in targets)), device=device
-    )
+    count = torch.tensor(float(sum(len(target["labels"]) for target in targets)), device=device)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(count)
         count = count / torch.distributed.get_world_size()

@@ -47,8 +47,10 @@ class SmearMapper:
         if is_train:
             settings = cfg.INPUT.ALBUMENTATIONS
             box_augmentation = create_augmentation(settings.PRESET, settings.TRANSFORMS)
-            logger.info(f"Augmentations in training: {box_augmentation or 'no albumentations'}; "
-                        f"then {augmentations}")
+            logger.info(
+                f"Augmentations in training: {box_augmentation or 'no albumentations'}; "
+                f"then {augmentations}"
+            )
         return cls(augmentations, box_augmentation, cfg.INPUT.FORMAT, is_train)
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
@@ -78,7 +80,7 @@ class SmearMapper:
 
 
 def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
-    """Detectron2's augmentations: crop and flips in training, and the resize to the input's size."""
+    """Detectron2's augmentations: crop and flips in training, and the resize."""
     if not is_train:
         return [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)]
     augmentations: list[T.Augmentation] = []

@@ -104,8 +104,8 @@ def register_dataset(
     """
     if set(dataset.class_names) != set(class_names):
         raise DataError(
-            f"{source.json_file}: has the classes {list(dataset.class_names)}, but the model or the "
-            f"training set has {list(class_names)}; the names must be the same, in any order"
+            f"{source.json_file}: has the classes {list(dataset.class_names)}, but the model or "
+            f"the training set has {list(class_names)}; the names must be the same, in any order"
         )
     json_file = cache / f"{name}.json"
     cache.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ two-stage variants. Parameter names are those of the original Deformable-DETR co
 import copy
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -29,7 +30,14 @@ class MLP(nn.Module):
     def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, num_layers: int) -> None:
         super().__init__()
         widths = [in_dim, *[hidden_dim] * (num_layers - 1), out_dim]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:]))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+
+    @property
+    def last(self) -> nn.Linear:
+        """The layer that predicts."""
+        layer = self.layers[-1]
+        assert isinstance(layer, nn.Linear)
+        return layer
 
     def forward(self, x: Tensor) -> Tensor:
         """`(..., in_dim) -> (..., out_dim)`."""
@@ -70,19 +78,13 @@ class DeformableDetector(nn.Module):
         two_stage = transformer.two_stage
         self.query_embed = None if two_stage else nn.Embedding(num_queries, dim * 2)
         heads = len(transformer.decoder.layers) + int(two_stage)
-        self.class_embed = _repeat(nn.Linear(dim, num_classes), heads, box_refinement)
-        self.bbox_embed = _repeat(MLP(dim, dim, 4, 3), heads, box_refinement)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Class scores start at 0.01; boxes start at their references, small where free."""
-        for class_embed in self.class_embed:
-            nn.init.constant_(class_embed.bias, -math.log(99.0))
-        for bbox_embed in self.bbox_embed:
-            nn.init.zeros_(bbox_embed.layers[-1].weight)
-            nn.init.zeros_(bbox_embed.layers[-1].bias)
-        if not self.transformer.two_stage:
-            nn.init.constant_(self.bbox_embed[0].layers[-1].bias[2:], -2.0)
+        class_embed, bbox_embed = _initial_heads(dim, num_classes, two_stage)
+        self.class_embed = _repeat(class_embed, heads, box_refinement)
+        self.bbox_embed = _repeat(bbox_embed, heads, box_refinement)
+        if box_refinement:
+            for later in self.bbox_embed[1:]:
+                # Later layers start from boxes, which they leave as they are
+                nn.init.zeros_(later.get_parameter("layers.2.bias"))
 
     def forward(self, features: Sequence[Tensor], masks: Sequence[Tensor]) -> dict[str, Any]:
         """`L * (B, C, H_l, W_l)` and padding masks `(B, H_l, W_l)` -> predictions.
@@ -123,6 +125,18 @@ class DeformableDetector(nn.Module):
         return predictions
 
 
+def _initial_heads(dim: int, num_classes: int, two_stage: bool) -> tuple[nn.Linear, MLP]:
+    """Class scores start at 0.01; boxes at their references, and small where those are points."""
+    class_embed = nn.Linear(dim, num_classes)
+    nn.init.constant_(class_embed.bias, -math.log(99.0))
+    bbox_embed = MLP(dim, dim, 4, 3)
+    nn.init.zeros_(bbox_embed.last.weight)
+    nn.init.zeros_(bbox_embed.last.bias)
+    if not two_stage:
+        nn.init.constant_(bbox_embed.last.bias[2:], -2.0)
+    return class_embed, bbox_embed
+
+
 def _repeat(head: nn.Module, count: int, separate: bool) -> nn.ModuleList:
     """A head per layer, or one that all layers share."""
     return nn.ModuleList(copy.deepcopy(head) if separate else head for _ in range(count))
@@ -146,6 +160,5 @@ def padding_masks(
     padded_columns = columns >= sizes[:, 1:]  # (B, W)
     mask = padded_rows[:, :, None] | padded_columns[:, None, :]
     return [
-        F.interpolate(mask[None].float(), size=feature.shape[-2:])[0].bool()
-        for feature in features
+        F.interpolate(mask[None].float(), size=feature.shape[-2:])[0].bool() for feature in features
     ]

@@ -54,7 +54,9 @@ class HungarianMatcher(nn.Module):
         self.gamma = gamma
 
     @torch.no_grad()
-    def forward(self, logits: Tensor, boxes: Tensor, targets: Sequence[dict[str, Tensor]]) -> Matches:
+    def forward(
+        self, logits: Tensor, boxes: Tensor, targets: Sequence[dict[str, Tensor]]
+    ) -> Matches:
         """`(layers, B, Q, K), (layers, B, Q, 4)` and B targets -> matched pairs.
 
         Args:
@@ -83,9 +85,7 @@ class HungarianMatcher(nn.Module):
         table = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 4).to(logits.device)
         return Matches(*table.unbind(dim=1))
 
-    def _costs(
-        self, logits: Tensor, boxes: Tensor, targets: Sequence[dict[str, Tensor]]
-    ) -> Tensor:
+    def _costs(self, logits: Tensor, boxes: Tensor, targets: Sequence[dict[str, Tensor]]) -> Tensor:
         """`(layers, B, Q, T)`: the cost of every query against every object of the batch."""
         labels = torch.cat([target["labels"] for target in targets])
         target_boxes = torch.cat([target["boxes"] for target in targets]).float()

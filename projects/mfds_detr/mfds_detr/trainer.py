@@ -15,7 +15,12 @@ from detectron2.evaluation import inference_on_dataset
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler
 from detectron2.utils import comm
-from detectron2.utils.events import CommonMetricPrinter, EventStorage, JSONWriter, TensorboardXWriter
+from detectron2.utils.events import (
+    CommonMetricPrinter,
+    EventStorage,
+    JSONWriter,
+    TensorboardXWriter,
+)
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -149,11 +154,11 @@ class Trainer(TrainerBase):
         self._batches = iter(self.data_loader)
         with EventStorage(self.start_iter) as self.storage:
             self.before_train()
-            for self.iter in range(self.start_iter, self.max_iter):
+            while self.iter < self.max_iter:
                 self.before_step()
                 self.run_step()
                 self.after_step()
-            self.iter = max(self.iter + 1, self.start_iter)
+                self.iter += 1
             self.after_train()
 
     def run_step(self) -> None:
@@ -195,7 +200,10 @@ class Trainer(TrainerBase):
         gathered = comm.gather({**dict(zip(names, values)), "data_time": data_time})
         if comm.is_main_process():
             self.storage.put_scalars(
-                **{name: sum(rank[name] for rank in gathered) / len(gathered) for name in gathered[0]}
+                **{
+                    name: sum(rank[name] for rank in gathered) / len(gathered)
+                    for name in gathered[0]
+                }
             )
 
 

@@ -52,9 +52,7 @@ class DeformableEncoderLayer(nn.Module):
         num_points: int,
     ) -> None:
         super().__init__()
-        self.self_attn = MultiScaleDeformableAttention(
-            embed_dim, num_heads, num_levels, num_points
-        )
+        self.self_attn = MultiScaleDeformableAttention(embed_dim, num_heads, num_levels, num_points)
         self.dropout1 = nn.Dropout(dropout)
         self.norm1 = nn.LayerNorm(embed_dim)
         self.linear1 = nn.Linear(embed_dim, feedforward_dim)
@@ -182,7 +180,7 @@ class DeformableDecoder(nn.Module):
         reference_points: Tensor,
         memory: Memory,
         bbox_embed: nn.ModuleList | None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, list[Tensor]]:
         """Outputs and the references that each layer started from.
 
         `(B, Q, C), (B, Q, 2 or 4) -> (layers, B, Q, C), layers * (B, Q, 2 or 4)`. References are
@@ -307,7 +305,9 @@ class DeformableTransformer(nn.Module):
         """
         if proposal_logits is not None:
             reference_points = proposal_logits.detach().sigmoid()
-            encoded = self.pos_trans_norm(self.pos_trans(_encode_boxes(reference_points, self.embed_dim)))
+            encoded = self.pos_trans_norm(
+                self.pos_trans(_encode_boxes(reference_points, self.embed_dim))
+            )
             query_position, target = encoded.split(self.embed_dim, dim=2)
         elif query_embed is not None:
             queries = query_embed.expand(len(memory.tokens), -1, -1)
@@ -340,9 +340,7 @@ def _valid_ratio(mask: Tensor) -> Tensor:
     return torch.stack([valid_width, valid_height], dim=-1)
 
 
-def _pixel_centers(
-    spatial_shapes: Sequence[tuple[int, int]], valid_ratios: Tensor
-) -> Tensor:
+def _pixel_centers(spatial_shapes: Sequence[tuple[int, int]], valid_ratios: Tensor) -> Tensor:
     """`(B, S, 2)`: the centre `(x, y)` of every token as a fraction of its image."""
     device = valid_ratios.device
     centers = []

@@ -125,7 +125,9 @@ def _name_projections(state: State) -> State:
     pattern = re.compile(r"^neck\.input_proj\.(\d+)\.0\.weight$")
     found = {int(m[1]): t for name, t in state.items() if (m := pattern.match(name))}
     extra = sorted(index for index, weight in found.items() if weight.shape[-1] > 1)
-    places = {i: f"extra_levels.{extra.index(i)}" if i in extra else f"projections.{i}" for i in found}
+    places = {
+        i: f"extra_levels.{extra.index(i)}" if i in extra else f"projections.{i}" for i in found
+    }
     return {
         re.sub(r"^neck\.input_proj\.(\d+)", lambda m: f"neck.{places[int(m[1])]}", name): tensor
         for name, tensor in state.items()
@@ -135,7 +137,9 @@ def _name_projections(state: State) -> State:
 def _pack_attention(state: State) -> State:
     """Separate query, key and value projections into the packed one of `nn.MultiheadAttention`."""
     packed = dict(state)
-    pattern = re.compile(r"^(detector\.transformer\.decoder\.layers\.\d+\.self_attn)\.q_proj\.(\w+)$")
+    pattern = re.compile(
+        r"^(detector\.transformer\.decoder\.layers\.\d+\.self_attn)\.q_proj\.(\w+)$"
+    )
     for name in state:
         found = pattern.match(name)
         if found:

@@ -1,6 +1,6 @@
 """Multi-scale deformable attention: the sampling operator and the choice of its backend.
 
-Source: Zhu et al., "Deformable DETR", ICLR 2021, equation 3; equations 3 to 7 of the MFDS-DETR paper.
+Source: Zhu et al., "Deformable DETR", ICLR 2021, equation 3; the MFDS-DETR paper, equations 3 to 7.
 Every backend takes and returns the same tensors and agrees with `grid_sample`, the reference.
 """
 

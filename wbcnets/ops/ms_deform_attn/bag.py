@@ -26,9 +26,9 @@ def bag_attention(
     queries = sampling_locations.shape[1]
     rows, weights = _corner_rows(tokens, spatial_shapes, sampling_locations, attention_weights)
     attended = F.embedding_bag(
-        rows.view(batch * queries * heads, -1),
+        rows.flatten(0, 2).flatten(1),
         value.reshape(batch * tokens * heads, dim),
-        per_sample_weights=weights.view(batch * queries * heads, -1),
+        per_sample_weights=weights.flatten(0, 2).flatten(1),
         mode="sum",
     )
     return attended.view(batch, queries, heads * dim)
@@ -51,9 +51,10 @@ def _corner_rows(
     limits = sizes[:, None].to(sampling_locations.dtype)  # (L, 1, 2)
 
     # Pixel centres lie at integers. One pixel outside the map everything is zero already, so the
-    # clamp changes no value; it keeps huge coordinates from overflowing the integer index.
+    # clamp changes no value; it keeps huge coordinates from overflowing the integer index. It cuts
+    # at -2, since at -1, where the initial offsets of border tokens lie, the slope is not zero yet.
     positions = sampling_locations * limits - 0.5
-    positions = torch.minimum(positions.clamp(min=-1), limits)
+    positions = torch.minimum(positions.clamp(min=-2), limits)
     low = positions.detach().floor()
     fraction = positions - low
     corners = torch.stack([low, low + 1])  # (2, B, Q, M, L, P, 2)

@@ -18,7 +18,7 @@ def grid_sample_attention(
     The arguments are those of `wbcnets.ops.ms_deform_attn.ms_deform_attn`.
     """
     batch, _, heads, dim = value.shape
-    queries, points = sampling_locations.shape[1], sampling_locations.shape[4]
+    queries = sampling_locations.shape[1]
     maps = value.permute(0, 2, 3, 1).flatten(0, 1)  # (B * M, D, S)
     # grid_sample puts -1 and 1 on the map's outer edges
     grids = (2 * sampling_locations - 1).transpose(1, 2).flatten(0, 1)  # (B * M, Q, L, P, 2)
@@ -37,6 +37,6 @@ def grid_sample_attention(
             )
         )
     stacked = torch.stack(sampled, dim=-2)  # (B * M, D, Q, L, P)
-    weights = attention_weights.transpose(1, 2).reshape(batch * heads, 1, queries, -1, points)
+    weights = attention_weights.transpose(1, 2).flatten(0, 1)[:, None]  # (B * M, 1, Q, L, P)
     attended = (stacked * weights).sum(dim=(-2, -1))  # (B * M, D, Q)
     return attended.reshape(batch, heads * dim, queries).transpose(1, 2)
