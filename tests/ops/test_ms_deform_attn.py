@@ -8,8 +8,9 @@ from wbcnets.ops.ms_deform_attn import BACKENDS, ms_deform_attn, select_backend
 SHAPES = [(3, 5), (2, 2), (1, 3)]
 CPU = torch.device("cpu")
 
-# Inside, on the map's outer edge, on a pixel's centre, half and one pixel outside, far away
-SPECIAL = [0.37, 0.0, 1.0, 0.5, -0.1, 1.1, -0.25, 1.25, -7.0, 1e30, -1e30]
+# Inside, on the map's outer edge, on a pixel's centre (0.5 at width 5, where the slope jumps),
+# exactly one pixel outside (-0.25 at width 2), further outside, and far away
+SPECIAL = [0.37, 0.0, 1.0, 0.5, -0.125, 1.125, -0.25, 1.25, -7.0, 1e30, -1e30]
 
 
 def inputs(dtype=torch.float64, batch=2, queries=4, heads=2, dim=3, points=2, seed=0):

@@ -7,6 +7,7 @@ from wbcnets.layers.extra_stage import ExtraStage
 from wbcnets.layers.fapn import FaPN
 from wbcnets.layers.fpn import FPN
 from wbcnets.layers.hs_fpn import HSFPN, SelectiveFeatureFusion
+from wbcnets.layers.ms_deform_attn import MultiScaleDeformableAttention
 from wbcnets.layers.necks import create_neck, neck_names
 from wbcnets.layers.pafpn import PAFPN
 
@@ -19,6 +20,7 @@ __all__ = [
     "ChannelMapper",
     "ExtraStage",
     "FaPN",
+    "MultiScaleDeformableAttention",
     "SelectiveFeatureFusion",
     "create_neck",
     "neck_names",

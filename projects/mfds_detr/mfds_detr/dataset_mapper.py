@@ -69,7 +69,8 @@ class SmearMapper:
             labels = labels[kept]
         if self.image_format == "BGR":
             image = image[:, :, ::-1]
-        augmented = T.AugInput(np.ascontiguousarray(image), boxes=boxes)
+        # A copy, since Detectron2's transforms want to write into it
+        augmented = T.AugInput(np.array(image, order="C"), boxes=boxes)
         self.augmentations(augmented)
         height, width = augmented.image.shape[:2]
         pixels = np.ascontiguousarray(augmented.image.transpose(2, 0, 1))
