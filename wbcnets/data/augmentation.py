@@ -6,6 +6,8 @@ camera's noise and compression. None of them moves a box, so that geometry stays
 
 import inspect
 import os
+import random
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -57,12 +59,12 @@ class BoxAugmentation:
     """
 
     def __init__(self, transforms: Sequence[Mapping[str, Any]]) -> None:
-        self.pipeline = A.Compose(
-            [_build(transform) for transform in transforms],
-            bbox_params=A.BboxParams(
-                format="pascal_voc", label_fields=["indices"], clip=True, min_area=1.0
-            ),
-        )
+        steps = [_build(transform) for transform in transforms]
+        boxes = A.BboxParams(format="pascal_voc", label_fields=["indices"], clip=True, min_area=1.0)
+        with warnings.catch_warnings():
+            # A pipeline that only changes colours is no mistake
+            warnings.filterwarnings("ignore", message="Got processor for bboxes")
+            self.pipeline = A.Compose(steps, bbox_params=boxes)
 
     def __call__(
         self, image: np.ndarray, boxes: np.ndarray, seed: int
@@ -77,7 +79,9 @@ class BoxAugmentation:
         Returns:
             The image, the boxes that are left `(M, 4)`, and their indices into `boxes` `(M,)`.
         """
-        self.pipeline.set_random_seed(seed)
+        # Not `set_random_seed`: it starts every transform from the same number, so that all of them
+        # would be applied together or not at all
+        self.pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
         result = self.pipeline(image=image, bboxes=boxes, indices=np.arange(len(boxes)))
         kept = np.asarray(result["indices"], dtype=np.int64)
         return result["image"], np.asarray(result["bboxes"], np.float32).reshape(-1, 4), kept

@@ -13,6 +13,8 @@ BAD_BOX_CHOICES: tuple[BadBox, ...] = ("drop", "fix", "error")
 TOLERANCE = 2.0
 # Overshoot (px) that comes from decimal fractions in files; clipped without being called a repair.
 ROUNDING = 0.01
+# A side shorter than this (px) has no extent: written with three decimals it may read as zero.
+MINIMUM_SIDE = 0.01
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def read_box(value: object) -> Box | str:
 def check_box(box: Box, width: int, height: int, bad_box: BadBox = "drop") -> BoxVerdict:
     """Judges a box against its image.
 
-    - no area, or wholly outside the image: dropped ("error": an error);
+    - no area (a side under 0.01 px), or wholly outside the image: dropped ("error": an error);
     - up to 2 px over the border: clipped ("error": an error); under 0.01 px it is rounding;
     - more than 2 px over the border, or a negative size (corners swapped): an error, since
       the box may mean something else ("fix": clipped, swapped);
@@ -65,6 +67,8 @@ def check_box(box: Box, width: int, height: int, bad_box: BadBox = "drop") -> Bo
     shown = _short(box)
     x, y, w, h = box
     reasons = []
+    if abs(w) < MINIMUM_SIDE or abs(h) < MINIMUM_SIDE:
+        return _drop(box, f"bbox {shown} has zero area", bad_box)
     if w < 0 or h < 0:
         if bad_box != "fix":
             return _error(
@@ -72,8 +76,6 @@ def check_box(box: Box, width: int, height: int, bad_box: BadBox = "drop") -> Bo
             )
         x, y, w, h = min(x, x + w), min(y, y + h), abs(w), abs(h)
         reasons.append(f"bbox {shown} had a negative size: corners swapped")
-    if w == 0 or h == 0:
-        return _drop(box, f"bbox {shown} has zero area", bad_box)
     if x >= width or y >= height or x + w <= 0 or y + h <= 0:
         return _drop(box, f"bbox {shown} lies outside the {width}x{height} image", bad_box)
     if max(x, y, w, h) <= 1.5 and min(width, height) > 16:
@@ -90,7 +92,7 @@ def check_box(box: Box, width: int, height: int, bad_box: BadBox = "drop") -> Bo
             f"bbox {shown} left the {width}x{height} image by {overshoot:.4g} px: clipped"
         )
     clipped = _clip(x, y, w, h, width, height)
-    if clipped[2] <= 0 or clipped[3] <= 0:
+    if clipped[2] < MINIMUM_SIDE or clipped[3] < MINIMUM_SIDE:
         return _drop(box, f"bbox {shown} has no area inside the {width}x{height} image", bad_box)
     return BoxVerdict("repair" if reasons else "use", clipped, "; ".join(reasons))
 

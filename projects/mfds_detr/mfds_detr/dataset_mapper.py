@@ -88,13 +88,14 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     if tuple(cfg.INPUT.CROP_SHARE) != (1.0, 1.0):
         crop = T.RandomCrop("relative_range", tuple(cfg.INPUT.CROP_SHARE))
         augmentations.append(T.RandomApply(crop, prob=cfg.INPUT.CROP_PROBABILITY))
-    sizes = (cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING)
-    augmentations.append(T.ResizeShortestEdge(*sizes))
     if cfg.INPUT.RANDOM_FLIP != "none":
         horizontal = cfg.INPUT.RANDOM_FLIP == "horizontal"
         augmentations.append(T.RandomFlip(horizontal=horizontal, vertical=not horizontal))
     if cfg.INPUT.VERTICAL_FLIP and cfg.INPUT.RANDOM_FLIP != "vertical":
         augmentations.append(T.RandomFlip(horizontal=False, vertical=True))
+    # Last, since the resized image is read-only, which the flips warn about
+    sizes = (cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING)
+    augmentations.append(T.ResizeShortestEdge(*sizes))
     return augmentations
 
 

@@ -39,9 +39,10 @@ def parse_dataset_argument(text: str) -> DatasetSource:
 
 
 def find_source(name: str, given: Sequence[DatasetSource]) -> DatasetSource:
-    """Where a dataset lies: as given on the command line, else under the datasets' root.
+    """Where a dataset lies: on the command line, in Detectron2's catalog, or in the datasets' root.
 
-    The root is the environment variable `WBCNETS_DATASETS`, or `datasets`.
+    Detectron2's own COCO sets are found under `DETECTRON2_DATASETS`; the datasets' root is the
+    environment variable `WBCNETS_DATASETS`, or `datasets`.
 
     Raises:
         DataError: No such dataset is given or known, or it is not prepared; the message says how.
@@ -49,6 +50,10 @@ def find_source(name: str, given: Sequence[DatasetSource]) -> DatasetSource:
     for source in given:
         if source.name == name:
             return source
+    if name in DatasetCatalog.list():
+        metadata = MetadataCatalog.get(name)
+        if metadata.get("json_file") and metadata.get("image_root"):
+            return DatasetSource(name, Path(metadata.json_file), Path(metadata.image_root))
     json_file, image_folder = dataset_paths(name, os.environ.get("WBCNETS_DATASETS", "datasets"))
     return DatasetSource(name, Path(json_file), Path(image_folder))
 

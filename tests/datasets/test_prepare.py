@@ -1,0 +1,216 @@
+import json
+import stat
+import zipfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from wbcnets.data.cards import CARDS
+from wbcnets.data.coco import load_coco
+from wbcnets.data.overlap import find_overlaps
+from wbcnets.data.prepare import copy_images, extract_zip, find_layout, open_source
+from wbcnets.errors import DataError
+
+
+def load(folder, split):
+    return load_coco(folder / "annotations" / f"{split}.json", folder / "images")
+
+
+def test_bccd(script, shared, tmp_path, capsys):
+    assert (
+        script("prepare_bccd").main(["--source", str(shared("bccd")), "--output", str(tmp_path)])
+        == 0
+    )
+    printed = capsys.readouterr().out
+    assert "BloodImage_00338.xml" in printed
+    assert "BloodImage_00343.xml" in printed
+    assert "3,350 -> 3,348" in printed
+    datasets = {split: load(tmp_path, split) for split in ("trainval", "test", "train", "val")}
+    assert {name: len(d.images) for name, d in datasets.items()} == CARDS["bccd"].splits
+    assert datasets["trainval"].counts.n_used + datasets["test"].counts.n_used == 4886
+    assert datasets["test"].class_names == ("RBC", "WBC", "Platelets")
+    assert datasets["test"].category_ids == (1, 2, 3)
+
+
+def test_txl_pbc_and_its_bccd_images(script, shared, tmp_path, capsys):
+    source = str(shared("txl_pbc_trainval.zip"))
+    main = script("prepare_txl_pbc").main
+    assert main(["--source", source, "--output", str(tmp_path / "all")]) == 0
+    assert main(["--source", source, "--output", str(tmp_path / "rest"), "--without-bccd"]) == 0
+    assert "101 images left out" in capsys.readouterr().out
+    everything = load(tmp_path / "all", "train"), load(tmp_path / "all", "val")
+    rest = load(tmp_path / "rest", "train"), load(tmp_path / "rest", "val")
+    assert [len(d.images) for d in everything] == [882, 252]
+    assert [len(d.images) for d in rest] == [781, 211]
+    assert sum(d.counts.n_used for d in everything) == 16262 - 34
+    assert everything[0].class_names == ("RBC", "WBC", "Platelets")
+    bccd = shared("bccd")
+    stems = (bccd / "ImageSets" / "Main" / "test.txt").read_text().split()
+    test = [bccd / "JPEGImages" / f"{stem}.jpg" for stem in stems]
+    files = [[image.file_name for d in sets for image in d.images] for sets in (everything, rest)]
+    assert len(find_overlaps(files[0], test).exact) == 26
+    left = find_overlaps(files[1], test)
+    assert (left.exact, left.near) == ([], [])
+
+
+def test_txl_pbc_subtypes(script, shared, tmp_path):
+    source = str(shared("txl_pbc_trainval.zip"))
+    arguments = ["--source", source, "--output", str(tmp_path), "--classes", "subtype"]
+    assert script("prepare_txl_pbc").main(arguments) == 0
+    train, val = load(tmp_path, "train"), load(tmp_path, "val")
+    assert len(train.images) + len(val.images) == 588
+    assert train.class_names == CARDS["txl_pbc_subtype"].classes
+    assert val.box_counts == {
+        "neutrophil": 51,
+        "eosinophil": 24,
+        "basophil": 17,
+        "lymphocyte": 22,
+        "monocyte": 28,
+    }
+
+
+def write_labelme(folder, stem, label, box=((5, 6), (25, 30))):
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (40, 40), (200, 180, 190)).save(folder / f"{stem}.jpg")
+    shape = {"label": label, "shape_type": "rectangle", "points": box, "group_id": None}
+    content = {"imagePath": f"..\\{stem}.jpg", "imageData": None, "shapes": [shape]}
+    (folder / f"{stem}.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("name", ["lisc", "wbcdd"])
+@pytest.mark.parametrize("layout", ["folders", "lists", "zip"])
+def test_labelme_sets(script, tmp_path, capsys, name, layout):
+    source, output = tmp_path / "source", tmp_path / "out"
+    splits = {"train": [("n1", "NEU"), ("e1", "eosinophil")], "test": [("m1", "MON")]}
+    for split, entries in splits.items():
+        folder = source / "set" if layout == "lists" else source / "set" / split
+        for stem, label in entries:
+            write_labelme(folder, stem, label)
+        if layout == "lists":
+            (folder / f"{split}.txt").write_text("\n".join(stem for stem, _ in entries))
+    if layout == "zip":
+        archive = tmp_path / "set.zip"
+        with zipfile.ZipFile(archive, "w") as target:
+            for path in sorted(source.rglob("*.*")):
+                target.write(path, path.relative_to(source))
+        source = archive
+    main = script(f"prepare_{name}").main
+    arguments = ["--source", str(source), "--output", str(output)]
+    assert main(arguments) == 1
+    message = capsys.readouterr().err
+    assert f"train: 2 images, expected {CARDS[name].splits['train']}" in message
+    assert "--allow-other-counts" in message
+    assert not (output / "annotations").exists()
+    assert main([*arguments, "--allow-other-counts"]) == 0
+    train = load(output, "train")
+    assert train.box_counts == {
+        "neutrophil": 1,
+        "eosinophil": 1,
+        "basophil": 0,
+        "lymphocyte": 0,
+        "monocyte": 0,
+    }
+    assert train.images[0].boxes.tolist() == [[5, 6, 20, 24]]
+    assert {Path(image.file_name).parent.name for image in train.images} == {"train"}
+    assert load(output, "test").box_counts["monocyte"] == 1
+
+
+def test_labelme_sets_with_missing_partners(script, tmp_path, capsys):
+    for split in ("train", "test"):
+        write_labelme(tmp_path / "source" / split, "a", "NEU")
+    (tmp_path / "source" / "train" / "a.jpg").rename(tmp_path / "source" / "train" / "b.jpg")
+    arguments = ["--source", str(tmp_path / "source"), "--output", str(tmp_path / "out")]
+    assert script("prepare_lisc").main(arguments) == 1
+    assert "there is no image of this stem" in capsys.readouterr().err
+    (tmp_path / "source" / "train" / "a.json").rename(tmp_path / "source" / "train" / "b.json")
+    Image.new("RGB", (9, 9)).save(tmp_path / "source" / "train" / "c.jpg")
+    assert script("prepare_lisc").main(arguments) == 1
+    assert "c.jpg: has no .json file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["bccd", "txl_pbc", "lisc", "wbcdd"])
+def test_sources_that_are_none(script, tmp_path, capsys, name):
+    main = script(f"prepare_{name}").main
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "empty").mkdir()
+    for source, message in (("none", "does not exist"), ("file", "neither a folder nor a zip")):
+        assert main(["--source", str(tmp_path / source), "--output", str(tmp_path / "o")]) == 1
+        assert message in capsys.readouterr().err
+    assert main(["--source", str(tmp_path / "empty"), "--output", str(tmp_path / "o")]) == 1
+    assert str(tmp_path / "empty") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["bccd", "txl_pbc", "lisc", "wbcdd"])
+def test_help_teaches(script, capsys, name):
+    with pytest.raises(SystemExit) as caught:
+        script(f"prepare_{name}").main(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    for word in ("--source", "Example:", "licence:", "source:", "--allow-other-counts"):
+        assert word in text
+
+
+def zip_with(path, name, content=b"x", mode=None):
+    member = zipfile.ZipInfo(name)
+    member.compress_type = zipfile.ZIP_DEFLATED
+    if mode is not None:
+        member.external_attr = mode << 16
+    with zipfile.ZipFile(path, "w") as target:
+        target.writestr(member, content)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "mode", "message"),
+    [
+        ("../x.txt", b"x", None, "leads out of the folder"),
+        ("/x.txt", b"x", None, "leads out of the folder"),
+        ("a\\..\\x.txt", b"x", None, "leads out of the folder"),
+        ("x.txt", b"/etc/passwd", stat.S_IFLNK | 0o777, "symbolic link"),
+        ("x.txt", bytes(50_000_000), None, "unpacks to 50,000,000 bytes"),
+    ],
+)
+def test_hostile_zip_files_are_not_unpacked(tmp_path, name, content, mode, message):
+    archive = tmp_path / "in" / "x.zip"
+    archive.parent.mkdir()
+    zip_with(archive, name, content, mode)
+    target = tmp_path / "out"
+    target.mkdir()
+    with pytest.raises(DataError, match=message) as caught:
+        extract_zip(archive, target)
+    assert str(archive) in str(caught.value)
+    assert list(target.iterdir()) == []
+    assert [p.name for p in tmp_path.iterdir()] in (["in", "out"], ["out", "in"])
+
+
+def test_damaged_zip_files(tmp_path):
+    archive = tmp_path / "x.zip"
+    zip_with(archive, "images/a.txt", bytes(range(256)) * 8)
+    data = bytearray(archive.read_bytes())
+    data[60:70] = bytes(10)
+    archive.write_bytes(bytes(data))
+    with pytest.raises(DataError, match="damaged"), open_source(archive):
+        pass
+
+
+def test_layouts_below_the_source(tmp_path):
+    inner = tmp_path / "set-main" / "BCCD"
+    (inner / "ImageSets").mkdir(parents=True)
+    (tmp_path / "__MACOSX" / "ImageSets").mkdir(parents=True)
+    assert find_layout(tmp_path, "ImageSets") == inner
+    (tmp_path / "copy" / "ImageSets").mkdir(parents=True)
+    with pytest.raises(DataError, match="2 times"):
+        find_layout(tmp_path, "ImageSets")
+    with pytest.raises(DataError, match=r"there is no metadata\.csv"):
+        find_layout(tmp_path, "metadata.csv")
+
+
+def test_damaged_images_are_all_listed(tmp_path):
+    Image.new("RGB", (9, 9)).save(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_bytes(b"x")
+    files = [tmp_path / name for name in ("bad.png", "good.png", "none.png")]
+    with pytest.raises(DataError) as caught:
+        copy_images(files, tmp_path / "out")
+    assert len(caught.value.problems) == 2
+    copies = copy_images(files[1:2], tmp_path / "out")
+    assert copies[0].read_bytes() == files[1].read_bytes()

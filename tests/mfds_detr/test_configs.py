@@ -1,0 +1,200 @@
+"""Every config file merges, differs from its base as its name says, and gives a model with losses."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+pytest.importorskip("detectron2", reason="detectron2 is not installed")
+
+from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
+from mfds_detr import add_mfds_detr_config
+from mfds_detr.config import check_config
+from train_net import build_parser, load_config
+
+from wbcnets.data.cards import CARDS, DATASET_NAMES
+from wbcnets.errors import ConfigError
+
+PROJECT = Path(__file__).parents[2] / "projects" / "mfds_detr"
+CONFIGS = sorted((PROJECT / "configs").rglob("*.yaml"))
+ABLATIONS = sorted((PROJECT / "configs" / "ablations").glob("*.yaml"))
+MODEL = "MODEL.MFDS_DETR"
+
+# What each row of tables 6 to 10 changes; the rows of the full model change nothing
+ROWS: dict[str, dict[str, Any]] = {
+    "table6_fpn": {f"{MODEL}.NECK.NAME": "fpn"},
+    "table6_bifpn": {f"{MODEL}.NECK.NAME": "bifpn"},
+    "table6_pafpn": {f"{MODEL}.NECK.NAME": "pafpn"},
+    "table6_fapn": {f"{MODEL}.NECK.NAME": "fapn"},
+    "table6_hs_fpn_bilinear": {f"{MODEL}.NECK.NAME": "hs_fpn_bilinear"},
+    "table6_hs_fpn": {},
+    "table7_encoder_0": {f"{MODEL}.ENCODER_LAYERS": 0},
+    "table7_encoder_1": {f"{MODEL}.ENCODER_LAYERS": 1},
+    "table7_encoder_3": {f"{MODEL}.ENCODER_LAYERS": 3},
+    "table7_encoder_6": {},
+    "table8_decoder_1": {f"{MODEL}.DECODER_LAYERS": 1},
+    "table8_decoder_3": {f"{MODEL}.DECODER_LAYERS": 3},
+    "table8_decoder_6": {},
+    "table9_no_spatial": {f"{MODEL}.POSITION_ENCODING": "none"},
+    "table9_sine": {},
+    "table9_learned": {f"{MODEL}.POSITION_ENCODING": "learned"},
+    "table9_no_scale": {f"{MODEL}.LEVEL_EMBED": False},
+    "table10_no_giou": {f"{MODEL}.LOSS.GIOU_WEIGHT": 0.0},
+    "table10_no_l1": {f"{MODEL}.LOSS.L1_WEIGHT": 0.0},
+    "table10_no_auxiliary": {f"{MODEL}.AUX_LOSS": False},
+    "table10_all": {},
+}
+BASELINE = {
+    f"{MODEL}.EXTRA_STAGE": False,
+    f"{MODEL}.NECK.NAME": "channel_mapper",
+    f"{MODEL}.NECK.OPTIONS.num_extra_levels": 1,
+}
+SCHEDULES = {
+    "mfds_detr_r50_bccd": 292,
+    "mfds_detr_r50_wbcdd": 540,
+    "mfds_detr_r50_lisc": 200,
+    "mfds_detr_r50_txl_pbc": 882,
+    "mfds_detr_r50_coco": 118_287,
+}
+SMALL = [
+    *("MODEL.DEVICE", "cpu", f"{MODEL}.NUM_CLASSES", "3", f"{MODEL}.NUM_QUERIES", "5"),
+    *(f"{MODEL}.HIDDEN_DIM", "32", f"{MODEL}.FEEDFORWARD_DIM", "32"),
+]
+RESNET_18 = ["MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.RES2_OUT_CHANNELS", "64"]
+
+
+def read_config(path: Path, *overrides: str) -> CfgNode:
+    return load_config(build_parser().parse_args(["--config-file", str(path), *overrides]))
+
+
+def flat(node: CfgNode, prefix: str = "") -> dict[str, Any]:
+    keys: dict[str, Any] = {}
+    for key, value in node.items():
+        nested = isinstance(value, CfgNode)
+        keys |= flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return keys
+
+
+def changes(path: Path) -> dict[str, Any]:
+    """What a config sets otherwise than the file that its `_BASE_` names, its folder apart."""
+    base = flat(read_config(path.parent / yaml.safe_load(path.read_text())["_BASE_"]))
+    own = flat(read_config(path))
+    assert own.keys() >= base.keys()
+    different = {key for key in own if key not in base or own[key] != base[key]}
+    return {key: own[key] for key in different - {"OUTPUT_DIR"}}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_merges_and_passes_the_check(path: Path) -> None:
+    cfg = get_cfg()
+    add_mfds_detr_config(cfg)
+    cfg.merge_from_file(str(path), allow_unsafe=False)
+    check_config(cfg)
+    assert cfg.VERSION == 2
+    assert cfg.MODEL.META_ARCHITECTURE == "MFDSDETR"
+    assert path.read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_datasets_are_known(path: Path) -> None:
+    cfg = read_config(path)
+    names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+    given = {"smears_train", "smears_val", "coco_2017_train", "coco_2017_val"}
+    assert set(names) <= set(DATASET_NAMES) | given
+    assert not set(cfg.DATASETS.TRAIN) & set(cfg.DATASETS.TEST)
+
+
+def test_every_config_writes_into_a_folder_of_its_own() -> None:
+    folders = [read_config(path).OUTPUT_DIR for path in CONFIGS]
+    assert len(set(folders)) == len(folders)
+
+
+def test_every_row_of_tables_6_to_10_has_a_config() -> None:
+    assert {path.stem for path in ABLATIONS} == ROWS.keys()
+
+
+@pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)
+def test_an_ablation_changes_what_its_row_says(path: Path) -> None:
+    assert changes(path) == ROWS[path.stem]
+
+
+@pytest.mark.parametrize("name", ["bccd", "wbcdd"])
+def test_the_baseline_changes_neck_and_extra_stage(name: str) -> None:
+    assert changes(PROJECT / "configs" / f"deformable_detr_r50_{name}.yaml") == BASELINE
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_schedule_is_50_epochs_with_a_drop_after_40(name: str) -> None:
+    solver = read_config(PROJECT / "configs" / f"{name}.yaml").SOLVER
+    epoch = -(-SCHEDULES[name] // solver.IMS_PER_BATCH)
+    assert (solver.MAX_ITER, solver.STEPS) == (50 * epoch, (40 * epoch,))
+
+
+def test_the_schedules_use_the_cards_numbers_of_images() -> None:
+    for name, images in SCHEDULES.items():
+        for dataset in read_config(PROJECT / "configs" / f"{name}.yaml").DATASETS.TRAIN:
+            card, _, split = dataset.rpartition("_")
+            assert card not in CARDS or CARDS[card].splits[split] == images
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_model_builds_at_full_size(path: Path) -> None:
+    cfg = read_config(path, f"{MODEL}.NUM_CLASSES", "3")
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        model = build_model(cfg)
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    low, high = (3, 6) if "tiny" in path.stem else (35, 70)
+    assert low < millions < high
+    assert len(model.detector.transformer.encoder.layers) == cfg.MODEL.MFDS_DETR.ENCODER_LAYERS
+    assert len(model.detector.transformer.decoder.layers) == cfg.MODEL.MFDS_DETR.DECODER_LAYERS
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_small_model_gives_the_losses_that_the_config_asks_for(path: Path) -> None:
+    torch.manual_seed(0)
+    cfg = read_config(path, *SMALL, *(RESNET_18 if "tiny" not in path.stem else []))
+    model = build_model(cfg).train()
+    instances = Instances((64, 64))
+    instances.gt_boxes = Boxes(torch.tensor([[8.0, 8.0, 40.0, 50.0]]))
+    instances.gt_classes = torch.tensor([1])
+    losses = model([{"image": torch.randint(0, 256, (3, 64, 64)), "instances": instances}])
+    settings = cfg.MODEL.MFDS_DETR
+    parts = {"loss_class"}
+    parts |= {"loss_l1"} if settings.LOSS.L1_WEIGHT else set()
+    parts |= {"loss_giou"} if settings.LOSS.GIOU_WEIGHT else set()
+    earlier = range(settings.DECODER_LAYERS - 1) if settings.AUX_LOSS else ()
+    suffixes = ["", *(f"_{layer}" for layer in earlier)]
+    suffixes += ["_encoder"] if settings.TWO_STAGE else []
+    assert losses.keys() == {part + suffix for part in parts for suffix in suffixes}
+    total = torch.stack(list(losses.values())).sum()
+    assert torch.isfinite(total)
+    assert total > 0
+
+
+def test_an_unknown_key_of_the_command_line_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"NUM_QUERYS"):
+        read_config(CONFIGS[0], f"{MODEL}.NUM_QUERYS", "5")
+
+
+def test_an_unknown_key_of_a_file_is_named_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("VERSION: 2\nMODEL:\n  MFDS_DETR:\n    NECK_NAME: fpn\n")
+    with pytest.raises(ConfigError, match=r"mine\.yaml.*NECK_NAME"):
+        read_config(path)
+
+
+def test_a_value_of_another_type_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("VERSION: 2\nMODEL:\n  MFDS_DETR:\n    NUM_QUERIES: many\n")
+    with pytest.raises(ConfigError, match=r"mine\.yaml.*NUM_QUERIES"):
+        read_config(path)
+
+
+def test_a_missing_config_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="absent.yaml"):
+        read_config(tmp_path / "absent.yaml")

@@ -1,0 +1,97 @@
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from wbcnets.data.images import read_image
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def main():
+    spec = importlib.util.spec_from_file_location("tools_datasets", ROOT / "tools" / "datasets.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """A root in which the split bccd_test is in place, with one zero-area box."""
+    folder = tmp_path / "bccd"
+    (folder / "images").mkdir(parents=True)
+    (folder / "annotations").mkdir()
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (64, 48), (220, 200, 210)).save(folder / "images" / name)
+    boxes = [[5, 5, 20, 20], [9, 9, 0, 0]]
+    data = {
+        "images": [
+            {"id": i, "file_name": n, "width": 64, "height": 48}
+            for i, n in enumerate(("a.png", "b.png"))
+        ],
+        "categories": [{"id": 1, "name": "WBC"}],
+        "annotations": [
+            {"id": i, "image_id": 0, "category_id": 1, "bbox": b, "area": b[2] * b[3], "iscrowd": 0}
+            for i, b in enumerate(boxes)
+        ],
+    }
+    (folder / "annotations" / "test.json").write_text(json.dumps(data))
+    return tmp_path
+
+
+def test_list(main, prepared, capsys):
+    assert main(["list", "--root", str(prepared)]) == 0
+    text = capsys.readouterr().out
+    assert f"bccd_test: {prepared / 'bccd' / 'annotations' / 'test.json'}" in text
+    assert "wbcdd_train: not prepared" in text
+
+
+def test_show_by_name_and_by_file(main, prepared, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("WBCNETS_DATASETS", str(prepared))
+    first, second = tmp_path / "x" / "first.png", tmp_path / "second.png"
+    assert main(["show", "bccd_test", "--output", str(first)]) == 0
+    text = capsys.readouterr().out
+    assert "2 read = 1 used as they are + 0 repaired + 1 dropped" in text
+    assert "WBC 1" in text
+    json_file = prepared / "bccd" / "annotations" / "test.json"
+    images = prepared / "bccd" / "images"
+    assert main(["show", str(json_file), "--images", str(images), "--output", str(second)]) == 0
+    np.testing.assert_array_equal(read_image(first), read_image(second))
+
+
+def test_check_exit_codes_and_json(main, prepared, tmp_path, capsys):
+    out = tmp_path / "found.json"
+    arguments = ["check", "bccd_test", "--root", str(prepared), "--json", str(out)]
+    assert main(arguments) == 0
+    found = json.loads(out.read_text())
+    assert found["counts"] == {"n_read": 2, "n_used": 1, "n_repaired": 0, "n_dropped": 1}
+    assert "zero area" in found["dropped"][0]
+    assert found["problems"] == []
+
+    assert main([*arguments, "--strict"]) == 1
+    found = json.loads(out.read_text())
+    assert len(found["problems"]) == 1
+    assert "zero area" in capsys.readouterr().err
+    assert main([*arguments, "--bad-box", "error"]) == 1
+
+    (prepared / "bccd" / "annotations" / "test.json").write_text('{"images": [')
+    assert main(arguments) == 2
+    assert "no valid JSON" in json.loads(out.read_text())["error"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", "bccd_test"], "prepare_bccd.py"),
+        (["show", "bcdc_test"], "choose from bccd_trainval"),
+        (["show", "x.json"], "--images FOLDER"),
+        (["check", "none.json", "--images", "."], "does not exist"),
+    ],
+)
+def test_unusable_names_are_explained(main, tmp_path, capsys, arguments, message):
+    assert main([*arguments, "--root", str(tmp_path)]) == 2
+    assert message in capsys.readouterr().err
