@@ -30,36 +30,54 @@ class Memory(NamedTuple):
     valid_ratios: Tensor  # (B, L, 2): share of each map's width and height that is image
 
 
-class DeformableEncoderLayer(nn.Module):
+class LayerSizes(NamedTuple):
+    """What an encoder and a decoder layer have in common."""
+
+    embed_dim: int  # width of tokens and queries
+    feedforward_dim: int  # hidden width of the feed-forward network
+    dropout: float
+    num_heads: int
+    num_levels: int  # feature levels
+    num_points: int  # sampling points per head and level
+
+    def deformable_attention(self) -> MultiScaleDeformableAttention:
+        """The attention module of these sizes."""
+        return MultiScaleDeformableAttention(
+            self.embed_dim, self.num_heads, self.num_levels, self.num_points
+        )
+
+
+class FeedForwardLayer(nn.Module):
+    """A layer that ends in a feed-forward network with ReLU, dropout and a residual.
+
+    Args:
+        sizes: The layer's sizes.
+    """
+
+    def __init__(self, sizes: LayerSizes) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(sizes.embed_dim, sizes.feedforward_dim)
+        self.linear2 = nn.Linear(sizes.feedforward_dim, sizes.embed_dim)
+        self.dropout = nn.Dropout(sizes.dropout)
+
+    def feed_forward(self, tokens: Tensor) -> Tensor:
+        """`(B, N, C) -> (B, N, C)`, residual included."""
+        hidden = self.dropout(F.relu(self.linear1(tokens)))
+        return tokens + self.dropout(self.linear2(hidden))
+
+
+class DeformableEncoderLayer(FeedForwardLayer):
     """Deformable self-attention and a feed-forward network, each with residual and post-norm.
 
     Args:
-        embed_dim: Width of the tokens.
-        feedforward_dim: Hidden width of the feed-forward network.
-        dropout: Dropout rate after attention and inside the feed-forward network.
-        num_heads: Attention heads.
-        num_levels: Feature levels.
-        num_points: Sampling points per head and level.
+        sizes: The layer's sizes.
     """
 
-    def __init__(
-        self,
-        embed_dim: int,
-        feedforward_dim: int,
-        dropout: float,
-        num_heads: int,
-        num_levels: int,
-        num_points: int,
-    ) -> None:
-        super().__init__()
-        self.self_attn = MultiScaleDeformableAttention(embed_dim, num_heads, num_levels, num_points)
-        self.dropout1 = nn.Dropout(dropout)
-        self.norm1 = nn.LayerNorm(embed_dim)
-        self.linear1 = nn.Linear(embed_dim, feedforward_dim)
-        self.dropout2 = nn.Dropout(dropout)
-        self.linear2 = nn.Linear(feedforward_dim, embed_dim)
-        self.dropout3 = nn.Dropout(dropout)
-        self.norm2 = nn.LayerNorm(embed_dim)
+    def __init__(self, sizes: LayerSizes) -> None:
+        super().__init__(sizes)
+        self.self_attn = sizes.deformable_attention()
+        self.norm1 = nn.LayerNorm(sizes.embed_dim)
+        self.norm2 = nn.LayerNorm(sizes.embed_dim)
 
     def forward(
         self,
@@ -73,9 +91,8 @@ class DeformableEncoderLayer(nn.Module):
         attended = self.self_attn(
             tokens + position, reference_points, tokens, spatial_shapes, padding_mask
         )
-        tokens = self.norm1(tokens + self.dropout1(attended))
-        hidden = self.dropout2(F.relu(self.linear1(tokens)))
-        return self.norm2(tokens + self.dropout3(self.linear2(hidden)))
+        tokens = self.norm1(tokens + self.dropout(attended))
+        return self.norm2(self.feed_forward(tokens))
 
 
 class DeformableEncoder(nn.Module):
@@ -104,43 +121,22 @@ class DeformableEncoder(nn.Module):
         return memory._replace(tokens=tokens)
 
 
-class DeformableDecoderLayer(nn.Module):
+class DeformableDecoderLayer(FeedForwardLayer):
     """Self-attention among queries, deformable attention to the memory, a feed-forward network.
 
     Args:
-        embed_dim: Width of the queries.
-        feedforward_dim: Hidden width of the feed-forward network.
-        dropout: Dropout rate.
-        num_heads: Attention heads.
-        num_levels: Feature levels.
-        num_points: Sampling points per head and level.
+        sizes: The layer's sizes.
     """
 
-    def __init__(
-        self,
-        embed_dim: int,
-        feedforward_dim: int,
-        dropout: float,
-        num_heads: int,
-        num_levels: int,
-        num_points: int,
-    ) -> None:
-        super().__init__()
-        self.cross_attn = MultiScaleDeformableAttention(
-            embed_dim, num_heads, num_levels, num_points
-        )
-        self.dropout1 = nn.Dropout(dropout)
-        self.norm1 = nn.LayerNorm(embed_dim)
+    def __init__(self, sizes: LayerSizes) -> None:
+        super().__init__(sizes)
+        self.cross_attn = sizes.deformable_attention()
+        self.norm1 = nn.LayerNorm(sizes.embed_dim)
         self.self_attn = nn.MultiheadAttention(
-            embed_dim, num_heads, dropout=dropout, batch_first=True
+            sizes.embed_dim, sizes.num_heads, dropout=sizes.dropout, batch_first=True
         )
-        self.dropout2 = nn.Dropout(dropout)
-        self.norm2 = nn.LayerNorm(embed_dim)
-        self.linear1 = nn.Linear(embed_dim, feedforward_dim)
-        self.dropout3 = nn.Dropout(dropout)
-        self.linear2 = nn.Linear(feedforward_dim, embed_dim)
-        self.dropout4 = nn.Dropout(dropout)
-        self.norm3 = nn.LayerNorm(embed_dim)
+        self.norm2 = nn.LayerNorm(sizes.embed_dim)
+        self.norm3 = nn.LayerNorm(sizes.embed_dim)
 
     def forward(
         self, target: Tensor, query_position: Tensor, reference_points: Tensor, memory: Memory
@@ -148,7 +144,7 @@ class DeformableDecoderLayer(nn.Module):
         """`(B, Q, C) -> (B, Q, C)` with reference points `(B, Q, L, 2 or 4)`."""
         queries = target + query_position
         attended, _ = self.self_attn(queries, queries, target, need_weights=False)
-        target = self.norm2(target + self.dropout2(attended))
+        target = self.norm2(target + self.dropout(attended))
         attended = self.cross_attn(
             target + query_position,
             reference_points,
@@ -156,9 +152,8 @@ class DeformableDecoderLayer(nn.Module):
             memory.spatial_shapes,
             memory.padding_mask,
         )
-        target = self.norm1(target + self.dropout1(attended))
-        hidden = self.dropout3(F.relu(self.linear1(target)))
-        return self.norm3(target + self.dropout4(self.linear2(hidden)))
+        target = self.norm1(target + self.dropout(attended))
+        return self.norm3(self.feed_forward(target))
 
 
 class DeformableDecoder(nn.Module):
@@ -235,9 +230,9 @@ class DeformableTransformer(nn.Module):
         super().__init__()
         self.embed_dim = embed_dim
         self.two_stage = two_stage
-        sizes = (embed_dim, feedforward_dim, dropout, num_heads, num_levels, num_points)
-        self.encoder = DeformableEncoder(DeformableEncoderLayer(*sizes), num_encoder_layers)
-        self.decoder = DeformableDecoder(DeformableDecoderLayer(*sizes), num_decoder_layers)
+        sizes = LayerSizes(embed_dim, feedforward_dim, dropout, num_heads, num_levels, num_points)
+        self.encoder = DeformableEncoder(DeformableEncoderLayer(sizes), num_encoder_layers)
+        self.decoder = DeformableDecoder(DeformableDecoderLayer(sizes), num_decoder_layers)
         self.level_embed = nn.Parameter(torch.empty(num_levels, embed_dim)) if level_embed else None
         if two_stage:
             self.enc_output = nn.Linear(embed_dim, embed_dim)
