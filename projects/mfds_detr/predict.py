@@ -15,8 +15,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parent)]
-
 from mfds_detr.predictor import LeukocytePredictor, find_images, predict_files
 from wbcnets.errors import WbcnetsError
 
@@ -62,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{len(files) - unreadable} of {len(files)} images: {args.output}/counts.csv")
     if unreadable:
         print(
-            f"error: {unreadable} images could not be read, see {args.output}/unreadable.csv",
+            f"error: could not read {unreadable} of {len(files)} images, "
+            f"see {args.output}/unreadable.csv",
             file=sys.stderr,
         )
     return 1 if unreadable else 0

@@ -51,7 +51,7 @@ class TimmBackbone(Backbone):
                 f"and MODEL.TIMM.OPTIONS={options}: {error}"
             ) from error
         info: FeatureInfo = self.body.feature_info  # type: ignore[assignment]
-        self._out_features = [f"stride{reduction}" for reduction in info.reduction()]
+        self._out_features = [f"level{index}" for index in range(len(out_indices))]
         self._out_feature_channels = dict(zip(self._out_features, info.channels()))
         self._out_feature_strides = dict(zip(self._out_features, info.reduction()))
         self._freeze(freeze)
@@ -69,7 +69,11 @@ class TimmBackbone(Backbone):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """`(B, 3, H, W)` -> maps `(B, C_l, H / stride_l, W / stride_l)` by name."""
-        return dict(zip(self._out_features, self.body(images)))
+        maps = {}
+        for name, level in zip(self._out_features, self.body(images)):
+            channels_last = level.shape[1] != self._out_feature_channels[name]
+            maps[name] = level.permute(0, 3, 1, 2) if channels_last else level  # Swin's are
+        return maps
 
 
 @BACKBONE_REGISTRY.register()

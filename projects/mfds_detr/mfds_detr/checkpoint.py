@@ -4,6 +4,7 @@
 in transformers' naming (.pth or .safetensors), and backbones of timm (`timm://resnet50`).
 """
 
+import argparse
 import io
 import json
 import os
@@ -24,6 +25,9 @@ from torch import Tensor, nn
 
 from mfds_detr.weight_names import Translation, translate
 from wbcnets.errors import CheckpointError
+
+# The original Deformable-DETR files carry their command line, which is data
+torch.serialization.add_safe_globals([argparse.Namespace])
 
 # A class head has one row per class: with other classes it has to be learned anew
 _HEAD = re.compile(r"^detector\.class_embed\.\d+\.(weight|bias)$")
@@ -123,8 +127,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
             return {}
         checkpoint = read_weights(path)
         state = checkpoint.pop("ema", None) or checkpoint.pop("model")
-        names = [name for name, _ in self.model.backbone.named_parameters()]
-        translation = translate(state, names)
+        translation = translate(state, self.model.backbone.state_dict())
         report = fit_weights(self.model, translation, path, self.partial)
         for line in report:
             self.logger.info(line)

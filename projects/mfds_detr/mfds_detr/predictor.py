@@ -1,4 +1,4 @@
-"""From image files to cells: a trained model as a function, and the files that `predict.py` writes."""
+"""From image files to cells: a trained model as a function, and the files of `predict.py`."""
 
 import csv
 import glob
@@ -204,8 +204,8 @@ def predict_files(
         if overlays:
             _draw(result, image, predictor.class_names, output / "overlays" / overlay_of[file.name])
     info = {"description": "Detections of MFDS-DETR", "score_threshold": predictor.threshold}
-    text = json.dumps(to_coco(findings, predictor.class_names, info), indent=1)
-    _write_text(output / "predictions.json", text)
+    coco = to_coco(findings, predictor.class_names, info)
+    _write_text(output / "predictions.json", json.dumps(coco))
     _write_text(output / "counts.csv", _csv(count_rows(findings, predictor.class_names)))
     # Also when there are none, so that an earlier run's list does not stay
     _write_text(output / "unreadable.csv", _csv([("image", "reason"), *unreadable]))
@@ -229,7 +229,8 @@ def to_coco(
         class_names: Classes in the order of the labels.
         info: Goes into the dataset's `info`.
     """
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image_id, found in enumerate(findings, start=1):
         width, height = found.size
         entry = {"id": image_id, "file_name": found.file.name, "width": width, "height": height}
@@ -267,8 +268,8 @@ def _class_names(checkpoint: dict[str, Any], path: str) -> tuple[str, ...]:
     names = tuple(checkpoint.get("class_names") or ())
     if not names or not all(isinstance(name, str) for name in names):
         raise CheckpointError(
-            f"{path}: holds no class names, so nobody knows what its classes mean - use a checkpoint "
-            "that train_net.py wrote, such as model_best.pth"
+            f"{path}: holds no class names, so nobody knows what its classes mean - use a "
+            "checkpoint that train_net.py wrote, such as model_best.pth"
         )
     return names
 
@@ -308,11 +309,12 @@ def _load_detector(
 ) -> None:
     """Fills the whole model; unlike in training, nothing may keep its initialisation."""
     state = checkpoint.get("ema") or checkpoint["model"]
-    translation = translate(state, [name for name, _ in model.backbone.named_parameters()])
+    own = [n for n, _ in model.named_parameters() if n.startswith("backbone.")]
+    translation = translate(state, [name.removeprefix("backbone.") for name in own])
     if translation.absent:
         raise CheckpointError(
-            f"{path}: holds weights in {translation.source} names, to start a training from, but no "
-            "trained MFDS-DETR - train first, then predict with model_best.pth"
+            f"{path}: holds weights in {translation.source} names, to start a training from, but "
+            "no trained MFDS-DETR - train first, then predict with model_best.pth"
         )
     for name, tensor in translation.state.items():
         if name.startswith("detector.class_embed.") and len(tensor) != num_classes:
@@ -381,7 +383,7 @@ def _draw(
 
 def _csv(rows: Sequence[Sequence[Any]]) -> str:
     text = io.StringIO(newline="")
-    csv.writer(text).writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 

@@ -65,27 +65,28 @@ def translate(state: State, backbone_names: Iterable[str]) -> Translation:
     Args:
         state: A state dict in this project's names, Deformable-DETR's, transformers', timm's,
             torchvision's or Detectron2's.
-        backbone_names: The parameter names of the model's backbone, which tell whose it is.
+        backbone_names: The names in the state dict of the model's backbone, which tell whose it is.
 
     Returns:
         The renamed state, and which of the model's parts such a checkpoint lacks by its nature.
     """
-    detectron2_backbone = any(name.startswith("stem.") for name in backbone_names)
+    backbone_names = set(backbone_names)
     state = {_without_wrapper(name): tensor for name, tensor in state.items()}
     if any(name.startswith("detector.") for name in state):
         return Translation("MFDS-DETR", state, ())
     if any(name.startswith(("model.encoder.", "model.decoder.")) for name in state):
         renamed = _pack_attention(_name_projections(_rename(state, _TRANSFORMERS_RULES)))
-        return Translation("transformers", _fit_backbone(renamed, detectron2_backbone), _NO_NECK)
+        renamed = _spread_heads(renamed)
+        return Translation("transformers", _fit_backbone(renamed, backbone_names), _NO_NECK)
     if any(name.startswith("transformer.") for name in state):
         renamed = _name_projections(_rename(state, _ORIGINAL_RULES))
-        return Translation("Deformable-DETR", _fit_backbone(renamed, detectron2_backbone), _NO_NECK)
-    return _translate_backbone(state, detectron2_backbone)
+        return Translation("Deformable-DETR", _fit_backbone(renamed, backbone_names), _NO_NECK)
+    return _translate_backbone(state, backbone_names)
 
 
-def _translate_backbone(state: State, detectron2_backbone: bool) -> Translation:
+def _translate_backbone(state: State, backbone_names: set[str]) -> Translation:
     """A classifier or a Detectron2 model, of which the backbone is taken."""
-    prefix = re.compile(r"^(backbone\.)?(bottom_up\.)?(?=(stem|res[2-5])\.)")
+    prefix = re.compile(r"^(backbone\.)?(bottom_up\.)?(?=(stem\.conv\d|res[2-5]\.\d)\.)")
     if any(prefix.match(name) for name in state):
         taken = {
             "backbone." + prefix.sub("", name): tensor
@@ -93,18 +94,29 @@ def _translate_backbone(state: State, detectron2_backbone: bool) -> Translation:
             if prefix.match(name)
         }
         return Translation("Detectron2's backbone", _drop_counters(taken), _ONLY_BACKBONE)
-    body = {f"backbone.{name}": t for name, t in state.items() if not _is_classifier(name)}
-    return Translation("timm", _fit_backbone(body, detectron2_backbone), _ONLY_BACKBONE)
+    body = {f"backbone.{name}": tensor for name, tensor in state.items()}
+    fitted = _fit_backbone(body, backbone_names)
+    # A classifier has layers behind the maps that a detector reads
+    taken = {name: t for name, t in fitted.items() if name[len("backbone.") :] in backbone_names}
+    return Translation("timm", taken, _ONLY_BACKBONE)
 
 
-def _fit_backbone(state: State, detectron2_backbone: bool) -> State:
-    """timm's ResNet names to those of the model's backbone."""
-    if not detectron2_backbone:
-        return {re.sub(r"^backbone\.", "backbone.body.", k): t for k, t in state.items()}
+def _fit_backbone(state: State, backbone_names: set[str]) -> State:
+    """timm's names to those of the model's backbone, be it timm's or Detectron2's ResNet."""
     rest = {name: t for name, t in state.items() if not name.startswith("backbone.")}
     body = {name[9:]: t for name, t in state.items() if name.startswith("backbone.")}
-    renamed = _rename(body, _TIMM_TO_DETECTRON2_RULES)
-    return rest | _drop_counters({f"backbone.{name}": t for name, t in renamed.items()})
+    if any(name.startswith("stem.conv1.") for name in backbone_names):
+        body = _drop_counters(_rename(body, _TIMM_TO_DETECTRON2_RULES))
+    else:
+        body = {_feature_name(name, backbone_names): t for name, t in body.items()}
+    return rest | {f"backbone.{name}": tensor for name, tensor in body.items()}
+
+
+def _feature_name(name: str, backbone_names: set[str]) -> str:
+    """A classifier's name in timm's `features_only` form, which flattens or wraps the model."""
+    flattened = re.sub(r"^(\w+)\.(\d+)\.", r"\1_\2.", name)
+    candidates = [f"body.{name}", f"body.{flattened}", f"body.model.{name}"]
+    return next((known for known in candidates if known in backbone_names), candidates[0])
 
 
 def _rename(state: State, rules: Iterable[tuple]) -> State:
@@ -148,12 +160,22 @@ def _pack_attention(state: State) -> State:
     return packed
 
 
+def _spread_heads(state: State) -> State:
+    """transformers saves a head that layers share once, under the first layer's name."""
+    layer = re.compile(r"^detector\.transformer\.decoder\.layers\.(\d+)\.")
+    count = len({found[1] for name in state if (found := layer.match(name))})
+    count += any(name.startswith("detector.transformer.enc_output.") for name in state)
+    spread = dict(state)
+    for name, tensor in state.items():
+        head = re.match(r"^(detector\.(?:class|bbox)_embed)\.0\.(.+)$", name)
+        if head:
+            for index in range(1, count):
+                spread.setdefault(f"{head[1]}.{index}.{head[2]}", tensor)
+    return spread
+
+
 def _without_wrapper(name: str) -> str:
     return name.removeprefix("module.")
-
-
-def _is_classifier(name: str) -> bool:
-    return name.startswith(("fc.", "head.", "classifier."))
 
 
 def _drop_counters(state: State) -> State:
