@@ -130,9 +130,22 @@ def run(args: argparse.Namespace) -> None:
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         evaluate(cfg, model)
         return
+    warn_of_frozen_noise(cfg)
     trainer = Trainer(cfg, class_names)
     trainer.resume_or_load(resume=args.resume)
     trainer.train()
+
+
+def warn_of_frozen_noise(cfg: CfgNode) -> None:
+    """Says so where layers that stay as they are would stay random."""
+    frozen = cfg.MODEL.BACKBONE.FREEZE_AT > 0 or cfg.MODEL.RESNETS.NORM == "FrozenBN"
+    if cfg.MODEL.WEIGHTS or cfg.MODEL.BACKBONE.NAME != "build_resnet_backbone" or not frozen:
+        return
+    logger.warning(
+        "MODEL.WEIGHTS is empty, and this config freezes parts of the backbone, which stay random. "
+        f"Start from ImageNet: MODEL.WEIGHTS timm://resnet{cfg.MODEL.RESNETS.DEPTH} (or a local "
+        "file of it), or train all: MODEL.BACKBONE.FREEZE_AT 0 MODEL.RESNETS.NORM BN"
+    )
 
 
 def build_parser() -> argparse.ArgumentParser:

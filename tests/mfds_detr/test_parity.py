@@ -120,7 +120,7 @@ def assert_same_predictions(peer, ours):
     assert (found["pred_boxes"] - expected.pred_boxes).abs().max() <= 1e-4
     # Equal outputs mean little if they hardly differ between queries and images
     for output in (expected.logits, expected.pred_boxes):
-        assert output.std(dim=1).min() > 0.01
+        assert output.std(dim=1).min() > 0.005
         assert (output[0] - output[1]).abs().max() > 0.01
 
 

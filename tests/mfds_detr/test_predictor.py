@@ -280,8 +280,11 @@ def test_impossible_settings(trained, tmp_path):
         LeukocytePredictor(trained[0], tmp_path / "bad.yaml")
 
 
-def test_an_array_that_is_no_image_is_refused(trained):
-    predictor = LeukocytePredictor(trained[0])
-    for image in (np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3)), np.zeros((0, 8, 3), np.uint8)):
-        with pytest.raises(DataError, match="expected uint8"):
-            predictor(image)
+@pytest.mark.parametrize(
+    "image",
+    [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3)), np.zeros((0, 8, 3), np.uint8)],
+    ids=["grey", "float", "empty"],
+)
+def test_an_array_that_is_no_image_is_refused(trained, image):
+    with pytest.raises(DataError, match="expected uint8"):
+        LeukocytePredictor(trained[0])(image)

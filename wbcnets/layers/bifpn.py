@@ -162,19 +162,8 @@ class BiFPN(PyramidNeck):
             if isinstance(module, WeightedFusion):
                 nn.init.ones_(module.weight)
 
-    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Projects, then fuses down and up ``num_layers`` times.
-
-        Args:
-            features: One map (B, C_l, H_l, W_l) per level, highest resolution first.
-
-        Returns:
-            As many maps (B, out_channels, H_l, W_l).
-
-        Raises:
-            ValueError: If the maps are not those that the neck was built for.
-        """
-        self.check_features(features)
+    def fuse(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Projects, then fuses down and up ``num_layers`` times."""
         maps = [projection(f) for projection, f in zip(self.projections, features)]
         for layer in self.layers:
             maps = layer(maps)

@@ -141,12 +141,23 @@ class PyramidNeck(nn.Module):
             )
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Maps each (B, C_l, H_l, W_l) to (B, out_channels, H_l, W_l).
+        """Makes the pyramid.
 
         Args:
-            features: One map per level, highest resolution first.
+            features: One map (B, C_l, H_l, W_l) per level, highest resolution first.
+
+        Returns:
+            ``num_levels`` maps (B, out_channels, H_l, W_l).
+
+        Raises:
+            ValueError: If the maps are not those that the neck was built for.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not define forward")
+        self.check_features(features)
+        return self.fuse(features)
+
+    def fuse(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """What each neck does with its checked maps."""
+        raise NotImplementedError(f"{type(self).__name__} does not define fuse")
 
 
 class ChannelMapper(PyramidNeck):
@@ -194,19 +205,8 @@ class ChannelMapper(PyramidNeck):
         self.num_levels += num_extra_levels
         self.reset_parameters()
 
-    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Projects every map, and makes the extra levels.
-
-        Args:
-            features: One map (B, C_l, H_l, W_l) per level, highest resolution first.
-
-        Returns:
-            ``num_levels`` maps (B, out_channels, H_l, W_l).
-
-        Raises:
-            ValueError: If the maps are not those that the neck was built for.
-        """
-        self.check_features(features)
+    def fuse(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Projects every map, and makes the extra levels."""
         outputs = [projection(f) for projection, f in zip(self.projections, features)]
         extra = features[-1]
         for level in self.extra_levels:

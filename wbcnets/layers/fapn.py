@@ -131,19 +131,8 @@ class FaPN(PyramidNeck):
             if isinstance(module, FeatureAlignmentModule):
                 nn.init.zeros_(module.offset.weight)
 
-    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Selects, aligns and adds from the top down.
-
-        Args:
-            features: One map (B, C_l, H_l, W_l) per level, highest resolution first.
-
-        Returns:
-            As many maps (B, out_channels, H_l, W_l).
-
-        Raises:
-            ValueError: If the maps are not those that the neck was built for.
-        """
-        self.check_features(features)
+    def fuse(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Selects, aligns and adds from the top down."""
         fused = [selection(f) for selection, f in zip(self.selections, features)]
         for level in range(len(fused) - 2, -1, -1):
             above = resize_like(fused[level + 1], fused[level])

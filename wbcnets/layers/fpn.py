@@ -73,19 +73,8 @@ class FPN(PyramidNeck):
         )
         self.reset_parameters()
 
-    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Fuses from the top down.
-
-        Args:
-            features: One map (B, C_l, H_l, W_l) per level, highest resolution first.
-
-        Returns:
-            As many maps (B, out_channels, H_l, W_l).
-
-        Raises:
-            ValueError: If the maps are not those that the neck was built for.
-        """
-        self.check_features(features)
+    def fuse(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Fuses from the top down."""
         fused = [lateral(f) for lateral, f in zip(self.laterals, features)]
         for level in range(len(fused) - 2, -1, -1):
             above = resize_like(fused[level + 1], fused[level], self.interpolation)

@@ -161,19 +161,8 @@ class HSFPN(PyramidNeck):
         )
         self.reset_parameters()
 
-    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Selects, fuses from the top down, and smooths.
-
-        Args:
-            features: One map (B, C_l, H_l, W_l) per level, highest resolution first.
-
-        Returns:
-            As many maps (B, out_channels, H_l, W_l), not negative.
-
-        Raises:
-            ValueError: If the maps are not those that the neck was built for.
-        """
-        self.check_features(features)
+    def fuse(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Selects, fuses from the top down, and smooths."""
         selected = [selection(f) for selection, f in zip(self.selections, features)]
         fused = self._fuse_from_the_top(selected)
         return [output(f) for output, f in zip(self.outputs, fused)]

@@ -56,19 +56,8 @@ class PAFPN(PyramidNeck):
         )
         self.reset_parameters()
 
-    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Fuses from the top down, then from the bottom up.
-
-        Args:
-            features: One map (B, C_l, H_l, W_l) per level, highest resolution first.
-
-        Returns:
-            As many maps (B, out_channels, H_l, W_l).
-
-        Raises:
-            ValueError: If the maps are not those that the neck was built for.
-        """
-        self.check_features(features)
+    def fuse(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Fuses from the top down, then from the bottom up."""
         pyramid = self.fpn(features)
         outputs = pyramid[:1]
         for level, (downsample, output) in enumerate(zip(self.downsamples, self.outputs), start=1):
