@@ -120,8 +120,8 @@ def run(args: argparse.Namespace) -> None:
     cfg = load_config(args)
     for name in ("mfds_detr", "wbcnets"):
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
-    default_setup(cfg, args)
     class_names = prepare(cfg, args)
+    default_setup(cfg, args)  # after the datasets, so that config.yaml tells what was trained
     if args.eval_only:
         model = build_model(cfg)
         checkpointer = AtomicCheckpointer(

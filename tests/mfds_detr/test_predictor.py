@@ -16,6 +16,7 @@ import predict
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
+from export_weights import export
 from torch import nn
 
 from mfds_detr import add_mfds_detr_config
@@ -195,6 +196,17 @@ def test_safetensors_with_class_names(trained, images, tmp_path):
     assert torch.equal(given.pred_boxes.tensor, expected.pred_boxes.tensor)
     with pytest.raises(ConfigError, match=r"config\.yaml.*beside.*--config-file"):
         LeukocytePredictor(path)
+
+
+def test_an_exported_file_predicts_the_same(trained, images, tmp_path):
+    weights = trained[0]
+    export(weights, tmp_path / "small.safetensors", torch.float32)
+    image = read_image(images / "a.png")
+    predictor = LeukocytePredictor(tmp_path / "small.safetensors", weights.parent / "config.yaml")
+    expected = LeukocytePredictor(weights)
+    assert predictor.class_names == expected.class_names == NAMES
+    assert torch.equal(predictor(image).scores, expected(image).scores)
+    assert len(expected(image))
 
 
 def test_the_moving_average_is_preferred(trained, images, tmp_path):

@@ -1,7 +1,8 @@
 """Checkpoints: written whole or not at all, loaded without running code, matched by name.
 
 `MODEL.WEIGHTS` takes this project's and Detectron2's files, Deformable-DETR's in its original and
-in transformers' naming (.pth or .safetensors), and backbones of timm (`timm://resnet50`).
+in transformers' naming (.pth or .safetensors), backbones of timm (`timm://resnet50`), and what
+comes with the project (`wbcnets://NAME`, a file of the folder `weights`).
 """
 
 import argparse
@@ -25,6 +26,8 @@ from torch import Tensor, nn
 
 from mfds_detr.weight_names import Translation, translate
 from wbcnets.errors import CheckpointError
+
+WEIGHTS_FOLDER = Path(__file__).resolve().parent.parent / "weights"
 
 # The original Deformable-DETR files carry their command line, which is data
 torch.serialization.add_safe_globals([argparse.Namespace])
@@ -213,11 +216,13 @@ def _misfit(path: str, source: str, problems: Sequence[str]) -> str:
 
 
 def read_weights(path: str) -> dict[str, Any]:
-    """A checkpoint by path, by `timm://NAME`, or by a name of Detectron2's model zoo.
+    """A checkpoint by path, `wbcnets://NAME`, `timm://NAME`, or a name of Detectron2's model zoo.
 
     Raises:
         CheckpointError: It cannot be had or read.
     """
+    if path.startswith("wbcnets://"):
+        return read_checkpoint(_shipped(path.removeprefix("wbcnets://")))
     if not path.startswith("timm://"):
         local = path if os.path.exists(path) else _fetch(path)
         return read_checkpoint(Path(local))
@@ -229,6 +234,14 @@ def read_weights(path: str) -> dict[str, Any]:
             f"MODEL.WEIGHTS={path}: timm could not give these weights ({error}). Without a "
             "network, fetch the file elsewhere and set MODEL.WEIGHTS to its path"
         ) from error
+
+
+def _shipped(name: str) -> Path:
+    """The file of weights that comes with the project under a name."""
+    files = {file.stem: file for file in WEIGHTS_FOLDER.glob("*.safetensors")}
+    if name not in files:
+        raise CheckpointError(f"MODEL.WEIGHTS=wbcnets://{name}: there are {sorted(files)}")
+    return files[name]
 
 
 def _fetch(path: str) -> str:

@@ -37,7 +37,7 @@ def _add_model_keys(cfg: CfgNode) -> None:
 
     model.MATCHER = CfgNode({"CLASS_COST": 2.0, "L1_COST": 5.0, "GIOU_COST": 2.0})
     model.LOSS = CfgNode({"CLASS_WEIGHT": 2.0, "L1_WEIGHT": 5.0, "GIOU_WEIGHT": 2.0})
-    model.LOSS.FOCAL_ALPHA = 0.25
+    model.LOSS.FOCAL_ALPHA = [0.25]  # one for all classes, or one per class
     # "constant" takes FOCAL_ALPHA; "share" and "inverse_share" take alpha from the classes' shares
     # of the training set (equation 9)
     model.LOSS.FOCAL_ALPHA_RULE = "constant"
@@ -94,6 +94,11 @@ def check_config(cfg: CfgNode) -> None:
         raise ConfigError(
             f"MODEL.MFDS_DETR.HIDDEN_DIM={model.HIDDEN_DIM} must be divisible by "
             f"NUM_HEADS={model.NUM_HEADS}"
+        )
+    if len(model.LOSS.FOCAL_ALPHA) not in (1, model.NUM_CLASSES or len(model.LOSS.FOCAL_ALPHA)):
+        raise ConfigError(
+            f"MODEL.MFDS_DETR.LOSS.FOCAL_ALPHA has {len(model.LOSS.FOCAL_ALPHA)} numbers: give "
+            f"one, or one for each of the {model.NUM_CLASSES} classes"
         )
     if cfg.SOLVER.AMP.PRECISION not in ("float16", "bfloat16"):
         raise ConfigError(

@@ -212,14 +212,13 @@ def _build_criterion(model: CfgNode) -> SetCriterion:
         model.MATCHER.GIOU_COST,
         gamma=loss.FOCAL_GAMMA,
     )
-    alpha = loss.FOCAL_ALPHA
     return SetCriterion(
         matcher,
         model.NUM_CLASSES,
         class_weight=loss.CLASS_WEIGHT,
         l1_weight=loss.L1_WEIGHT,
         giou_weight=loss.GIOU_WEIGHT,
-        alpha=torch.tensor(alpha) if isinstance(alpha, (list, tuple)) else alpha,
+        alpha=torch.tensor(loss.FOCAL_ALPHA),
         gamma=loss.FOCAL_GAMMA,
     )
 

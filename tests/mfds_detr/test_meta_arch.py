@@ -1,0 +1,248 @@
+import pytest
+import torch
+
+pytest.importorskip("detectron2")
+
+from detectron2.modeling import META_ARCH_REGISTRY, build_model
+from detectron2.structures import Boxes, Instances
+
+from mfds_detr import MFDSDETR
+from wbcnets.errors import ConfigError
+from wbcnets.layers.necks import neck_names
+
+
+def entry(height=96, width=128, count=2, seed=0, original=None):
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)
+    corners = torch.rand(count, 2, generator=generator) * torch.tensor([width, height]) * 0.5
+    instances = Instances((height, width))
+    instances.gt_boxes = Boxes(torch.cat([corners, corners + 20], dim=1))
+    instances.gt_classes = torch.randint(5, (count,), generator=generator)
+    size = original or (height, width)
+    return {"image": image, "instances": instances, "height": size[0], "width": size[1]}
+
+
+def gradients(model, batch):
+    model.train()
+    losses = model(batch)
+    sum(losses.values()).backward()
+    return losses
+
+
+def test_registered():
+    assert META_ARCH_REGISTRY.get("MFDSDETR") is MFDSDETR
+
+
+def test_losses_by_name(tiny_model):
+    losses = gradients(tiny_model(), [entry(), entry(80, 112, seed=1)])
+    terms = ("loss_class", "loss_l1", "loss_giou")
+    assert set(losses) == {f"{term}{suffix}" for term in terms for suffix in ("", "_0")}
+    assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+def test_targets_are_fractions_of_the_image(tiny_model):
+    record = entry(100, 200, count=1)
+    record["instances"].gt_boxes = Boxes(torch.tensor([[20.0, 10.0, 60.0, 40.0]]))
+    target = tiny_model()._target(record["instances"])
+    assert target["boxes"][0].tolist() == pytest.approx([0.2, 0.25, 0.2, 0.3])
+
+
+def test_inference_format(tiny_model):
+    model = tiny_model("TEST.DETECTIONS_PER_IMAGE", 20)
+    batch = [entry(96, 128, original=(192, 256)), entry(64, 96, seed=1)]
+    with torch.no_grad():
+        results = model(batch)
+    for result, record in zip(results, batch):
+        found = result["instances"]
+        height, width = record["height"], record["width"]
+        assert found.image_size == (height, width)
+        assert 0 < len(found) <= 20
+        assert (found.scores.diff() <= 0).all()
+        assert found.pred_classes.dtype == torch.int64
+        assert found.pred_classes.min() >= 0
+        assert found.pred_classes.max() < 5
+        boxes = found.pred_boxes.tensor
+        assert (boxes >= 0).all()
+        assert (boxes[:, [0, 2]] <= width).all()
+        assert (boxes[:, [1, 3]] <= height).all()
+
+
+def test_boxes_are_in_the_original_image(tiny_model):
+    # The same pixels, said to come from an image of twice the width and three times the height
+    model = tiny_model()
+    with torch.no_grad():
+        plain = model([entry()])[0]["instances"]
+        scaled = model([entry(original=(288, 256))])[0]["instances"]
+    expected = plain.pred_boxes.tensor * torch.tensor([2.0, 3.0, 2.0, 3.0])
+    assert torch.allclose(scaled.pred_boxes.tensor, expected, atol=1e-2)
+
+
+def test_detections_by_hand(tiny_model):
+    model = tiny_model("TEST.DETECTIONS_PER_IMAGE", 3, "TEST.SCORE_THRESHOLD", 0.2)
+    predictions = {
+        # Query 0 has classes 1 and 2, query 1 has class 0; the rest is below the threshold
+        "pred_logits": torch.tensor([[[-9.0, 1.0, 2.0], [0.0, -9.0, -9.0]]]),
+        "pred_boxes": torch.tensor([[[0.5, 0.5, 0.2, 0.4], [0.25, 0.5, 0.1, 0.2]]]),
+    }
+    found = model._detections(predictions, [(100, 200)])[0]
+    assert found.pred_classes.tolist() == [2, 1, 0]
+    assert found.scores.tolist() == pytest.approx(torch.tensor([2.0, 1.0, 0.0]).sigmoid().tolist())
+    assert torch.allclose(
+        found.pred_boxes.tensor,
+        torch.tensor([[80.0, 30, 120, 70], [80, 30, 120, 70], [40, 40, 60, 60]]),
+        atol=1e-4,
+    )
+
+
+@pytest.mark.parametrize("encoding", ["sine", "none"])
+def test_padding_changes_nothing(tiny_model, encoding):
+    # Sizes that every stride divides: elsewhere the maps themselves see the border differently.
+    # Convolutions see the padding as zeros, in a batch as alone.
+    model = tiny_model(
+        "MODEL.MFDS_DETR.NECK.NAME", "channel_mapper",
+        "MODEL.MFDS_DETR.EXTRA_STAGE", False,
+        "MODEL.MFDS_DETR.POSITION_ENCODING", encoding,
+    )  # fmt: skip
+    for module in model.neck.modules():  # GroupNorm's statistics do count the padding
+        if isinstance(module, torch.nn.Sequential):
+            module[1] = torch.nn.Identity()
+    for module in model.backbone.modules():  # a shift would turn padded zeros into something else
+        if isinstance(module, torch.nn.BatchNorm2d):
+            assert not module.running_mean.any()
+            assert not module.bias.any()
+    model.neck.projections.apply(_without_bias)
+    single = entry(64, 96)
+    with torch.no_grad():
+        images = (single["image"].float() - model.pixel_mean) / model.pixel_std
+        alone = model.predict(images[None], [(64, 96)])
+        padded = torch.zeros(2, 3, 128, 160)
+        padded[0, :, :64, :96] = images
+        padded[1] = torch.randn(3, 128, 160)
+        together = model.predict(padded, [(64, 96), (128, 160)])
+    difference = (alone["pred_boxes"][0] - together["pred_boxes"][0]).abs().max()
+    assert difference <= 1e-4
+    assert (alone["pred_logits"][0] - together["pred_logits"][0]).abs().max() <= 1e-3
+    assert (together["pred_boxes"][0] - together["pred_boxes"][1]).abs().max() > 0.01
+
+
+def _without_bias(module):
+    if isinstance(module, torch.nn.Conv2d):
+        torch.nn.init.zeros_(module.bias)
+
+
+VARIANTS = {
+    **{f"neck_{name}": ("MODEL.MFDS_DETR.NECK.NAME", name) for name in neck_names()},
+    "learned_position": ("MODEL.MFDS_DETR.POSITION_ENCODING", "learned"),
+    "no_position": ("MODEL.MFDS_DETR.POSITION_ENCODING", "none"),
+    "no_level_embed": ("MODEL.MFDS_DETR.LEVEL_EMBED", False),
+    "no_encoder": ("MODEL.MFDS_DETR.ENCODER_LAYERS", 0),
+    "no_extra_stage": ("MODEL.MFDS_DETR.EXTRA_STAGE", False),
+    "refinement": ("MODEL.MFDS_DETR.BOX_REFINEMENT", True),
+    "two_stage": ("MODEL.MFDS_DETR.TWO_STAGE", True),
+    "no_l1": ("MODEL.MFDS_DETR.LOSS.L1_WEIGHT", 0.0),
+    "no_giou": ("MODEL.MFDS_DETR.LOSS.GIOU_WEIGHT", 0.0),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_parameter_gets_a_gradient(tiny_model, variant):
+    model = tiny_model(*VARIANTS[variant])
+    gradients(model, [entry(), entry(80, 112, seed=1)])
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+
+
+def test_no_parameter_is_out_of_the_loss(tiny_model):
+    # At the start some layers are zero, which stops gradients; any other weights must not
+    model = tiny_model("MODEL.MFDS_DETR.TWO_STAGE", True)
+    torch.manual_seed(2)
+    for parameter in model.detector.parameters():
+        parameter.data.add_(0.1 * torch.randn_like(parameter))
+    gradients(model, [entry(), entry(80, 112, seed=1)])
+    dead = [name for name, p in model.named_parameters() if not p.grad.abs().max() > 0]
+    # A constant added to all keys cancels in the softmax
+    assert dead == [] or all("in_proj_bias" in name for name in dead)
+
+
+@pytest.mark.parametrize("two_stage", [False, True])
+def test_images_without_objects(tiny_model, two_stage):
+    model = tiny_model("MODEL.MFDS_DETR.TWO_STAGE", two_stage)
+    losses = gradients(model, [entry(count=0), entry(80, 112, count=0, seed=1)])
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+
+
+def test_no_auxiliary_losses(tiny_model):
+    losses = gradients(tiny_model("MODEL.MFDS_DETR.AUX_LOSS", False), [entry()])
+    assert set(losses) == {"loss_class", "loss_l1", "loss_giou"}
+
+
+@pytest.mark.parametrize("two_stage", [False, True])
+def test_bfloat16_autocast_is_finite_and_near(tiny_model, two_stage):
+    model = tiny_model("MODEL.MFDS_DETR.TWO_STAGE", two_stage)
+    batch = [entry(), entry(80, 112, seed=1)]
+    exact = {k: v.item() for k, v in gradients(model, batch).items()}
+    model.zero_grad()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = model(batch)
+    total = sum(losses.values())
+    total.backward()
+    assert all(loss.dtype == torch.float32 for loss in losses.values())
+    assert total.item() == pytest.approx(sum(exact.values()), rel=0.1)
+    for name, parameter in model.named_parameters():
+        assert torch.isfinite(parameter.grad).all(), name
+    model.eval()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model.predict(torch.randn(1, 3, 96, 128), [(96, 128)])
+    assert output["pred_boxes"].dtype == torch.float32
+
+
+def test_one_pixel_images(tiny_model):
+    with torch.no_grad():
+        found = tiny_model()([entry(1, 1, count=0)])[0]["instances"]
+    assert torch.isfinite(found.pred_boxes.tensor).all()
+
+
+@pytest.mark.parametrize("two_stage", [False, True])
+def test_predict_exports(tiny_model, two_stage):
+    model = tiny_model("MODEL.MFDS_DETR.TWO_STAGE", two_stage)
+
+    class FixedSize(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, images):
+            output = self.model.predict(images, [(64, 96)])
+            return output["pred_logits"], output["pred_boxes"]
+
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        program = torch.export.export(FixedSize(), (images,))
+        expected = model.predict(images, [(64, 96)])
+        logits, boxes = program.module()(images)
+    assert torch.allclose(logits, expected["pred_logits"], atol=1e-4)
+    assert torch.allclose(boxes, expected["pred_boxes"], atol=1e-4)
+
+
+def test_predict_compiles(tiny_model):
+    model = tiny_model()
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = model.predict(images, [(64, 96)])
+        compiled = torch.compile(model.predict, backend="aot_eager")
+        output = compiled(images, [(64, 96)])
+    assert torch.allclose(output["pred_boxes"], expected["pred_boxes"], atol=1e-4)
+
+
+def test_class_count_has_to_be_known(tiny_config):
+    with pytest.raises(ConfigError, match="NUM_CLASSES=0 takes the classes from the training set"):
+        build_model(tiny_config("MODEL.MFDS_DETR.NUM_CLASSES", 0))
+
+
+def test_unknown_neck(tiny_config):
+    with pytest.raises(ConfigError, match="unknown neck 'hsfpn'; choose one of bifpn"):
+        build_model(tiny_config("MODEL.MFDS_DETR.NECK.NAME", "hsfpn"))
