@@ -17,18 +17,18 @@ Without a GPU, add MODEL.DEVICE cpu (it is chosen by itself where no GPU is foun
 
 import argparse
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from mfds_detr import add_mfds_detr_config
 from mfds_detr.checkpoint import AtomicCheckpointer, read_weights
-from mfds_detr.config import check_config
+from mfds_detr.config import read_config
 from mfds_detr.datasets import (
     count_labels,
     most_objects,
@@ -48,18 +48,9 @@ def load_config(args: argparse.Namespace) -> CfgNode:
     Raises:
         ConfigError: The file cannot be read, or a key or value is unknown.
     """
-    cfg = get_cfg()
-    add_mfds_detr_config(cfg)
-    try:
-        if args.config_file:
-            cfg.merge_from_file(args.config_file, allow_unsafe=False)
-        cfg.merge_from_list(args.opts)
-    except (KeyError, ValueError, AssertionError, OSError) as error:
-        source = args.config_file or "the command line"
-        raise ConfigError(f"{source}: {error}; see mfds_detr/config.py for the keys") from error
+    cfg = read_config(args.config_file, args.opts)
     if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
-    check_config(cfg)
     return cfg
 
 
@@ -79,12 +70,20 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> tuple[str, ...]:
     if not datasets:
         raise ConfigError("DATASETS.TRAIN and DATASETS.TEST are both empty")
     class_names = known or next(iter(datasets.values())).class_names
-    fit_config(cfg, class_names)
+    fit_config(cfg, class_names, train, tuple(datasets))
     return tuple(class_names)
 
 
-def fit_config(cfg: CfgNode, class_names: tuple[str, ...]) -> None:
+def fit_config(
+    cfg: CfgNode, class_names: tuple[str, ...], train: Sequence[str], datasets: Sequence[str]
+) -> None:
     """Takes from the registered datasets what a config leaves to them.
+
+    Args:
+        cfg: The config, changed in place and frozen.
+        class_names: The classes in the model's order.
+        train: The registered training sets.
+        datasets: All registered datasets.
 
     Raises:
         ConfigError: The config's number of classes is not the datasets'.
@@ -97,11 +96,11 @@ def fit_config(cfg: CfgNode, class_names: tuple[str, ...]) -> None:
             f"{len(class_names)} classes: {list(class_names)}; leave it at 0"
         )
     model.NUM_CLASSES = len(class_names)
-    if model.LOSS.FOCAL_ALPHA_RULE != "constant":
-        counts = count_labels(cfg.DATASETS.TRAIN, len(class_names))
+    if train and model.LOSS.FOCAL_ALPHA_RULE != "constant":
+        counts = count_labels(train, len(class_names))
         alpha = class_share_alpha(counts, model.LOSS.FOCAL_ALPHA_RULE)
         model.LOSS.FOCAL_ALPHA = [round(value, 6) for value in alpha.tolist()]
-    most, densest = most_objects([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+    most, densest = most_objects(datasets)
     if most > min(model.NUM_QUERIES, cfg.TEST.DETECTIONS_PER_IMAGE, 100):
         logger.warning(
             f"{densest} holds {most} objects: more than MODEL.MFDS_DETR.NUM_QUERIES, "

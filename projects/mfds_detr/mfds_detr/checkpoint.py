@@ -342,6 +342,7 @@ def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that nobody else may read
         os.replace(temporary, path)
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)
@@ -349,7 +350,14 @@ def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
     except (OSError, RuntimeError) as error:
         raise CheckpointError(
             f"{path}: could not be written ({error}); the previous file, if any, is untouched. "
-            "Free some space, or choose another OUTPUT_DIR"
+            "Free some space, or choose another output folder"
         ) from error
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """The process's file mode mask, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,6 +1,9 @@
 """The configuration keys that MFDS-DETR adds to Detectron2's."""
 
-from detectron2.config import CfgNode
+from collections.abc import Sequence
+
+import yaml
+from detectron2.config import CfgNode, get_cfg
 
 from wbcnets.errors import ConfigError
 
@@ -9,6 +12,30 @@ def add_mfds_detr_config(cfg: CfgNode) -> None:
     """Adds the project's keys, with the paper's values as defaults, to a Detectron2 config."""
     _add_model_keys(cfg)
     _add_training_keys(cfg)
+
+
+def read_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
+    """The config of a file, with keys and values in turn that override it; runs no code.
+
+    Args:
+        config_file: A YAML file, or "" for the defaults alone.
+        overrides: For example `["SOLVER.MAX_ITER", "100"]`.
+
+    Raises:
+        ConfigError: The file cannot be read, or a key or value is unknown.
+    """
+    cfg = get_cfg()
+    add_mfds_detr_config(cfg)
+    source = config_file
+    try:
+        if config_file:
+            cfg.merge_from_file(config_file, allow_unsafe=False)
+        source = "the command line"
+        cfg.merge_from_list(list(overrides))
+    except (KeyError, ValueError, AssertionError, OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{source}: {error}; see mfds_detr/config.py for the keys") from error
+    check_config(cfg)
+    return cfg
 
 
 def _add_model_keys(cfg: CfgNode) -> None:

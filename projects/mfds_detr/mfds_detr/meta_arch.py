@@ -193,9 +193,11 @@ def _build_detector(model: CfgNode, num_levels: int) -> DeformableDetector:
         level_embed=model.LEVEL_EMBED,
         two_stage=model.TWO_STAGE,
     )
+    # Only the encoder sees positions; parameters without a gradient would stop distributed training
+    position = model.POSITION_ENCODING if model.ENCODER_LAYERS else "none"
     return DeformableDetector(
         transformer,
-        create_position_encoding(model.POSITION_ENCODING, model.HIDDEN_DIM),
+        create_position_encoding(position, model.HIDDEN_DIM),
         num_classes=model.NUM_CLASSES,
         num_queries=model.NUM_QUERIES,
         # Proposals are boxes that every layer corrects: two stages imply refinement

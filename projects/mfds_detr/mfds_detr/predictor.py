@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-import yaml
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
@@ -24,7 +23,6 @@ from torch import nn
 from tqdm import tqdm
 
 from mfds_detr.checkpoint import fit_weights, read_weights, write_atomically
-from mfds_detr.config import add_mfds_detr_config, check_config
 from mfds_detr.dataset_mapper import build_augmentations
 from mfds_detr.weight_names import Translation, translate
 from wbcnets.data.draw import draw_boxes
@@ -281,14 +279,7 @@ def _load_config(weights: str, config_file: str | os.PathLike[str] | None) -> Cf
         raise ConfigError(
             f"{path}{given}: no such file - name the config of the training with --config-file"
         )
-    cfg = get_cfg()
-    add_mfds_detr_config(cfg)
-    try:
-        cfg.merge_from_file(str(path), allow_unsafe=False)
-    except (KeyError, ValueError, AssertionError, OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: {error}; see mfds_detr/config.py for the keys") from error
-    check_config(cfg)
-    return cfg
+    return read_config(str(path))
 
 
 def _choose_device(given: str | None, configured: str) -> str:

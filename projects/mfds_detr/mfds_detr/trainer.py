@@ -1,6 +1,7 @@
 """The training loop: Detectron2's hooks around a step that checks before it changes anything."""
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -255,6 +256,8 @@ def autocast(cfg: CfgNode) -> AbstractContextManager[Any]:
 def guarded(main: Callable[..., Any], *args: Any) -> Any:
     """Runs a command's main function; an expected error ends it with one clear message.
 
+    The message goes to the log, where the main process prints it too; the others print it here.
+
     Raises:
         SystemExit: With status 2, on an error that the user can mend.
     """
@@ -262,4 +265,6 @@ def guarded(main: Callable[..., Any], *args: Any) -> Any:
         return main(*args)
     except (WbcnetsError, FloatingPointError) as error:
         logger.error(str(error))
-        raise SystemExit(f"error: {error}") from None
+        if not comm.is_main_process():
+            print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -233,7 +233,9 @@ class DeformableTransformer(nn.Module):
         sizes = LayerSizes(embed_dim, feedforward_dim, dropout, num_heads, num_levels, num_points)
         self.encoder = DeformableEncoder(DeformableEncoderLayer(sizes), num_encoder_layers)
         self.decoder = DeformableDecoder(DeformableDecoderLayer(sizes), num_decoder_layers)
-        self.level_embed = nn.Parameter(torch.empty(num_levels, embed_dim)) if level_embed else None
+        # Only the encoder sees it; a parameter without a gradient would stop distributed training
+        embeds = level_embed and num_encoder_layers > 0
+        self.level_embed = nn.Parameter(torch.empty(num_levels, embed_dim)) if embeds else None
         if two_stage:
             self.enc_output = nn.Linear(embed_dim, embed_dim)
             self.enc_output_norm = nn.LayerNorm(embed_dim)
