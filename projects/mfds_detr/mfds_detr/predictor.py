@@ -23,6 +23,7 @@ from torch import nn
 from tqdm import tqdm
 
 from mfds_detr.checkpoint import fit_weights, read_weights, write_atomically
+from mfds_detr.config import read_config
 from mfds_detr.dataset_mapper import build_augmentations
 from mfds_detr.weight_names import Translation, translate
 from wbcnets.data.draw import draw_boxes
