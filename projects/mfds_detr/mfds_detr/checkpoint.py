@@ -12,6 +12,7 @@ import os
 import pickle
 import re
 import tempfile
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,12 +85,19 @@ class AtomicCheckpointer(DetectionCheckpointer):
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """The newest checkpoint of the output folder that loads, else weights from `path`.
 
+        Returns:
+            When resuming, what the checkpoint holds besides, its `iteration` for one; else nothing,
+            since a training that starts from another's weights starts at zero.
+
         Raises:
             CheckpointError: There are checkpoints in the folder, and none of them loads.
         """
+        if self.save_dir and self.save_to_disk:
+            self._remove_leftovers()
         candidates = self._newest_first() if resume else []
         if not candidates:
-            return self.load(path, checkpointables=[])
+            self.load(path, checkpointables=[])
+            return {}
         problems = []
         for candidate in candidates:
             try:
@@ -104,6 +112,11 @@ class AtomicCheckpointer(DetectionCheckpointer):
         files = [p for p in folder.glob("model_*.pth") if p.name != "model_best.pth"]
         return sorted(files, key=lambda p: p.stat().st_mtime_ns, reverse=True)
 
+    def _remove_leftovers(self) -> None:
+        """Half-written files of a process that was killed while it saved."""
+        for leftover in Path(self.save_dir).glob(".model_*.pth.*"):
+            leftover.unlink(missing_ok=True)
+
     def _resume(self, path: Path) -> dict[str, Any]:
         checkpoint = read_checkpoint(path)
         self.logger.info(f"Resuming from {path}")
@@ -112,7 +125,13 @@ class AtomicCheckpointer(DetectionCheckpointer):
             raise CheckpointError(f"{path}: holds no {', '.join(missing) or 'iteration'}")
         fit_weights(self.model, Translation("MFDS-DETR", checkpoint.pop("model"), ()), str(path))
         for key, obj in self.checkpointables.items():
-            obj.load_state_dict(checkpoint.pop(key))
+            try:
+                obj.load_state_dict(checkpoint.pop(key))
+            except (ValueError, KeyError, RuntimeError) as error:
+                raise CheckpointError(
+                    f"{path}: its {key} does not fit this config ({error}); resume with the config "
+                    "that it was made with, or start anew from it with MODEL.WEIGHTS"
+                ) from error
         return checkpoint
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
@@ -265,8 +284,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         if path.suffix == ".pkl":
             data = _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
         else:
+            _verify_checksums(path)
             data = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+    # Pickles and archives raise whatever the damaged bytes lead them to; each means "unreadable"
+    except Exception as error:
         raise CheckpointError(f"{path}: {_describe_damage(path, error)}") from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{path}: holds a {type(data).__name__}, not a dictionary of weights")
@@ -283,14 +304,20 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        state = safetensors.torch.load_file(path)
-    except safetensors.SafetensorError as error:
-        raise CheckpointError(f"{path}: damaged, or no safetensors file ({error})") from error
+    with safetensors.safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+    state = safetensors.torch.load_file(path)
     names = tuple(json.loads(metadata.get("class_names", "[]")))
     return {"model": state, "class_names": names}
+
+
+def _verify_checksums(path: Path) -> None:
+    """Compares the archive with the checksums in it, which PyTorch writes but does not read."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+        if broken:
+            raise ValueError(f"wrong checksum of {broken}")
 
 
 def _describe_damage(path: Path, error: Exception) -> str:
@@ -317,6 +344,9 @@ class _ArrayUnpickler(pickle.Unpickler):
         ("numpy.core.multiarray", "_reconstruct"),
         ("numpy._core.multiarray", "_reconstruct"),
         ("numpy.core.multiarray", "scalar"),
+        ("numpy._core.multiarray", "scalar"),
+        ("numpy.core.numeric", "_frombuffer"),
+        ("numpy._core.numeric", "_frombuffer"),
     }
 
     def find_class(self, module: str, name: str) -> Any:
