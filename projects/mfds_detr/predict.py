@@ -38,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--threshold",
         type=float,
-        default=0.4,
+        default=0.3,
         help="the score from which a detection counts, 0 to 1 (default: %(default)s)",
     )
     add("--no-overlays", action="store_true", help="draw no pictures")

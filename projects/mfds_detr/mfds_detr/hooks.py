@@ -101,7 +101,7 @@ class Pictures(HookBase):
 
 
 def draw_predictions(
-    cfg: CfgNode, model: nn.Module, dataset: str, path: Path, threshold: float = 0.4
+    cfg: CfgNode, model: nn.Module, dataset: str, path: Path, threshold: float = 0.3
 ) -> None:
     """Draws a sheet of image pairs: the annotated boxes, and the predicted ones.
 

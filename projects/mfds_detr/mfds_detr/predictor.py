@@ -69,7 +69,7 @@ class LeukocytePredictor:
         weights: str | os.PathLike[str],
         config_file: str | os.PathLike[str] | None = None,
         device: str | None = None,
-        threshold: float = 0.4,
+        threshold: float = 0.3,
     ) -> None:
         if not 0 <= threshold <= 1:
             raise ConfigError(f"the threshold must lie between 0 and 1, got {threshold}")

@@ -140,7 +140,7 @@ class Trainer(TrainerBase):
 
     def evaluate(self) -> dict[str, Any]:
         """COCO AP of the evaluated model on every test set."""
-        return evaluate(self.cfg, self.evaluated_model, self.iter + 1)
+        return evaluate(self.cfg, self.evaluated_model, min(self.iter + 1, self.max_iter))
 
     def train(self) -> None:
         """Runs from the start iteration to the last, hooks included.
