@@ -1,6 +1,7 @@
 """Fixtures that several packages' tests share."""
 
 import ipaddress
+import logging
 import os
 import socket
 from pathlib import Path
@@ -34,6 +35,18 @@ def no_network(monkeypatch):
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", connect_locally)
+
+
+@pytest.fixture(autouse=True)
+def restore_logging():
+    """Detectron2's `setup_logger` ends the propagation that other tests read logs by."""
+    names = ("detectron2", "fvcore", "mfds_detr", "wbcnets")
+    loggers = [logging.getLogger(name) for name in names]
+    before = [(logger.propagate, logger.level, list(logger.handlers)) for logger in loggers]
+    yield
+    for logger, (propagate, level, handlers) in zip(loggers, before):
+        logger.propagate, logger.level = propagate, level
+        logger.handlers[:] = handlers
 
 
 def _is_loopback(host: str) -> bool:
@@ -72,9 +85,33 @@ def smears(tmp_path_factory) -> CocoFolder:
     return CocoFolder(json_file, folder / "images")
 
 
+TINY = {
+    "MODEL.TIMM.OPTIONS.channels": [8, 16, 16, 32],
+    "MODEL.TIMM.OPTIONS.stem_width": 8,
+    "MODEL.MFDS_DETR.NUM_QUERIES": 12,
+    "MODEL.MFDS_DETR.HIDDEN_DIM": 32,
+    "MODEL.MFDS_DETR.FEEDFORWARD_DIM": 48,
+    "MODEL.MFDS_DETR.NUM_POINTS": 2,
+    "MODEL.MFDS_DETR.ENCODER_LAYERS": 1,
+    "MODEL.MFDS_DETR.DECODER_LAYERS": 2,
+    "MODEL.MFDS_DETR.TWO_STAGE": False,
+    "MODEL.MFDS_DETR.BOX_REFINEMENT": False,
+    "MODEL.WEIGHTS": "",
+    "MODEL.DEVICE": "cpu",
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_command_line() -> list[str]:
+    """Arguments of train_net.py for a model of 0.1 million parameters on 96-pixel images."""
+    small = {"INPUT.MIN_SIZE_TRAIN": (96,), "INPUT.MIN_SIZE_TEST": 96, "TEST.SAMPLE_PICTURES": 2}
+    config = ["--config-file", str(PROJECT / "configs" / "mfds_detr_tiny_base.yaml")]
+    return config + [str(part) for item in (TINY | small).items() for part in item]
+
+
 @pytest.fixture
 def tiny_config():
-    """Makes configs of a model of 0.1 million parameters; arguments are keys and values in turn."""
+    """Makes configs of the same model for five classes; arguments are keys and values in turn."""
     from detectron2.config import get_cfg
 
     from mfds_detr import add_mfds_detr_config
@@ -83,19 +120,8 @@ def tiny_config():
         cfg = get_cfg()
         add_mfds_detr_config(cfg)
         cfg.merge_from_file(str(PROJECT / "configs" / "mfds_detr_tiny_base.yaml"))
-        cfg.MODEL.TIMM.OPTIONS.channels = [8, 16, 16, 32]
-        cfg.MODEL.TIMM.OPTIONS.stem_width = 8
-        model = cfg.MODEL.MFDS_DETR
-        model.NUM_CLASSES = 5
-        model.NUM_QUERIES = 12
-        model.HIDDEN_DIM = 32
-        model.FEEDFORWARD_DIM = 48
-        model.NUM_POINTS = 2
-        model.ENCODER_LAYERS = 1
-        model.DECODER_LAYERS = 2
-        model.TWO_STAGE = False
-        model.BOX_REFINEMENT = False
-        cfg.MODEL.DEVICE = "cpu"
+        cfg.merge_from_list([part for item in TINY.items() for part in item])
+        cfg.MODEL.MFDS_DETR.NUM_CLASSES = 5
         cfg.merge_from_list(list(overrides))
         return cfg
 

@@ -62,7 +62,7 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> tuple[str, ...]:
     """
     given = [parse_dataset_argument(text) for text in args.dataset]
     known: tuple[str, ...] = ()
-    if args.eval_only and cfg.MODEL.WEIGHTS and "://" not in cfg.MODEL.WEIGHTS:
+    if args.eval_only and cfg.MODEL.WEIGHTS:
         known = tuple(read_weights(cfg.MODEL.WEIGHTS).get("class_names", ()))
     train = () if args.eval_only else cfg.DATASETS.TRAIN
     cache = Path(cfg.OUTPUT_DIR) / "datasets" / f"rank{comm.get_rank()}"

@@ -118,6 +118,10 @@ def test_import_asks_no_index_for_updates():
     environment = {"PATH": "", "PYTHONPATH": ".", "HOME": "."}
     done = subprocess.run(
         [sys.executable, "-W", "error::UserWarning", "-c", code],
-        capture_output=True, text=True, env=environment, timeout=120, check=False,
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr

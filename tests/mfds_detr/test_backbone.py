@@ -57,11 +57,11 @@ def test_from_config(tiny_config):
 
 
 def test_mistakes_are_named():
-    with pytest.raises(ConfigError, match="NAME='resnet19' is no timm model; near it: .*resnet"):
+    with pytest.raises(ConfigError, match=r"NAME='resnet19' is no timm model; near it: .*resnet"):
         TimmBackbone("resnet19")
-    with pytest.raises(ConfigError, match="FREEZE names 'layer9'; this model has .*'layer1'"):
+    with pytest.raises(ConfigError, match=r"FREEZE names 'layer9'; this model has .*'layer1'"):
         TimmBackbone("resnet18", freeze=("layer9",), options=TINY)
-    with pytest.raises(ConfigError, match="cannot be a backbone with MODEL.TIMM.OUT_INDICES"):
+    with pytest.raises(ConfigError, match=r"cannot be a backbone with MODEL.TIMM.OUT_INDICES"):
         TimmBackbone("resnet18", out_indices=(2, 9), options=TINY)
-    with pytest.raises(ConfigError, match="OPTIONS=.*'width': 3"):
+    with pytest.raises(ConfigError, match=r"OPTIONS=.*'width': 3"):
         TimmBackbone("resnet18", options={"width": 3})

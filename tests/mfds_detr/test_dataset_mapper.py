@@ -133,8 +133,8 @@ def test_the_list_follows_the_config(tiny_config):
 
     crop = ("INPUT.CROP_SHARE", (0.7, 0.7))
     flips = ["RandomFlip", "RandomFlip"]
-    assert names() == ["ResizeShortestEdge", *flips]
-    assert names(*crop) == ["RandomApply", "ResizeShortestEdge", *flips]
+    assert names() == [*flips, "ResizeShortestEdge"]
+    assert names(*crop) == ["RandomApply", *flips, "ResizeShortestEdge"]
     plain = ("INPUT.RANDOM_FLIP", "none", "INPUT.VERTICAL_FLIP", False)
     assert names(*plain) == ["ResizeShortestEdge"]
     assert names(*crop, is_train=False) == ["ResizeShortestEdge"]

@@ -31,9 +31,7 @@ def write_set(folder, ids=(0, 4, 9), names=NAMES, boxes=None):
         boxes = [(1, names[0], [5, 6, 20, 10]), (1, names[2], [30, 8, 12, 12])]
     id_of = dict(zip(names, ids))
     content = {
-        "images": [
-            {"id": i, "file_name": f"{i}.png", "width": 60, "height": 40} for i in (1, 2)
-        ],
+        "images": [{"id": i, "file_name": f"{i}.png", "width": 60, "height": 40} for i in (1, 2)],
         "annotations": [
             {
                 "id": i,
@@ -62,7 +60,8 @@ def test_command_line():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "mine", "mine=train.json", "=train.json:images", "mine=:images", "mine=train.json:"]
+    "text",
+    ["", "mine", "mine=train.json", "=train.json:images", "mine=:images", "mine=train.json:"],
 )
 def test_command_line_mistakes(text):
     with pytest.raises(ConfigError, match=r"expected NAME=annotations\.json:image_folder"):
@@ -117,9 +116,7 @@ def test_other_classes_are_refused(tmp_path):
     train = write_set(tmp_path / "train_classes")
     test = write_set(tmp_path / "test_classes", names=("neutrophil", "lymphocyte", "blast"))
     with pytest.raises(DataError) as caught:
-        register_datasets(
-            ["train_classes"], ["test_classes"], [train, test], tmp_path / "cache"
-        )
+        register_datasets(["train_classes"], ["test_classes"], [train, test], tmp_path / "cache")
     message = str(caught.value)
     assert str(test.json_file) in message
     assert "blast" in message

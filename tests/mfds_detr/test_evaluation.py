@@ -45,9 +45,7 @@ def detections(record, boxes, labels, scores):
 
 def perfect(record):
     annotations = record["annotations"]
-    boxes = [
-        BoxMode.convert(a["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) for a in annotations
-    ]
+    boxes = [BoxMode.convert(a["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) for a in annotations]
     labels = [a["category_id"] for a in annotations]
     return detections(record, boxes, labels, [0.9] * len(labels))
 
@@ -60,7 +58,9 @@ def wrong_class(record):
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_perfect_predictions(zero_based, tmp_path, reverse):
-    names = tuple(register_datasets([], ["zero_based"], [zero_based], tmp_path)["zero_based"].class_names)
+    names = tuple(
+        register_datasets([], ["zero_based"], [zero_based], tmp_path)["zero_based"].class_names
+    )
     order = names[::-1] if reverse else names
     register_datasets([], ["zero_based"], [zero_based], tmp_path, order)
     figures = evaluate("zero_based", tmp_path / "out", perfect)

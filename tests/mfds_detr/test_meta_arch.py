@@ -145,7 +145,10 @@ VARIANTS = {
     "no_level_embed": ("MODEL.MFDS_DETR.LEVEL_EMBED", False),
     "no_encoder": ("MODEL.MFDS_DETR.ENCODER_LAYERS", 0),
     "no_encoder_learned_position": (
-        "MODEL.MFDS_DETR.ENCODER_LAYERS", 0, "MODEL.MFDS_DETR.POSITION_ENCODING", "learned",
+        "MODEL.MFDS_DETR.ENCODER_LAYERS",
+        0,
+        "MODEL.MFDS_DETR.POSITION_ENCODING",
+        "learned",
     ),
     "no_extra_stage": ("MODEL.MFDS_DETR.EXTRA_STAGE", False),
     "refinement": ("MODEL.MFDS_DETR.BOX_REFINEMENT", True),

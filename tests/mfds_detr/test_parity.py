@@ -6,8 +6,9 @@ import pytest
 import torch
 
 pytest.importorskip("detectron2")
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
 
+import transformers
 from detectron2.modeling import build_model
 
 from mfds_detr.checkpoint import AtomicCheckpointer, fit_weights
@@ -28,7 +29,7 @@ LOSS_NAMES["loss_giou"] = ("loss_giou", 2.0)
 
 
 def make_peer(backbone="resnet18", **options):
-    """A Deformable-DETR of transformers with random weights, none of which is at a special value."""
+    """A Deformable-DETR of transformers with random weights, none of them at a special value."""
     torch.manual_seed(0)
     backbone_config = transformers.TimmBackboneConfig(
         backbone=backbone,

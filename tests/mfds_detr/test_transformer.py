@@ -145,9 +145,7 @@ def test_inverse_sigmoid():
 
 def test_refine_boxes():
     delta = torch.tensor([0.3, -0.2, 0.5, 1.0])
-    assert torch.allclose(
-        refine_boxes(delta, torch.tensor([0.5, 0.5])), delta.sigmoid(), atol=1e-6
-    )
+    assert torch.allclose(refine_boxes(delta, torch.tensor([0.5, 0.5])), delta.sigmoid(), atol=1e-6)
     reference = torch.tensor([0.2, 0.4, 0.1, 0.3])
     unchanged = refine_boxes(torch.zeros(4), reference)
     assert torch.allclose(unchanged, reference, atol=1e-6)

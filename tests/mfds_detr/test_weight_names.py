@@ -53,9 +53,7 @@ def test_wrapper_is_taken_off():
 
 @pytest.mark.parametrize("depth", [18, 50])
 def test_timm_resnet_in_detectron2s(tiny_config, depth):
-    peer = randomise(
-        timm.create_model(f"resnet{depth}", features_only=True, out_indices=(2, 3, 4))
-    )
+    peer = randomise(timm.create_model(f"resnet{depth}", features_only=True, out_indices=(2, 3, 4)))
     classifier = timm.create_model(f"resnet{depth}")
     classifier.load_state_dict(peer.state_dict(), strict=False)
     backbone = detectron2_backbone(tiny_config, depth)
@@ -102,7 +100,9 @@ def test_detectron2_models(tiny_config, prefix):
     state["stem.fc.weight"] = torch.zeros(3)
     translation = load_into(backbone, state)
     assert translation.source == "Detectron2's backbone"
-    assert torch.equal(backbone.state_dict()["stem.conv1.weight"], state[f"{prefix}stem.conv1.weight"])
+    assert torch.equal(
+        backbone.state_dict()["stem.conv1.weight"], state[f"{prefix}stem.conv1.weight"]
+    )
 
 
 def test_deformable_detrs_projections_by_kernel():

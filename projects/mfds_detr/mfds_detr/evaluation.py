@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from tabulate import tabulate
 
@@ -35,8 +34,7 @@ class LeukocyteEvaluator(COCOEvaluator):
         """Without any detection AP is 0, where COCO's code would have no number."""
         super()._eval_predictions(predictions, *args, **kwargs)
         if not any(prediction["instances"] for prediction in predictions):
-            names = MetadataCatalog.get(self._dataset_name).thing_classes
-            per_class = {f"AP-{name}": 0.0 for name in names}
+            per_class = {f"AP-{name}": 0.0 for name in self._metadata.thing_classes}
             self._results["bbox"] = dict.fromkeys(_ORDER, 0.0) | per_class
 
 

@@ -1,0 +1,334 @@
+"""The training command: what it leaves, what it refuses, and what it survives."""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("detectron2")
+
+import train_net
+from detectron2.data import MetadataCatalog
+
+from mfds_detr.checkpoint import read_checkpoint
+
+QUICK = ["SOLVER.IMS_PER_BATCH", "2", "SOLVER.CHECKPOINT_PERIOD", "1", "TEST.EVAL_PERIOD", "0"]
+
+
+@pytest.fixture
+def command(tiny_command_line, tmp_path):
+    """Arguments for a dataset; flags first, overrides last."""
+
+    def make(json_file, images, *overrides, flags=()):
+        return [
+            *flags,
+            "--dataset",
+            f"mine={json_file}:{images}",
+            *tiny_command_line,
+            *QUICK,
+            *("DATASETS.TRAIN", "('mine',)", "DATASETS.TEST", "('mine',)"),
+            *("OUTPUT_DIR", str(tmp_path / "output")),
+            *(str(override) for override in overrides),
+        ]
+
+    return make
+
+
+def call(arguments):
+    train_net.main(train_net.build_parser().parse_args(arguments))
+
+
+@pytest.fixture
+def refusal(capfd, caplog):
+    """Runs the command, which has to end with an error, and returns what it showed."""
+
+    def run(arguments):
+        with pytest.raises(SystemExit) as caught:
+            call(arguments)
+        assert caught.value.code not in (0, None)
+        shown = "".join(capfd.readouterr()) + caplog.text
+        caplog.clear()
+        assert "Traceback" not in shown
+        return shown
+
+    return run
+
+
+def start(arguments, repository):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    script = str(repository / "projects" / "mfds_detr" / "train_net.py")
+    return subprocess.Popen(
+        [sys.executable, script, *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+    )  # fmt: skip
+
+
+def test_train_then_evaluate(command, smears, tmp_path, capsys):
+    call(command(*smears, "SOLVER.MAX_ITER", 2))
+    output = tmp_path / "output"
+    first = json.loads((output / "evaluation.json").read_text())
+    assert "class_names" in read_checkpoint(output / "model_final.pth")
+    config = (output / "config.yaml").read_text()
+    assert "NUM_CLASSES: 5" in config
+    assert "META_ARCHITECTURE: MFDSDETR" in config
+    text = (output / "log.txt").read_text()
+    assert "6 images" in text
+    (output / "evaluation.json").unlink()
+    call(
+        command(
+            *smears, "MODEL.WEIGHTS", output / "model_final.pth", flags=["--eval-only"]
+        )
+    )  # fmt: skip
+    again = json.loads((output / "evaluation.json").read_text())["results"]["mine"]
+    for name, value in first["results"]["mine"].items():
+        assert again[name] == pytest.approx(value, nan_ok=True)
+
+
+@pytest.mark.parametrize("shipped", [False, True])
+def test_evaluation_keeps_the_checkpoints_class_order(command, smears, tmp_path, shipped):
+    if shipped:
+        weights = next((train_net_folder() / "weights").glob("*.safetensors"), None)
+        if weights is None:
+            pytest.skip("no weights come with this project")
+        order = read_checkpoint(weights)["class_names"]
+        weights = f"wbcnets://{weights.stem}"
+    else:
+        order = ("neutrophil", "basophil", "monocyte")
+        weights = tmp_path / "model.pth"
+        torch.save({"model": {"a": torch.zeros(1)}, "class_names": order}, weights)
+    content = json.loads(smears.json_file.read_text())
+    content["categories"] = [{"id": i, "name": name} for i, name in enumerate(order[::-1])]
+    for entry in content["annotations"]:
+        entry["category_id"] = 0
+    other = tmp_path / "reversed.json"
+    other.write_text(json.dumps(content))
+    arguments = command(other, smears.images, "MODEL.WEIGHTS", weights, flags=["--eval-only"])
+    args = train_net.build_parser().parse_args(arguments)
+    found = train_net.prepare(train_net.load_config(args), args)
+    assert found == order
+    assert MetadataCatalog.get("mine").thing_classes == list(order)
+    # Left to itself, the dataset's order would be that of its ids
+    args.eval_only = False
+    assert train_net.prepare(train_net.load_config(args), args) == order[::-1]
+
+
+def train_net_folder():
+    return Path(train_net.__file__).parent
+
+
+def test_alpha_from_the_class_shares(command, smears, tmp_path):
+    rule = ("MODEL.MFDS_DETR.LOSS.FOCAL_ALPHA_RULE", "share")
+    args = train_net.build_parser().parse_args(command(*smears, *rule))
+    cfg = train_net.load_config(args)
+    train_net.prepare(cfg, args)
+    content = json.loads(smears.json_file.read_text())
+    labels = [annotation["category_id"] for annotation in content["annotations"]]
+    expected = [
+        min(max(labels.count(entry["id"]) / len(labels), 0.05), 0.95)
+        for entry in content["categories"]
+    ]
+    assert pytest.approx(expected, abs=1e-5) == cfg.MODEL.MFDS_DETR.LOSS.FOCAL_ALPHA
+
+
+def missing_image(content, images):
+    (images / "smear_000002.png").unlink()
+
+
+def size_mismatch(content, images):
+    content["images"][2]["width"] = 170
+
+
+def unknown_category(content, images):
+    content["annotations"][1]["category_id"] = 77
+
+
+def duplicate_ids(content, images):
+    content["images"][3]["id"] = content["images"][2]["id"]
+
+
+def duplicate_annotation_ids(content, images):
+    content["annotations"][1]["id"] = content["annotations"][0]["id"]
+
+
+def empty_annotations(content, images):
+    content["annotations"] = []
+
+
+def outside(content, images):
+    content["images"][1]["file_name"] = "../../secret.png"
+
+
+def absolute_path(content, images):
+    content["images"][1]["file_name"] = "/etc/passwd"
+
+
+def no_images(content, images):
+    content["images"] = []
+
+
+def header_only(content, images):
+    (images / "smear_000002.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+
+
+BAD_INPUT = {
+    missing_image: r"smear_000002\.png.*does not exist|smear_000002\.png.*missing",
+    size_mismatch: r"smear_000002\.png.*170",
+    unknown_category: r"(?s)annotations\[1\].*77",
+    duplicate_ids: r"images\[3\].*id",
+    duplicate_annotation_ids: r"annotations\[1\].*id",
+    empty_annotations: r"\"annotations\"",
+    outside: r"\.\./\.\./secret\.png.*out of the image folder",
+    absolute_path: r"/etc/passwd.*absolute path",
+    no_images: r"\"images\" is empty",
+    header_only: r"smear_000002\.png.*cannot be read",
+}
+
+
+@pytest.mark.parametrize("spoil", BAD_INPUT, ids=lambda spoil: spoil.__name__)
+def test_bad_input_ends_with_one_clear_message(spoil, command, smears, tmp_path, refusal):
+    images = tmp_path / "images"
+    shutil.copytree(smears.images, images)
+    content = json.loads(smears.json_file.read_text())
+    spoil(content, images)
+    json_file = tmp_path / "spoiled.json"
+    json_file.write_text(json.dumps(content))
+    shown = refusal(command(json_file, images))
+    assert "spoiled.json" in shown
+    assert re.search(BAD_INPUT[spoil], shown), shown
+    assert len(re.findall("nothing was loaded", shown)) == 1
+    assert not (tmp_path / "output" / "metrics.json").exists()
+
+
+def test_bad_files(command, smears, tmp_path, refusal):
+    (tmp_path / "broken.json").write_text('{"images": [')
+    for json_file, images, message in (
+        (tmp_path / "nowhere.json", smears.images, "nowhere.json"),
+        (tmp_path / "broken.json", smears.images, "broken.json"),
+        (smears.json_file, tmp_path / "no_folder", "no_folder"),
+    ):
+        assert message in refusal(command(json_file, images))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (("MODEL.MFDS_DETR.QUERIES", "3"), "QUERIES"),
+        (("MODEL.MFDS_DETR.NUM_QUERIES", "many"), "NUM_QUERIES"),
+        (("MODEL.MFDS_DETR.NUM_QUERIES", "0"), "NUM_QUERIES must be at least 1"),
+        (("MODEL.MFDS_DETR.NUM_HEADS", "5"), "divisible by NUM_HEADS=5"),
+        (("MODEL.MFDS_DETR.NUM_CLASSES", "3"), "the datasets have 5 classes"),
+        (("MODEL.MFDS_DETR.NECK.NAME", "fpm"), "unknown neck 'fpm'"),
+        (("MODEL.MFDS_DETR.NECK.OPTIONS.widht", "3"), "widht"),
+        (("MODEL.MFDS_DETR.POSITION_ENCODING", "sin"), "'sin' is unknown"),
+        (("MODEL.MFDS_DETR.LOSS.FOCAL_ALPHA_RULE", "shares"), "'shares' is unknown"),
+        (("MODEL.TIMM.NAME", "resnet19"), "'resnet19' is no timm model"),
+        (("INPUT.ALBUMENTATIONS.PRESET", "strong"), "'strong' is unknown"),
+        (("DATASETS.TRAIN", "('others',)"), "others"),
+        (("MODEL.WEIGHTS", "nowhere.pth"), "nowhere.pth: no such file"),
+        (("SOLVER.AMP.PRECISION", "float8"), "use float16 or bfloat16"),
+        (("SOLVER.MAX_ITER",), "SOLVER.MAX_ITER"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_mistakes_in_the_config(override, message, command, smears, refusal):
+    assert message in refusal(command(*smears, *override))
+
+
+def test_mistakes_in_config_files(command, smears, tmp_path, refusal):
+    for name, text, message in (
+        ("unknown.yaml", "MODEL:\n  MFDS_DETR:\n    QUERIES: 3\n", "QUERIES"),
+        ("code.yaml", "OUTPUT_DIR: !!python/object/apply:os.getcwd []\n", "code.yaml"),
+        ("broken.yaml", "MODEL: [", "broken.yaml"),
+        ("nowhere.yaml", None, "nowhere.yaml"),
+    ):
+        if text is not None:
+            (tmp_path / name).write_text(text)
+        arguments = command(*smears)
+        arguments[arguments.index("--config-file") + 1] = str(tmp_path / name)
+        assert message in refusal(arguments)
+
+
+def test_no_dataset_at_all(command, smears, refusal):
+    shown = refusal(command(*smears, "DATASETS.TRAIN", "()", "DATASETS.TEST", "()"))
+    assert "DATASETS.TRAIN and DATASETS.TEST are both empty" in shown
+
+
+def test_an_unknown_key_in_a_real_run(command, smears, repository):
+    process = start(command(*smears, "MODEL.MFDS_DETR.QUERIES", 3), repository)
+    shown, _ = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert shown.count("MODEL.MFDS_DETR.QUERIES") == 1
+    assert "Traceback" not in shown
+
+
+def test_a_corrupt_image_in_a_real_run(command, smears, tmp_path, repository):
+    # The header is whole, so that only reading the pixels finds it
+    images = tmp_path / "images"
+    shutil.copytree(smears.images, images)
+    for path in images.iterdir():
+        path.write_bytes(path.read_bytes()[:2000])
+    process = start(command(smears.json_file, images), repository)
+    shown, _ = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert re.search(r"images/smear_00000\d\.png: the image cannot be read", shown)
+    assert "Traceback" not in shown
+
+
+def test_dense_images_are_warned_about(command, smears, caplog):
+    args = train_net.build_parser().parse_args(command(*smears, "MODEL.MFDS_DETR.NUM_QUERIES", 1))
+    train_net.prepare(train_net.load_config(args), args)
+    assert "some cannot be found" in caplog.text
+
+
+@pytest.mark.timeout(600)
+def test_kill_and_resume(command, smears, tmp_path, repository):
+    output = tmp_path / "output"
+    generator = random.Random(int.from_bytes(os.urandom(4), "big"))
+    moments = [generator.uniform(0, 1.5) for _ in range(3)]
+    newest = -1
+    for attempt, moment in enumerate(moments):
+        flags = ["--resume"] if attempt else []
+        process = start(command(*smears, "SOLVER.MAX_ITER", 5000, flags=flags), repository)
+        deadline = time.monotonic() + 150
+        while latest_iteration(output) <= newest and time.monotonic() < deadline:
+            assert process.poll() is None, process.stdout.read()
+            time.sleep(0.02)
+        time.sleep(moment)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        assert latest_iteration(output) > newest, f"no progress before the kill after {moment} s"
+        newest = latest_iteration(output)
+        checkpoints = list(output.glob("model_*.pth"))
+        assert checkpoints
+        for path in checkpoints:
+            assert read_checkpoint(path)["iteration"] >= 0, moments
+    arguments = command(*smears, "SOLVER.MAX_ITER", newest + 3, flags=["--resume"])
+    process = start(arguments, repository)
+    shown, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, shown
+    assert f"Training from iteration {newest + 1} to {newest + 3}" in shown
+    assert read_checkpoint(output / "model_final.pth")["iteration"] == newest + 2
+    assert not list(output.glob(".model*")), "half-written files are left"
+
+
+def latest_iteration(output):
+    found = [int(path.stem[6:]) for path in output.glob("model_0*.pth")]
+    return max(found, default=-1)
+
+
+def test_the_generated_fixture_is_what_the_tests_think(smears):
+    with Image.open(smears.images / "smear_000002.png") as image:
+        assert image.size == (160, 120)
+    assert len(json.loads(smears.json_file.read_text())["annotations"]) >= 6
+    assert torch.get_default_dtype() == torch.float32
