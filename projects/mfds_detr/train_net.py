@@ -27,7 +27,7 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from mfds_detr.checkpoint import AtomicCheckpointer, read_weights
+from mfds_detr.checkpoint import AtomicCheckpointer
 from mfds_detr.config import read_config
 from mfds_detr.datasets import (
     count_labels,
@@ -36,6 +36,7 @@ from mfds_detr.datasets import (
     register_datasets,
 )
 from mfds_detr.trainer import Trainer, evaluate, guarded
+from mfds_detr.weight_files import read_weights
 from wbcnets.errors import ConfigError
 from wbcnets.losses.focal import class_share_alpha
 
@@ -126,7 +127,8 @@ def run(args: argparse.Namespace) -> None:
         checkpointer = AtomicCheckpointer(
             model, cfg.OUTPUT_DIR, class_names=class_names, partial=cfg.MODEL.WEIGHTS_PARTIAL
         )
-        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        newest = checkpointer.newest() if args.resume else ""
+        checkpointer.load(newest or cfg.MODEL.WEIGHTS)
         evaluate(cfg, model)
         return
     warn_of_frozen_noise(cfg)

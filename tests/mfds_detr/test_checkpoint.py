@@ -334,3 +334,36 @@ def test_timm_weights_without_a_network():
 def test_unknown_shipped_weights():
     with pytest.raises(CheckpointError, match=r"wbcnets://nothing: there are \["):
         read_weights("wbcnets://nothing")
+
+
+def test_class_heads_follow_the_class_names(tiny_model, tmp_path):
+    names = ("a", "b", "c", "d", "e")
+    model, other = changed(tiny_model()), tiny_model()
+    torch.nn.init.normal_(model.detector.class_embed[0].weight)
+    path = save(model, tmp_path / "x.pth", class_names=names)
+    AtomicCheckpointer(other, class_names=names[::-1]).load(path)
+    given, loaded = (m.detector.class_embed[0].weight for m in (model, other))
+    assert torch.equal(loaded, given.flip(0))
+
+
+def test_the_first_stages_head_stands_for_any_object(tiny_model, tmp_path):
+    names = ("a", "b", "c", "d", "e")
+    model = changed(tiny_model("MODEL.MFDS_DETR.TWO_STAGE", True))
+    other = tiny_model("MODEL.MFDS_DETR.TWO_STAGE", True)
+    for head in model.detector.class_embed:
+        torch.nn.init.normal_(head.weight)
+    path = save(model, tmp_path / "x.pth", class_names=names)
+    AtomicCheckpointer(other, class_names=names[::-1]).load(path)
+    given, loaded = model.detector.class_embed, other.detector.class_embed
+    assert torch.equal(loaded[0].weight, given[0].weight.flip(0))
+    assert torch.equal(loaded[-1].weight, given[-1].weight)
+
+
+def test_as_many_other_classes_reinitialise_the_head(tiny_model, tmp_path, caplog):
+    model, other = changed(tiny_model()), tiny_model()
+    before = other.detector.class_embed[0].weight.clone()
+    path = save(model, tmp_path / "x.pth", class_names=("a", "b", "c", "d", "e"))
+    with caplog.at_level("INFO"):
+        AtomicCheckpointer(other, class_names=("v", "w", "x", "y", "z")).load(path)
+    assert torch.equal(other.detector.class_embed[0].weight, before)
+    assert "Re-initialised, the classes differ: detector.class_embed.0.weight" in caplog.text

@@ -144,7 +144,7 @@ def test_the_boxes_are_those_of_the_model(trained, images):
 
 def test_the_json_holds_the_predictors_boxes(trained, images, tmp_path):
     run("--weights", trained[0], "--input", images / "a.png", "--output", tmp_path / "out")
-    found = LeukocytePredictor(trained[0], threshold=0.4)(read_image(images / "a.png"))
+    found = LeukocytePredictor(trained[0])(read_image(images / "a.png"))
     annotations = json.loads((tmp_path / "out" / "predictions.json").read_text())["annotations"]
     boxes = np.array([annotation["bbox"] for annotation in annotations])
     corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)

@@ -5,33 +5,20 @@ in transformers' naming (.pth or .safetensors), backbones of timm (`timm://resne
 comes with the project (`wbcnets://NAME`, a file of the folder `weights`).
 """
 
-import argparse
-import io
-import json
 import os
-import pickle
 import re
 import tempfile
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
-import timm
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
+from mfds_detr.weight_files import read_checkpoint, read_weights
 from mfds_detr.weight_names import Translation, translate
 from wbcnets.errors import CheckpointError
-
-WEIGHTS_FOLDER = Path(__file__).resolve().parent.parent / "weights"
-
-# The original Deformable-DETR files carry their command line, which is data
-torch.serialization.add_safe_globals([argparse.Namespace])
 
 # A class head has one row per class: with other classes it has to be learned anew
 _HEAD = re.compile(r"^detector\.class_embed\.\d+\.(weight|bias)$")
@@ -150,10 +137,36 @@ class AtomicCheckpointer(DetectionCheckpointer):
         checkpoint = read_weights(path)
         state = checkpoint.pop("ema", None) or checkpoint.pop("model")
         translation = translate(state, self.model.backbone.state_dict())
+        names = tuple(checkpoint.get("class_names", ()))
+        if names and self.class_names and names != self.class_names:
+            heads = self._heads_by_name(translation.state, names)
+            translation = translation._replace(state=translation.state | heads)
         report = fit_weights(self.model, translation, path, self.partial)
         for line in report:
             self.logger.info(line)
         return checkpoint
+
+    def _heads_by_name(self, state: dict[str, Tensor], names: tuple[str, ...]) -> dict[str, Tensor]:
+        """The class heads of a file with its classes `names`, in the model's order of classes.
+
+        Where the classes are other ones, the heads keep no row, and so do not fit. The first
+        stage's head is left alone: its first row stands for any object.
+        """
+        detector = self.model.detector
+        first_stage = f"class_embed.{len(detector.class_embed) - 1}."
+        heads = {
+            name: tensor
+            for name, tensor in state.items()
+            if _HEAD.match(name) and not (detector.transformer.two_stage and first_stage in name)
+        }
+        if set(names) != set(self.class_names):
+            return {name: tensor[:0] for name, tensor in heads.items()}
+        order = [names.index(name) for name in self.class_names]
+        return {name: tensor[order] for name, tensor in heads.items()}
+
+    def newest(self) -> str:
+        """The newest checkpoint of the output folder, or nothing."""
+        return str(next(iter(self._newest_first()), ""))
 
 
 def fit_weights(
@@ -232,128 +245,6 @@ def _misfit(path: str, source: str, problems: Sequence[str]) -> str:
         "Make the config agree (for example NUM_QUERIES, HIDDEN_DIM, BOX_REFINEMENT or TWO_STAGE "
         "of MODEL.MFDS_DETR), or set MODEL.WEIGHTS_PARTIAL True to load what fits"
     )
-
-
-def read_weights(path: str) -> dict[str, Any]:
-    """A checkpoint by path, `wbcnets://NAME`, `timm://NAME`, or a name of Detectron2's model zoo.
-
-    Raises:
-        CheckpointError: It cannot be had or read.
-    """
-    if path.startswith("wbcnets://"):
-        return read_checkpoint(_shipped(path.removeprefix("wbcnets://")))
-    if not path.startswith("timm://"):
-        local = path if os.path.exists(path) else _fetch(path)
-        return read_checkpoint(Path(local))
-    name = path.removeprefix("timm://")
-    try:
-        return {"model": timm.create_model(name, pretrained=True).state_dict()}
-    except (RuntimeError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"MODEL.WEIGHTS={path}: timm could not give these weights ({error}). Without a "
-            "network, fetch the file elsewhere and set MODEL.WEIGHTS to its path"
-        ) from error
-
-
-def _shipped(name: str) -> Path:
-    """The file of weights that comes with the project under a name."""
-    files = {file.stem: file for file in WEIGHTS_FOLDER.glob("*.safetensors")}
-    if name not in files:
-        raise CheckpointError(f"MODEL.WEIGHTS=wbcnets://{name}: there are {sorted(files)}")
-    return files[name]
-
-
-def _fetch(path: str) -> str:
-    if "://" not in path:
-        raise CheckpointError(f"MODEL.WEIGHTS={path}: no such file")
-    try:
-        return PathManager.get_local_path(path)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"MODEL.WEIGHTS={path}: could not be fetched ({error})") from error
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint file as a dictionary with the weights under "model"; runs no code from it.
-
-    Raises:
-        CheckpointError: The file is damaged, or is not a checkpoint.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            return _read_safetensors(path)
-        if path.suffix == ".pkl":
-            data = _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
-        else:
-            _verify_checksums(path)
-            data = torch.load(path, map_location="cpu", weights_only=True)
-    # Pickles and archives raise whatever the damaged bytes lead them to; each means "unreadable"
-    except Exception as error:
-        raise CheckpointError(f"{path}: {_describe_damage(path, error)}") from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path}: holds a {type(data).__name__}, not a dictionary of weights")
-    stored: Any = data.get("model", data.get("state_dict", data))
-    if not isinstance(stored, dict):
-        raise CheckpointError(f"{path}: holds no weights, but a {type(stored).__name__}")
-    state = {
-        name: torch.as_tensor(value) for name, value in stored.items() if hasattr(value, "shape")
-    }
-    if not state:
-        raise CheckpointError(f"{path}: holds no weights")
-    extra = {} if stored is data else {k: v for k, v in data.items() if v is not stored}
-    return {**extra, "model": state}
-
-
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    with safetensors.safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-    state = safetensors.torch.load_file(path)
-    names = tuple(json.loads(metadata.get("class_names", "[]")))
-    return {"model": state, "class_names": names}
-
-
-def _verify_checksums(path: Path) -> None:
-    """Compares the archive with the checksums in it, which PyTorch writes but does not read."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
-        if broken:
-            raise ValueError(f"wrong checksum of {broken}")
-
-
-def _describe_damage(path: Path, error: Exception) -> str:
-    if not path.is_file():
-        return "no such file"
-    head = path.read_bytes()[:200]
-    if not head:
-        return "the file is empty"
-    if head.startswith(b"version https://git-lfs"):
-        return "this is a Git LFS pointer, not the file itself; run git lfs pull"
-    if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        return "this is a web page, not a checkpoint; download it again"
-    return f"damaged, cut off, or holds more than weights ({type(error).__name__})"
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads pickled NumPy arrays and containers, as in Detectron2's model zoo, and nothing else."""
-
-    _ALLOWED = {
-        ("collections", "OrderedDict"),
-        ("_codecs", "encode"),
-        ("numpy", "ndarray"),
-        ("numpy", "dtype"),
-        ("numpy.core.multiarray", "_reconstruct"),
-        ("numpy._core.multiarray", "_reconstruct"),
-        ("numpy.core.multiarray", "scalar"),
-        ("numpy._core.multiarray", "scalar"),
-        ("numpy.core.numeric", "_frombuffer"),
-        ("numpy._core.numeric", "_frombuffer"),
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Looks up an allowed name; anything else is refused."""
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"refused to load {module}.{name}")
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
 
 def write_atomically(path: Path, write: Callable[[Any], object]) -> None:

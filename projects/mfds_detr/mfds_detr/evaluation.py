@@ -1,6 +1,7 @@
 """COCO evaluation with AP per class, and its record in the output folder."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,11 @@ def save_results(folder: Path, results: dict[str, Any], iteration: int | None) -
         results: Per dataset the figures by name, 0 to 100.
         iteration: When, for the record.
     """
-    record = {"iteration": iteration, "results": results}
-    text = json.dumps(record, indent=2, allow_nan=True)
+    figures = {
+        dataset: {name: value if math.isfinite(value) else None for name, value in rows.items()}
+        for dataset, rows in results.items()
+    }
+    text = json.dumps({"iteration": iteration, "results": figures}, indent=2, allow_nan=False)
     write_atomically(folder / "evaluation.json", lambda file: file.write(text.encode()))
     tables = [_table(name, figures) for name, figures in results.items()]
     when = "" if iteration is None else f"After {iteration} iterations.\n\n"
