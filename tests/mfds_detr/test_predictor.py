@@ -22,7 +22,7 @@ from torch import nn
 from mfds_detr import add_mfds_detr_config
 from mfds_detr.checkpoint import AtomicCheckpointer
 from mfds_detr.dataset_mapper import SmearMapper
-from mfds_detr.predictor import LeukocytePredictor, find_images, one_class_per_box
+from mfds_detr.predictor import LeukocytePredictor, find_images, one_per_cell
 from wbcnets.data.images import read_image
 from wbcnets.errors import CheckpointError, ConfigError, DataError
 
@@ -134,7 +134,7 @@ def test_the_boxes_are_those_of_the_model(trained, images):
         record = {"file_name": str(path), "height": image.shape[0], "width": image.shape[1]}
         with torch.no_grad():
             found = model([SmearMapper.from_config(cfg, is_train=False)(record)])[0]["instances"]
-        expected = one_class_per_box(found[found.scores >= 0.5])
+        expected = one_per_cell(found[found.scores >= 0.5])
         given = predictor(image)
         assert len(given) == len(expected) > 0
         torch.testing.assert_close(given.pred_boxes.tensor, expected.pred_boxes.tensor)
@@ -166,10 +166,10 @@ def test_a_box_has_one_class_its_best() -> None:
     found.pred_boxes = Boxes(torch.tensor([one, other, one, other, one]))
     found.scores = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.5])
     found.pred_classes = torch.tensor([2, 0, 1, 2, 0])
-    kept = one_class_per_box(found)
+    kept = one_per_cell(found)
     assert kept.scores.tolist() == pytest.approx([0.9, 0.8])
     assert kept.pred_classes.tolist() == [2, 0]
-    assert len(one_class_per_box(found[:0])) == 0
+    assert len(one_per_cell(found[:0])) == 0
 
 
 def test_no_overlays_and_success(trained, images, tmp_path, capsys):

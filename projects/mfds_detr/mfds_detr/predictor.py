@@ -20,6 +20,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from PIL import Image
 from torch import nn
+from torchvision.ops import nms
 from tqdm import tqdm
 
 from mfds_detr.checkpoint import fit_weights, write_atomically
@@ -96,7 +97,7 @@ class LeukocytePredictor:
 
         Returns:
             On the CPU, best first: `pred_boxes` as `[x1, y1, x2, y2]` in pixels of `image`,
-            `scores` in [0, 1] and `pred_classes`. A box has one class, its best.
+            `scores` in [0, 1] and `pred_classes`; each cell once, see `one_per_cell`.
 
         Raises:
             DataError: The array is no such image.
@@ -109,21 +110,21 @@ class LeukocytePredictor:
         tensor = torch.from_numpy(np.ascontiguousarray(resized.image.transpose(2, 0, 1)))
         entry = {"image": tensor, "height": image.shape[0], "width": image.shape[1]}
         found = self.model([entry])[0]["instances"].to("cpu")
-        return one_class_per_box(found[found.scores >= self.threshold])
+        return one_per_cell(found[found.scores >= self.threshold])
 
 
-def one_class_per_box(found: Instances) -> Instances:
-    """Keeps the best class of each box.
+def one_per_cell(found: Instances, overlap: float = 0.7) -> Instances:
+    """Keeps the best of detections that overlap so far that they mean one cell.
 
-    Scores of different classes are independent, so that one query may name two of them for the
-    same cell, which a count would then see twice.
+    Scores of different classes are independent, and two queries may find the same cell: a count
+    would see it twice. COCO evaluation gets all detections, as is usual for DETR.
 
     Args:
-        found: Detections, best first.
+        found: Detections.
+        overlap: IoU from which two boxes are one cell; red cells that lie on each other share less.
     """
-    boxes = found.pred_boxes.tensor
-    same = (boxes[:, None] == boxes[None]).all(dim=-1)  # (N, N)
-    return found[~same.tril(diagonal=-1).any(dim=1)]
+    kept = nms(found.pred_boxes.tensor, found.scores, overlap)
+    return found[kept]
 
 
 class ImageFile(NamedTuple):
