@@ -49,6 +49,9 @@ def load_config(args: argparse.Namespace) -> CfgNode:
     Raises:
         ConfigError: The file cannot be read, or a key or value is unknown.
     """
+    misplaced = [word for word in args.opts if word.startswith("--")]
+    if misplaced:
+        raise ConfigError(f"{misplaced[0]}: options go before the config's KEY VALUE pairs")
     cfg = read_config(args.config_file, args.opts)
     if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"

@@ -5,6 +5,7 @@ pytest.importorskip("detectron2")
 
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.structures import Boxes, Instances
+from torchvision.ops import box_iou
 
 from mfds_detr import MFDSDETR
 from wbcnets.errors import ConfigError
@@ -260,3 +261,15 @@ def test_class_count_has_to_be_known(tiny_config):
 def test_unknown_neck(tiny_config):
     with pytest.raises(ConfigError, match="unknown neck 'hsfpn'; choose one of bifpn"):
         build_model(tiny_config("MODEL.MFDS_DETR.NECK.NAME", "hsfpn"))
+
+
+def test_duplicates_of_a_class_go_where_asked(tiny_model):
+    image = {"image": torch.randint(0, 256, (3, 96, 128), dtype=torch.uint8)}
+    plain, filtered = (tiny_model("TEST.NMS_IOU", iou) for iou in (0.0, 0.5))
+    with torch.no_grad():
+        everything, kept = (model([image])[0]["instances"] for model in (plain, filtered))
+    assert 0 < len(kept) < len(everything)
+    overlaps = box_iou(kept.pred_boxes.tensor, kept.pred_boxes.tensor).fill_diagonal_(0)
+    same_class = kept.pred_classes[:, None] == kept.pred_classes
+    assert (overlaps[same_class] <= 0.5).all()
+    assert kept.scores[0] == everything.scores[0]

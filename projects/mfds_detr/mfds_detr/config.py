@@ -101,6 +101,8 @@ def _add_training_keys(cfg: CfgNode) -> None:
     cfg.INPUT.ALBUMENTATIONS.TRANSFORMS = []  # or a list such as [{"name": "Blur", "p": 0.1}]
 
     cfg.TEST.SCORE_THRESHOLD = 0.0
+    # IoU above which the weaker of two detections of a class goes; 0 keeps all, as DETR does
+    cfg.TEST.NMS_IOU = 0.0
     cfg.TEST.SAMPLE_PICTURES = 9  # images in the sheet of predictions after each evaluation
 
 
@@ -131,5 +133,7 @@ def check_config(cfg: CfgNode) -> None:
         raise ConfigError(
             f"SOLVER.AMP.PRECISION={cfg.SOLVER.AMP.PRECISION!r}: use float16 or bfloat16"
         )
+    if not 0 <= cfg.TEST.NMS_IOU <= 1:
+        raise ConfigError(f"TEST.NMS_IOU={cfg.TEST.NMS_IOU}: give an IoU from 0 (off) to 1")
     if cfg.SOLVER.MAX_ITER < 1 or cfg.SOLVER.IMS_PER_BATCH < 1:
         raise ConfigError("SOLVER.MAX_ITER and SOLVER.IMS_PER_BATCH must be at least 1")

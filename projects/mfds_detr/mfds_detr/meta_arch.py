@@ -8,7 +8,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, detector_postprocess
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
-from torchvision.ops import box_convert
+from torchvision.ops import batched_nms, box_convert
 
 from mfds_detr.criterion import SetCriterion
 from mfds_detr.detector import DeformableDetector, padding_masks
@@ -34,6 +34,8 @@ class MFDSDETR(nn.Module):
         pixel_std: Standard deviation of each channel.
         detections_per_image: The most detections that an image yields.
         score_threshold: Detections below it are left out.
+        nms_iou: IoU above which the weaker of two detections of a class is left out; 0 keeps all.
+            A fully trained DETR needs none; one with two stages and a short training does.
     """
 
     pixel_mean: Tensor
@@ -52,6 +54,7 @@ class MFDSDETR(nn.Module):
         pixel_std: Sequence[float],
         detections_per_image: int = 100,
         score_threshold: float = 0.0,
+        nms_iou: float = 0.0,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -61,6 +64,7 @@ class MFDSDETR(nn.Module):
         self.criterion = criterion
         self.detections_per_image = detections_per_image
         self.score_threshold = score_threshold
+        self.nms_iou = nms_iou
         mean, std = torch.tensor([pixel_mean, pixel_std]).view(2, -1, 1, 1)
         self.register_buffer("pixel_mean", mean, persistent=False)
         self.register_buffer("pixel_std", std, persistent=False)
@@ -92,6 +96,7 @@ class MFDSDETR(nn.Module):
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
             "score_threshold": cfg.TEST.SCORE_THRESHOLD,
+            "nms_iou": cfg.TEST.NMS_IOU,
         }
 
     @property
@@ -164,7 +169,8 @@ class MFDSDETR(nn.Module):
         scores = predictions["pred_logits"].sigmoid()
         num_classes = scores.shape[-1]
         flat = scores.flatten(1)
-        best = flat.topk(min(self.detections_per_image, flat.shape[1]), dim=1)
+        wanted = self.detections_per_image if not self.nms_iou else flat.shape[1]
+        best = flat.topk(min(wanted, flat.shape[1]), dim=1)
         corners = box_convert(predictions["pred_boxes"], "cxcywh", "xyxy")
         detections = []
         for image, (height, width) in enumerate(image_sizes):
@@ -176,8 +182,15 @@ class MFDSDETR(nn.Module):
             result.pred_boxes = Boxes(corners[image][queries] * scale)
             result.scores = best.values[image][keep]
             result.pred_classes = chosen % num_classes
-            detections.append(result)
+            detections.append(self._without_duplicates(result) if self.nms_iou else result)
         return detections
+
+    def _without_duplicates(self, result: Instances) -> Instances:
+        """The best detections of which no two of a class overlap more than `nms_iou`."""
+        kept = batched_nms(
+            result.pred_boxes.tensor, result.scores, result.pred_classes, self.nms_iou
+        )
+        return result[kept[: self.detections_per_image]]
 
 
 def _build_detector(model: CfgNode, num_levels: int) -> DeformableDetector:
