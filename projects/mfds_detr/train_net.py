@@ -26,6 +26,7 @@ from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
+from torch.multiprocessing import ProcessExitedException
 
 from mfds_detr.checkpoint import AtomicCheckpointer
 from mfds_detr.config import read_config
@@ -168,11 +169,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     arguments = build_parser().parse_args()
-    launch(
-        main,
-        arguments.num_gpus,
-        arguments.num_machines,
-        arguments.machine_rank,
-        arguments.dist_url if arguments.num_machines > 1 else "auto",
-        (arguments,),
-    )
+    try:
+        launch(
+            main,
+            arguments.num_gpus,
+            arguments.num_machines,
+            arguments.machine_rank,
+            arguments.dist_url if arguments.num_machines > 1 else "auto",
+            (arguments,),
+        )
+    except ProcessExitedException as error:
+        # The process has said what was wrong; a traceback of its launch would only hide that
+        raise SystemExit(error.exit_code) from None

@@ -176,3 +176,20 @@ def test_labels_out_of_range_stop(label):
     targets[0]["labels"][0] = label
     with pytest.raises(ValueError, match="do not fit num_classes=3"):
         criterion()(predictions, targets)
+
+
+def test_no_class_has_a_say_in_what_is_an_object():
+    generator = torch.Generator().manual_seed(0)
+    outputs = {
+        "pred_logits": torch.randn(1, 4, 2, generator=generator),
+        "pred_boxes": torch.rand(1, 4, 4, generator=generator) * 0.5 + 0.1,
+    }
+    targets = [{"labels": torch.tensor([1]), "boxes": torch.tensor([[0.4, 0.4, 0.2, 0.2]])}]
+    first, second = (
+        SetCriterion(HungarianMatcher(), 2, alpha=torch.tensor(alpha))(
+            {**outputs, "enc_outputs": outputs}, targets
+        )
+        for alpha in ([0.1, 0.9], [0.9, 0.1])
+    )
+    torch.testing.assert_close(first["loss_class_encoder"], second["loss_class_encoder"])
+    assert not torch.isclose(first["loss_class"], second["loss_class"])

@@ -79,7 +79,8 @@ class SetCriterion(nn.Module):
             # Any object counts as the first class: stage one only tells objects from background
             binary = [{**t, "labels": torch.zeros_like(t["labels"])} for t in targets]
             first_stage = [predictions["enc_outputs"]]
-            losses |= self._layer_losses(first_stage, ["_encoder"], binary, self.alpha, num_objects)
+            alpha = self.alpha.mean()  # no class has a say in what is an object
+            losses |= self._layer_losses(first_stage, ["_encoder"], binary, alpha, num_objects)
         return losses
 
     def _layer_losses(
