@@ -1,0 +1,320 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.reference import kan as reference
+from wbcnets.ops.kan_spline import bspline_bases, kan_spline, plain_spline, recompute
+from wbcnets.ops.kan_spline.cox_de_boor import cox_de_boor_bases_and_slopes
+from wbcnets.ops.kan_spline.knots import (
+    adaptive_knots,
+    are_uniform,
+    refitted_weight,
+    uniform_knots,
+)
+
+# On knots inside, at the ends of the range and of the extended grid, and outside of both
+SPECIAL = [-1.0, 1.0, -0.6, 0.2, 0.0, -2.2, 2.2, -1.8, 1.4, 1.7, -2.19, 2.21, -3.0, 50.0]
+SPECIAL += [1e30, -1e30]
+
+
+def uniform_grid(features=2, size=5, order=3, dtype=torch.float64):
+    return uniform_knots(size, order, (-1.0, 1.0), dtype=dtype).repeat(features, 1)
+
+
+def uneven_grid(features=2, size=5, order=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    shape = (features, size + 2 * order)
+    steps = 0.05 + torch.rand(shape, generator=generator, dtype=torch.float64)
+    knots = torch.cat([torch.zeros(features, 1, dtype=torch.float64), steps.cumsum(dim=1)], dim=1)
+    return knots / knots[:, -1:] * 4 - 2
+
+
+def special_rows(features=2, dtype=torch.float64):
+    return torch.tensor(SPECIAL, dtype=dtype)[:, None].repeat(1, features)
+
+
+def random_rows(rows=12, features=2, seed=1, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(rows, features, generator=generator, dtype=dtype) * 1.5
+
+
+def weights(features=2, outputs=3, bases=8, seed=2, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(outputs, features, bases, generator=generator, dtype=dtype)
+    return weight, torch.randn(outputs, features, generator=generator, dtype=dtype)
+
+
+def plain_general(x, grid, weight, scaler, order, uniform):
+    """The recursion, whatever the grid."""
+    return plain_spline(x, grid, weight, scaler, order, False)
+
+
+def outputs_and_gradients(evaluate, x, grid, weight, scaler, order, uniform):
+    tensors = [tensor.clone().requires_grad_() for tensor in (x, weight, scaler)]
+    y = evaluate(tensors[0], grid, tensors[1], tensors[2], order, uniform)
+    mixer = torch.linspace(-1, 2, y.numel(), dtype=y.dtype).view_as(y)
+    # Order 0 has no slope, and its plain form no path to x
+    gradients = torch.autograd.grad((y * mixer).sum(), tensors, materialize_grads=True)
+    return [y.detach(), *gradients]
+
+
+GRIDS = [
+    pytest.param(uniform_grid(), 3, True, id="uniform cubic"),
+    pytest.param(uniform_grid(), 3, False, id="uniform cubic by recursion"),
+    pytest.param(uneven_grid(), 3, False, id="uneven cubic"),
+    pytest.param(uniform_grid(size=1), 3, True, id="one interval"),
+    pytest.param(uniform_grid(order=2), 2, True, id="uniform quadratic"),
+    pytest.param(uneven_grid(order=1), 1, False, id="uneven linear"),
+    pytest.param(uneven_grid(order=4), 4, False, id="uneven quartic"),
+    pytest.param(uneven_grid(order=0), 0, False, id="uneven steps"),
+]
+
+
+@pytest.mark.parametrize("rows", [random_rows(), special_rows()], ids=["random", "special"])
+@pytest.mark.parametrize(("grid", "order", "uniform"), GRIDS)
+def test_bases_match_the_definition(rows, grid, order, uniform):
+    found = bspline_bases(rows, grid, order, uniform=uniform)
+    expected = reference.bases(rows, grid, order)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_float32_bases_are_as_exact_as_their_inputs():
+    grid = uniform_grid(1, dtype=torch.float32)
+    x = torch.cat([torch.linspace(-2.5, 2.5, 4001), torch.tensor(SPECIAL)])[:, None]
+    exact = bspline_bases(x.double(), uniform_grid(1), 3, uniform=False)
+    for uniform in (True, False):
+        found = bspline_bases(x, grid, 3, uniform=uniform)
+        torch.testing.assert_close(found.double(), exact, rtol=0, atol=1e-6)
+
+
+def fast(x, grid, weight, scaler, order, uniform):
+    return kan_spline(x, grid, weight, scaler, order, uniform=uniform)
+
+
+@pytest.mark.parametrize("evaluate", [fast, plain_spline])
+@pytest.mark.parametrize("rows", [random_rows(), special_rows()], ids=["random", "special"])
+@pytest.mark.parametrize(("grid", "order", "uniform"), GRIDS)
+def test_paths_match_the_recursion_forward_and_backward(evaluate, rows, grid, order, uniform):
+    arguments = (rows, grid, *weights(bases=grid.shape[1] - order - 1), order, uniform)
+    found = outputs_and_gradients(evaluate, *arguments)
+    expected = outputs_and_gradients(plain_general, *arguments)
+    for ours, theirs in zip(found, expected):
+        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("uniform", [True, False])
+def test_several_blocks_of_rows_equal_one(monkeypatch, uniform):
+    arguments = (random_rows(11), uniform_grid(), *weights(), 3, uniform)
+    expected = outputs_and_gradients(fast, *arguments)
+    # 2 features: blocks of 3 rows, the last one of 2
+    monkeypatch.setattr(recompute, "CPU_BLOCK_PER_THREAD", 6)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    for ours, theirs in zip(outputs_and_gradients(fast, *arguments), expected):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("grid", [uniform_grid(), uneven_grid()], ids=["uniform", "uneven"])
+def test_gradients_match_finite_differences(grid):
+    uniform = are_uniform(grid, torch.float64)
+    tensors = [random_rows(4), *weights()]
+    # Cubic pieces join with a continuous slope, so that knots need not be avoided
+    tensors[0][0] = torch.tensor([0.2, 2.2])
+    tensors = [tensor.requires_grad_() for tensor in tensors]
+
+    def evaluate(x, weight, scaler):
+        return kan_spline(x, grid, weight, scaler, uniform=uniform)
+
+    assert torch.autograd.gradcheck(evaluate, tensors)
+
+
+@pytest.mark.parametrize("uniform", [True, False])
+def test_second_derivatives_match_finite_differences(uniform):
+    tensors = [tensor.requires_grad_() for tensor in (random_rows(3, seed=5), *weights(outputs=2))]
+
+    def evaluate(x, weight, scaler):
+        return kan_spline(x, uniform_grid(), weight, scaler, uniform=uniform)
+
+    assert torch.autograd.gradgradcheck(evaluate, tensors)
+
+
+@pytest.mark.parametrize("uniform", [True, False])
+def test_slopes_are_those_of_autograd(uniform):
+    x = random_rows(20).requires_grad_()
+    grid = uniform_grid()
+    _, slopes = cox_de_boor_bases_and_slopes(x.detach(), grid, 3)
+    values = bspline_bases(x, grid, 3, uniform=uniform)
+    for j in range(values.shape[-1]):
+        (expected,) = torch.autograd.grad(values[..., j].sum(), x, retain_graph=True)
+        torch.testing.assert_close(slopes[:, j], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("uniform", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_infinite_inputs_count_as_outside_and_nan_stays(uniform, dtype):
+    infinity = float("inf")
+    x = torch.tensor(
+        [[infinity, -infinity], [3e38, -3e38], [float("nan"), 0.3]], dtype=dtype
+    ).requires_grad_()
+    weight, scaler = weights(dtype=dtype)
+    weight.requires_grad_()
+    y = kan_spline(x, uniform_grid(dtype=dtype), weight, scaler, uniform=uniform)
+    assert (y[:2] == 0).all()
+    assert y[2].isnan().all()
+    x_grad, weight_grad = torch.autograd.grad(y[:2].sum(), (x, weight))
+    assert (x_grad[:2] == 0).all()
+    assert (weight_grad[:, 1] == 0).all()  # the NaN went through feature 0 only
+
+
+@pytest.mark.parametrize("uniform", [True, False])
+def test_keeps_only_its_arguments(uniform):
+    x = random_rows(64).requires_grad_()
+    grid = uniform_grid()
+    weight, scaler = (tensor.requires_grad_() for tensor in weights())
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.append(tensor.untyped_storage().data_ptr()) or tensor, lambda kept: kept
+    ):
+        kan_spline(x, grid, weight, scaler, uniform=uniform)
+    own = {tensor.untyped_storage().data_ptr() for tensor in (x, grid, weight, scaler)}
+    assert kept
+    assert set(kept) <= own
+
+
+def test_repeated_knots_give_no_nan():
+    # A clamped grid: the first basis is 1 at the left end
+    grid = torch.tensor([[0.0, 0, 0, 0, 0.5, 1, 1, 1, 1]], dtype=torch.float64)
+    x = (torch.arange(-5, 16, dtype=torch.float64) / 10)[:, None]
+    values = bspline_bases(x, grid)
+    torch.testing.assert_close(values, reference.bases(x, grid, 3), rtol=0, atol=1e-14)
+    assert values[5, 0].tolist() == [1, 0, 0, 0, 0]
+    arguments = (x, grid, *weights(1, 3, 5), 3, False)
+    for ours, theirs in zip(
+        outputs_and_gradients(fast, *arguments), outputs_and_gradients(plain_general, *arguments)
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_leading_shapes_and_no_rows():
+    grid, (weight, scaler) = uniform_grid(), weights()
+    x = random_rows(12)
+    expected = kan_spline(x, grid, weight, scaler, uniform=True)
+    for shape in [(12,), (3, 4), (2, 3, 2)]:
+        found = kan_spline(x.view(*shape, 2), grid, weight, scaler, uniform=True)
+        torch.testing.assert_close(found, expected.view(*shape, 3))
+    torch.testing.assert_close(kan_spline(x[0], grid, weight, scaler, uniform=True), expected[0])
+    transposed = x.view(3, 4, 2).transpose(0, 1)  # not contiguous
+    torch.testing.assert_close(
+        kan_spline(transposed, grid, weight, scaler, uniform=True),
+        expected.view(3, 4, 3).transpose(0, 1),
+    )
+    for uniform in (True, False):
+        empty = x[:0].clone().requires_grad_()
+        y = kan_spline(empty, grid, weight.requires_grad_(), scaler, uniform=uniform)
+        assert y.shape == (0, 3)
+        y.sum().backward()
+        assert (weight.grad == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "scaler", "message"),
+    [
+        ((4, 3), (3, 2, 8), (3, 2), "x has 3 features"),
+        ((4, 2), (3, 2, 7), (3, 2), "spline_weight has shape"),
+        ((4, 2), (3, 2, 8), (2, 3), "spline_scaler has shape"),
+    ],
+)
+def test_refuses_shapes_that_do_not_fit(x, weight, scaler, message):
+    with pytest.raises(ValueError, match=message):
+        kan_spline(torch.zeros(x), uniform_grid(), torch.zeros(weight), torch.zeros(scaler))
+
+
+@st.composite
+def grids(draw):
+    """Order, whether the closed form may be used, and knots of one feature."""
+    order = draw(st.integers(1, 5))
+    size = draw(st.integers(1, 8))
+    if draw(st.booleans()):
+        low = draw(st.floats(-5, 5))
+        high = low + draw(st.floats(0.1, 10))
+        return order, True, uniform_knots(size, order, (low, high), dtype=torch.float64)[None]
+    steps = draw(st.lists(st.floats(0.01, 2), min_size=size + 2 * order, max_size=size + 2 * order))
+    start = draw(st.floats(-5, 5))
+    knots = torch.tensor([0.0, *steps], dtype=torch.float64).cumsum(0) + start
+    return order, False, knots[None]
+
+
+@settings(max_examples=80, deadline=None)
+@given(grids(), st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_bases_sum_to_one_inside_and_are_never_negative(grid, fractions):
+    order, uniform, knots = grid
+    low, high = knots[0, order], knots[0, -1 - order]
+    x = (low + torch.tensor(fractions, dtype=torch.float64) * (high - low))[:, None]
+    values = bspline_bases(x, knots, order, uniform=uniform)
+    assert values.shape == (len(fractions), 1, knots.shape[1] - order - 1)
+    torch.testing.assert_close(values.sum(-1), torch.ones_like(x), rtol=0, atol=1e-9)
+    assert (values >= -1e-12).all()
+    # A point lies in the supports of order + 1 bases
+    assert ((values > 0).sum(-1) <= order + 1).all()
+
+
+@settings(max_examples=80, deadline=None)
+@given(grids(), st.lists(st.floats(0, 1e300), min_size=1, max_size=8), st.booleans())
+def test_bases_are_zero_outside_the_extended_grid(grid, distances, left):
+    order, uniform, knots = grid
+    away = torch.tensor(distances, dtype=torch.float64)[:, None]
+    x = knots[0, 0] - away if left else knots[0, -1] + away
+    assert bspline_bases(x, knots, order, uniform=uniform).abs().max() < 1e-12
+
+
+def test_knots_of_the_released_configuration():
+    expected = torch.tensor([-2.2, -1.8, -1.4, -1.0, -0.6, -0.2, 0.2, 0.6, 1.0, 1.4, 1.8, 2.2])
+    torch.testing.assert_close(uniform_knots(5, 3, (-1.0, 1.0)), expected)
+
+
+@pytest.mark.parametrize("size", [1, 5, 50, 500])
+@pytest.mark.parametrize("limits", [(-1.0, 1.0), (0.0, 1e-3), (-1000.0, 1.0), (99.0, 100.0)])
+def test_rounding_does_not_make_a_grid_uneven(size, limits):
+    grid = uniform_knots(size, 3, limits, dtype=torch.float32).repeat(2, 1)
+    assert are_uniform(grid, torch.float32)
+    exact = uniform_knots(size, 3, limits, dtype=torch.float64).repeat(2, 1)
+    assert are_uniform(exact.float(), torch.float32)
+
+
+def test_an_uneven_row_is_found():
+    grid = uniform_grid(3)
+    assert are_uniform(grid, torch.float64)
+    grid[1, 4] += 1e-3
+    assert not are_uniform(grid, torch.float64)
+    # Less than a half type can hold
+    assert are_uniform(grid, torch.float16)
+
+
+def test_adaptive_knots_worked_by_hand():
+    rows = torch.tensor([4.0, 0.0, 1.0, 9.0, 2.0])[:, None]
+    knots = adaptive_knots(rows, grid_size=2, order=1, margin=0.5, uniform_share=0.5)
+    # Even: -0.5, 4.5, 9.5; quantiles: 0, 2, 9; halfway: -0.25, 3.25, 9.25; spacing 5 outside
+    expected = torch.tensor([[-5.25, -0.25, 3.25, 9.25, 14.25]], dtype=torch.float64)
+    torch.testing.assert_close(knots, expected)
+
+
+def test_refit_is_the_least_squares_solution():
+    rows = random_rows(60, features=3)
+    weight, _ = weights(features=3)
+    old, new = uniform_grid(3), uneven_grid(3)
+    found = refitted_weight(rows, old, new, 3, weight)
+    for feature in range(3):
+        one = slice(feature, feature + 1)
+        values = bspline_bases(rows[:, one], old[one])[:, 0] @ weight[:, feature].t()
+        new_bases = bspline_bases(rows[:, one], new[one])[:, 0]
+        expected = torch.linalg.lstsq(new_bases, values).solution.t()
+        torch.testing.assert_close(found[:, feature], expected, rtol=1e-7, atol=1e-7)
+
+
+def test_refit_by_blocks_of_features_equals_one(monkeypatch):
+    rows = random_rows(40, features=3)
+    weight, _ = weights(features=3)
+    arguments = (rows, uniform_grid(3), uneven_grid(3), 3, weight)
+    expected = refitted_weight(*arguments)
+    monkeypatch.setattr("wbcnets.ops.kan_spline.knots.REFIT_BLOCK", 80)
+    torch.testing.assert_close(refitted_weight(*arguments), expected)

@@ -1,0 +1,129 @@
+"""Checkpoint files, read without running code from them.
+
+PyTorch archives, safetensors, and the pickled NumPy arrays of Detectron2's model zoo.
+"""
+
+import argparse
+import io
+import json
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from timm.models import clean_state_dict
+
+from wbcnets.errors import CheckpointError
+
+# The command line that some training tools keep beside the weights is data
+torch.serialization.add_safe_globals([argparse.Namespace])
+
+# Under which names the weights stand, the averaged ones first
+_AVERAGED = ("state_dict_ema", "model_ema")
+_PLAIN = ("model", "state_dict")
+
+
+def read_state_dict(path: Path, averaged: bool = True) -> dict[str, torch.Tensor]:
+    """The weights of a checkpoint file by name, without the prefixes of DDP and torch.compile.
+
+    Args:
+        path: The file.
+        averaged: Take the exponential moving average where the file has one, as timm does.
+
+    Raises:
+        CheckpointError: The file is damaged, or is not a checkpoint.
+    """
+    checkpoint = read_checkpoint(path)
+    state = checkpoint["model"]
+    for name in _AVERAGED if averaged else ():
+        if isinstance(checkpoint.get(name), dict):
+            state = checkpoint[name]
+            break
+    return clean_state_dict({k: v for k, v in state.items() if isinstance(v, torch.Tensor)})
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint file as a dictionary with the weights under "model"; runs no code from it.
+
+    Raises:
+        CheckpointError: The file is damaged, or is not a checkpoint.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return _read_safetensors(path)
+        if path.suffix == ".pkl":
+            data = _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+        else:
+            _verify_checksums(path)
+            data = torch.load(path, map_location="cpu", weights_only=True)
+    # Pickles and archives raise whatever the damaged bytes lead them to; each means "unreadable"
+    except Exception as error:
+        raise CheckpointError(f"{path}: {_describe_damage(path, error)}") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path}: holds a {type(data).__name__}, not a dictionary of weights")
+    stored: Any = next((data[name] for name in _PLAIN if name in data), data)
+    if not isinstance(stored, dict):
+        raise CheckpointError(f"{path}: holds no weights, but a {type(stored).__name__}")
+    state = {
+        name: torch.as_tensor(value) for name, value in stored.items() if hasattr(value, "shape")
+    }
+    if not state:
+        raise CheckpointError(f"{path}: holds no weights")
+    extra = {} if stored is data else {k: v for k, v in data.items() if v is not stored}
+    return {**extra, "model": state}
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    with safetensors.safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+    state = safetensors.torch.load_file(path)
+    names = tuple(json.loads(metadata.get("class_names", "[]")))
+    return {"model": state, "class_names": names}
+
+
+def _verify_checksums(path: Path) -> None:
+    """Compares the archive with the checksums in it, which PyTorch writes but does not read."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+        if broken:
+            raise ValueError(f"wrong checksum of {broken}")
+
+
+def _describe_damage(path: Path, error: Exception) -> str:
+    if not path.is_file():
+        return "no such file"
+    head = path.read_bytes()[:200]
+    if not head:
+        return "the file is empty"
+    if head.startswith(b"version https://git-lfs"):
+        return "this is a Git LFS pointer, not the file itself; run git lfs pull"
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        return "this is a web page, not a checkpoint; download it again"
+    return f"damaged, cut off, or holds more than weights ({type(error).__name__})"
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads pickled NumPy arrays and containers, as in Detectron2's model zoo, and nothing else."""
+
+    _ALLOWED = {
+        ("collections", "OrderedDict"),
+        ("_codecs", "encode"),
+        ("numpy", "ndarray"),
+        ("numpy", "dtype"),
+        ("numpy.core.multiarray", "_reconstruct"),
+        ("numpy._core.multiarray", "_reconstruct"),
+        ("numpy.core.multiarray", "scalar"),
+        ("numpy._core.multiarray", "scalar"),
+        ("numpy.core.numeric", "_frombuffer"),
+        ("numpy._core.numeric", "_frombuffer"),
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Looks up an allowed name; anything else is refused."""
+        if (module, name) not in self._ALLOWED:
+            raise pickle.UnpicklingError(f"refused to load {module}.{name}")
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)

@@ -1,0 +1,288 @@
+"""Spatial and channel reconstruction of a feature map (section III-D, equations 18 to 20).
+
+Chen et al., "SCKansformer: Fine-Grained Classification of Bone Marrow Cells via Kansformer Backbone
+and Hierarchical Attention Mechanisms", after Li et al., "SCConv: Spatial and Channel Reconstruction
+Convolution for Feature Redundancy" (CVPR 2023). The SRU splits a map by how much each value tells
+and adds the two parts crosswise; the CRU replaces a convolution by a split, two cheap transforms
+and a weighted sum.
+
+Differences from the paper:
+
+* The SRU's gates. The text gives a weight of 1 above the threshold and 0 below, through which no
+  gradient reaches gamma and beta. ``gate="soft"``, the default, is that of the SCConv module in
+  common use: above the threshold a value is informative whole (1 and 0), below it both parts take
+  the weight itself, so that gamma and beta train. ``gate="hard"`` is what SCKansformer's released
+  code does: 1 and 0 at the threshold or above, 0 and 1 below, on values normalised by the sample
+  standard deviation plus 1e-10 in place of equation 18's root of variance plus epsilon. Its gamma
+  and beta are frozen, because nothing can train them.
+* Equation 19 divides by the sum of gamma, which training can drive to 0: the mean of gamma is kept
+  at least 1e-4 away from it, on its own side.
+* The CRU's fusion. The text, as SKNet does, takes a softmax over the two pooled values of a channel
+  (``fusion="pairwise"``); SCKansformer's released code and the common module take one over all 2 C
+  pooled values, which is the default here (``fusion="joint"``) because models were trained with it.
+  Their results differ in size by a factor of about C.
+* Where its groups do not divide the squeezed channels, the group-wise convolution takes the
+  greatest common divisor as groups. By default, no width that 16 divides is affected.
+"""
+
+from math import gcd
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wbcnets.errors import ConfigError
+
+GATES = ("soft", "hard")
+FUSIONS = ("joint", "pairwise")
+MINIMAL_MEAN_SCALE = 1e-4
+RELEASED_EPSILON = 1e-10
+
+
+class SRU(nn.Module):
+    """Spatial reconstruction unit: (B, C, H, W) -> (B, C, H, W).
+
+    The gates are computed in float32 or wider; under autocast the result is float32 too, as that of
+    a norm.
+
+    Args:
+        channels: C, an even number.
+        num_groups: Groups of the group norm; they divide C.
+        threshold: The weight above which a value is informative, in (0, 1).
+        gate: "soft" trains gamma and beta; "hard" is the released code's and does not.
+        device: Where the parameters are made.
+        dtype: Type of the parameters.
+
+    Raises:
+        ConfigError: C is odd or not a multiple of ``num_groups``, or another argument is out of
+            range.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_groups: int = 16,
+        threshold: float = 0.5,
+        gate: str = "soft",
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_channels("SRU", channels, num_groups)
+        if not 0.0 < threshold < 1.0:
+            raise ConfigError(
+                f"SRU: threshold={threshold} is not between 0 and 1; the paper's: 0.5"
+            )
+        if gate not in GATES:
+            raise ConfigError(f"SRU: gate={gate!r}: use one of {list(GATES)}")
+        self.threshold = threshold
+        self.gate = gate
+        self.norm = nn.GroupNorm(num_groups, channels, device=device, dtype=dtype)
+        if gate == "hard":
+            self.norm.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the map with its informative and its redundant part added crosswise."""
+        informative, redundant = self.gates(x)
+        x = x.to(torch.promote_types(x.dtype, self.norm.weight.dtype))
+        first, second = (informative.to(x.dtype) * x).chunk(2, dim=1)
+        third, fourth = (redundant.to(x.dtype) * x).chunk(2, dim=1)
+        return torch.cat([first + fourth, second + third], dim=1)
+
+    def gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The weights of the informative and of the redundant part, each (B, C, H, W) in [0, 1]."""
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        weight = torch.sigmoid(self._normalise(wide) * self._scale_shares(wide.dtype))  # eq. 20
+        if self.gate == "hard":
+            mask = weight >= self.threshold
+            return mask.to(wide.dtype), (~mask).to(wide.dtype)
+        above = weight > self.threshold
+        return weight.masked_fill(above, 1.0), weight.masked_fill(above, 0.0)
+
+    def _normalise(self, x: Tensor) -> Tensor:
+        """Equation 18, or the released code's form of it: (B, C, H, W) -> (B, C, H, W)."""
+        gamma, beta = self.norm.weight.to(x.dtype), self.norm.bias.to(x.dtype)
+        if self.gate == "soft":
+            return F.group_norm(x, self.norm.num_groups, gamma, beta, self.norm.eps)
+        groups = x.unflatten(1, (self.norm.num_groups, -1)).flatten(2)
+        centred = groups - groups.mean(dim=2, keepdim=True)
+        count = max(groups.shape[2] - 1, 1)
+        deviation = (centred.square().sum(dim=2, keepdim=True) / count).sqrt()
+        normalised = (centred / (deviation + RELEASED_EPSILON)).view_as(x)
+        return normalised * gamma[:, None, None] + beta[:, None, None]
+
+    def _scale_shares(self, dtype: torch.dtype) -> Tensor:
+        """Equation 19, each gamma by the sum of all: (C, 1, 1)."""
+        gamma = self.norm.weight.to(dtype)
+        total = gamma.sum()
+        floor = torch.full_like(total, MINIMAL_MEAN_SCALE * self.norm.num_channels)
+        total = torch.where(total.abs() < floor, torch.copysign(floor, total), total)
+        return (gamma / total)[:, None, None]
+
+
+class CRU(nn.Module):
+    """Channel reconstruction unit: (B, C, H, W) -> (B, C, H, W).
+
+    Runs in its parameters' type, also under autocast: float16 cannot hold its sums.
+
+    Args:
+        channels: C.
+        alpha: Share of the channels that the rich transform sees, in (0, 1).
+        squeeze_ratio: By how much a 1x1 convolution narrows each of the two shares.
+        conv_groups: Groups of the group-wise convolution, where enough channels are left.
+        kernel_size: Kernel of the group-wise convolution, an odd number.
+        fusion: "joint" takes a softmax over all 2 C pooled values, "pairwise" over the two of each
+            channel.
+        device: Where the parameters are made.
+        dtype: Type of the parameters.
+
+    Raises:
+        ConfigError: An argument is out of range, or leaves one of the two shares empty.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        alpha: float = 0.5,
+        squeeze_ratio: int = 2,
+        conv_groups: int = 2,
+        kernel_size: int = 3,
+        fusion: str = "joint",
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        upper = int(alpha * channels)
+        lower = channels - upper
+        if upper < 1 or lower < 1:
+            raise ConfigError(
+                f"CRU: alpha={alpha} leaves {upper} and {lower} of {channels} channels; both "
+                "shares need at least 1"
+            )
+        if squeeze_ratio < 1 or conv_groups < 1 or kernel_size < 1 or kernel_size % 2 == 0:
+            raise ConfigError(
+                "CRU: squeeze_ratio and conv_groups must be at least 1 and kernel_size odd, got "
+                f"squeeze_ratio={squeeze_ratio}, conv_groups={conv_groups}, "
+                f"kernel_size={kernel_size}"
+            )
+        if fusion not in FUSIONS:
+            raise ConfigError(f"CRU: fusion={fusion!r}: use one of {list(FUSIONS)}")
+        self.shares = (upper, lower)
+        self.fusion = fusion
+        upper_squeezed = max(1, upper // squeeze_ratio)
+        lower_squeezed = max(1, lower // squeeze_ratio)
+
+        def pointwise(inputs: int, outputs: int) -> nn.Conv2d:
+            return nn.Conv2d(inputs, outputs, 1, bias=False, device=device, dtype=dtype)
+
+        self.squeeze_upper = pointwise(upper, upper_squeezed)
+        self.squeeze_lower = pointwise(lower, lower_squeezed)
+        self.group_conv = nn.Conv2d(
+            upper_squeezed,
+            channels,
+            kernel_size,
+            padding=kernel_size // 2,
+            groups=gcd(conv_groups, upper_squeezed, channels),
+            device=device,
+            dtype=dtype,
+        )
+        self.point_conv_upper = pointwise(upper_squeezed, channels)
+        self.point_conv_lower = pointwise(lower_squeezed, channels - lower_squeezed)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the map with its redundant channels made anew from cheaper ones."""
+        x = x.to(self.squeeze_upper.weight.dtype)
+        if x.device.type == "meta":
+            return self._fuse(self._transform(x))
+        with torch.autocast(x.device.type, enabled=False):
+            return self._fuse(self._transform(x))
+
+    def _transform(self, x: Tensor) -> Tensor:
+        """The rich and the cheap transform, stacked: (B, C, H, W) -> (B, 2, C, H, W)."""
+        upper, lower = x.split(self.shares, dim=1)
+        upper, lower = self.squeeze_upper(upper), self.squeeze_lower(lower)
+        rich = self.group_conv(upper) + self.point_conv_upper(upper)
+        cheap = torch.cat([self.point_conv_lower(lower), lower], dim=1)
+        return torch.stack([rich, cheap], dim=1)
+
+    def _fuse(self, transformed: Tensor) -> Tensor:
+        """Weighs and adds the two: (B, 2, C, H, W) -> (B, C, H, W)."""
+        wide = torch.promote_types(transformed.dtype, torch.float32)
+        pooled = transformed.mean(dim=(3, 4), keepdim=True, dtype=wide)
+        if self.fusion == "pairwise":
+            weights = pooled.softmax(dim=1)
+        else:
+            weights = pooled.flatten(1).softmax(dim=1).view_as(pooled)
+        return (weights.to(transformed.dtype) * transformed).sum(dim=1)
+
+
+class SCConv(nn.Module):
+    """SRU, then CRU: (B, C, H, W) -> (B, C, H, W).
+
+    Under autocast the result is float32, as that of a norm.
+
+    Args:
+        channels: C, an even number.
+        num_groups: Groups of the SRU's group norm; they divide C.
+        threshold: The SRU's threshold, in (0, 1).
+        gate: The SRU's gate, "soft" or "hard".
+        alpha: Share of the channels that the CRU's rich transform sees, in (0, 1).
+        squeeze_ratio: By how much the CRU narrows its shares.
+        conv_groups: Groups of the CRU's group-wise convolution.
+        kernel_size: Kernel of the CRU's group-wise convolution, an odd number.
+        fusion: The CRU's fusion, "joint" or "pairwise".
+        device: Where the parameters are made.
+        dtype: Type of the parameters.
+
+    Raises:
+        ConfigError: C is odd or not a multiple of ``num_groups``, or another argument is out of
+            range.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_groups: int = 16,
+        threshold: float = 0.5,
+        gate: str = "soft",
+        alpha: float = 0.5,
+        squeeze_ratio: int = 2,
+        conv_groups: int = 2,
+        kernel_size: int = 3,
+        fusion: str = "joint",
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_channels("SCConv", channels, num_groups)
+        self.sru = SRU(channels, num_groups, threshold, gate, device=device, dtype=dtype)
+        self.cru = CRU(
+            channels,
+            alpha,
+            squeeze_ratio,
+            conv_groups,
+            kernel_size,
+            fusion,
+            device=device,
+            dtype=dtype,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the refined map: (B, C, H, W) -> (B, C, H, W)."""
+        return self.cru(self.sru(x))
+
+
+def check_channels(layer: str, channels: int, num_groups: int) -> None:
+    """Accepts an even number of channels that the groups divide.
+
+    Raises:
+        ConfigError: It is another number.
+    """
+    if num_groups < 1 or channels < 2 or channels % 2 or channels % num_groups:
+        raise ConfigError(
+            f"{layer}: channels={channels} must be even and a multiple of num_groups={num_groups}; "
+            "use another width, or a num_groups that divides it"
+        )

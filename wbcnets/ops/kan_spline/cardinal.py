@@ -1,0 +1,105 @@
+"""Cubic B-spline bases on evenly spaced knots: a closed form, plain and in place.
+
+With u the distance to the middle of a basis in knot spacings,
+`B(u) = (a^3 - 4 b^3) / 6`, `a = (2 - |u|)_+`, `b = (1 - |u|)_+`, and
+`B'(u) = -sign(u) (a^2 - 4 b^2) / 2`
+(de Boor, "A Practical Guide to Splines", chapter IX: the cardinal B-spline of order 4).
+"""
+
+import torch
+from torch import Tensor
+
+
+def cardinal_position(x: Tensor, grid: Tensor) -> Tensor:
+    """Where the inputs lie, in knot spacings from the middle of a uniform grid: `(..., I)` twice.
+
+    From the middle and not from the first knot, as rounding grows with the distance. Positions stop
+    at the outer knots, where all bases and slopes are 0, so that powers cannot overflow.
+    """
+    first, last = grid[:, 0], grid[:, -1]
+    intervals = grid.shape[1] - 1
+    position = (x - (first + last) / 2) * (intervals / (last - first))
+    return position.clamp(-intervals / 2, intervals / 2)
+
+
+def cardinal_centre(basis: int, knots: int) -> float:
+    """Where a cubic basis has its middle, in knot spacings from the middle of the grid."""
+    return basis + 2 - (knots - 1) / 2
+
+
+def cardinal_cubic_bases(x: Tensor, grid: Tensor) -> Tensor:
+    """Cubic bases on uniform knots without a recursion: `(..., I), (I, K) -> (..., K - 4, I)`.
+
+    With u the distance to the middle of a basis in knot spacings,
+    `B(u) = ((2 - |u|)_+^3 - 4 (1 - |u|)_+^3) / 6`.
+    """
+    knots = grid.shape[1]
+    position = cardinal_position(x, grid)
+    bases = []
+    # A basis at a time: compilers then write each block of the result in one loop over x
+    for index in range(knots - 4):
+        distance = (position - cardinal_centre(index, knots)).abs()
+        outer = (2 - distance).clamp(min=0)
+        inner = (1 - distance).clamp(min=0)
+        bases.append((outer * outer * outer - 4 * (inner * inner * inner)) / 6)
+    return torch.stack(bases, dim=-2)
+
+
+class CardinalCubic:
+    """Bases for one block of rows at a time, in buffers that are filled again and again.
+
+    Values come six times as large, the division is for the weights, of which there are fewer.
+
+    Args:
+        grid: Uniform knots `(I, K)`.
+        rows: The largest number of rows in a block.
+    """
+
+    scale = 1 / 6
+
+    def __init__(self, grid: Tensor, rows: int) -> None:
+        features, self.knots = grid.shape
+        self.grid = grid
+        self._bases = grid.new_empty(rows, self.knots - 4, features)
+        self._steps = grid.new_empty(4, rows, features)
+        self._two = grid.new_full((), 2.0)
+
+    def bases(self, x: Tensor) -> Tensor:
+        """`(r, I) -> (r, n * I)`; overwritten by the next call."""
+        position = cardinal_position(x, self.grid)
+        bases = self._bases[: len(x)]
+        outer, inner = self._steps[:2, : len(x)].unbind()
+        for index, basis in enumerate(bases.unbind(1)):
+            torch.sub(position, cardinal_centre(index, self.knots), out=outer).abs_()
+            self._distances_to_parts(outer, inner)
+            torch.mul(outer, outer, out=basis).mul_(outer)
+            torch.mul(inner, inner, out=outer).mul_(inner)
+            basis.sub_(outer, alpha=4)
+        return bases.flatten(1)
+
+    def bases_and_input_gradient(self, x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+        """`(r, I), (r, n * I) -> (r, n * I), (r, I)`: also `grad * slope` summed over the bases."""
+        position = cardinal_position(x, self.grid)
+        bases = self._bases[: len(x)]
+        outer, inner, sign, slope = self._steps[:, : len(x)].unbind()
+        total = torch.zeros_like(x)
+        for index, (basis, basis_grad) in enumerate(
+            zip(bases.unbind(1), grad.view_as(bases).unbind(1))
+        ):
+            torch.sub(position, cardinal_centre(index, self.knots), out=sign)
+            torch.abs(sign, out=outer)
+            sign.sign_()
+            self._distances_to_parts(outer, inner)
+            torch.mul(outer, outer, out=slope)
+            torch.mul(slope, outer, out=basis)
+            torch.mul(inner, inner, out=outer)
+            slope.sub_(outer, alpha=4).mul_(sign)
+            basis.sub_(outer.mul_(inner), alpha=4)
+            total.addcmul_(slope, basis_grad, value=-3)
+        spacings = (self.grid[:, -1] - self.grid[:, 0]) / (self.knots - 1)
+        return bases.flatten(1), total.div_(spacings)
+
+    def _distances_to_parts(self, outer: Tensor, inner: Tensor) -> None:
+        """In place: distances `|u|` in `outer` become a, and `inner` becomes b."""
+        torch.sub(self._two, outer, out=outer).clamp_min_(0)
+        torch.sub(outer, 1.0, out=inner).clamp_min_(0)

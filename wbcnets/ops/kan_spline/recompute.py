@@ -1,0 +1,130 @@
+"""The spline branch with bases that are made block by block and made again in the backward pass.
+
+A cubic layer with 8 bases makes 8 numbers of every input. Stored for autograd they, and the steps
+towards them, are the largest part of a KAN's memory; computed in place on some hundred rows at a
+time they stay in the processor's cache, and only the input is kept.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wbcnets.ops.kan_spline.cardinal import CardinalCubic
+from wbcnets.ops.kan_spline.cox_de_boor import CoxDeBoor
+from wbcnets.ops.kan_spline.plain import plain_spline
+
+# Inputs that are worked on at once: about what a core's second-level cache holds; elsewhere enough
+# to fill the device, with buffers of some hundred megabytes
+CPU_BLOCK_PER_THREAD = 98_304
+DEVICE_BLOCK = 4_194_304
+
+
+def recomputed_spline(
+    x: Tensor,
+    grid: Tensor,
+    spline_weight: Tensor,
+    spline_scaler: Tensor,
+    order: int,
+    uniform: bool,
+) -> Tensor:
+    """`(..., I) -> (..., O)`; the arguments are those of `wbcnets.ops.kan_spline.kan_spline`."""
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    y = _RecomputedSpline.apply(rows, grid, spline_weight, spline_scaler, order, uniform)
+    return y.view(*x.shape[:-1], spline_weight.shape[0])
+
+
+class _RecomputedSpline(torch.autograd.Function):
+    """`(R, I) -> (R, O)`; keeps its arguments and nothing else."""
+
+    @staticmethod
+    def forward(
+        x: Tensor,
+        grid: Tensor,
+        spline_weight: Tensor,
+        spline_scaler: Tensor,
+        order: int,
+        uniform: bool,
+    ) -> Tensor:
+        block = _block_rows(x)
+        form = _select_form(grid, order, uniform, block)
+        matrix = _weight_matrix(spline_weight, spline_scaler * form.scale)
+        y = x.new_empty(len(x), len(spline_weight))
+        for x_block, y_block in zip(x.split(block), y.split(block)):
+            torch.mm(form.bases(x_block), matrix, out=y_block)
+        return y
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        *tensors, ctx.order, ctx.uniform = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        arguments = (*ctx.saved_tensors, ctx.order, ctx.uniform)
+        gradients: Sequence[Tensor | None]
+        if torch.is_grad_enabled():  # somebody wants derivatives of these derivatives
+            gradients = _differentiable_gradients(grad, *arguments)
+        elif grad.device.type == "meta":
+            gradients = _gradients(grad, *arguments)
+        else:
+            with torch.autocast(grad.device.type, enabled=False):
+                gradients = _gradients(grad, *arguments)
+        x_grad, weight_grad, scaler_grad = gradients
+        return x_grad, None, weight_grad, scaler_grad, None, None
+
+
+def _gradients(
+    grad: Tensor,
+    x: Tensor,
+    grid: Tensor,
+    spline_weight: Tensor,
+    spline_scaler: Tensor,
+    order: int,
+    uniform: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, the weight and the scaler."""
+    block = _block_rows(x)
+    form = _select_form(grid, order, uniform, block)
+    matrix = _weight_matrix(spline_weight, spline_scaler * form.scale)
+    matrix_grad = torch.zeros_like(matrix)
+    x_grad = torch.empty_like(x)
+    for x_block, grad_block, x_grad_block in zip(
+        x.split(block), grad.split(block), x_grad.split(block)
+    ):
+        bases, found = form.bases_and_input_gradient(x_block, grad_block @ matrix.t())
+        x_grad_block.copy_(found)
+        matrix_grad.addmm_(bases.t(), grad_block)
+    outputs, features, count = spline_weight.shape
+    scaled_grad = matrix_grad.view(count, features, outputs).permute(2, 1, 0) * form.scale
+    weight_grad = torch.mul(scaled_grad, spline_scaler.unsqueeze(-1)).contiguous()
+    return x_grad, weight_grad, (scaled_grad * spline_weight).sum(dim=-1)
+
+
+def _differentiable_gradients(grad: Tensor, *arguments: Any) -> list[Tensor | None]:
+    """The same through the plain form, which autograd can follow once more."""
+    x, grid, spline_weight, spline_scaler, order, uniform = arguments
+    # Views, so that no path between the arguments themselves is counted
+    inputs = [tensor.view_as(tensor) for tensor in (x, spline_weight, spline_scaler)]
+    y = plain_spline(inputs[0], grid, inputs[1], inputs[2], order, uniform)
+    followed = [tensor for tensor in inputs if tensor.requires_grad]
+    found = iter(torch.autograd.grad(y, followed, grad, create_graph=True, materialize_grads=True))
+    return [next(found) if tensor.requires_grad else None for tensor in inputs]
+
+
+def _block_rows(x: Tensor) -> int:
+    on_cpu = x.device.type == "cpu"
+    block = CPU_BLOCK_PER_THREAD * torch.get_num_threads() if on_cpu else DEVICE_BLOCK
+    return max(1, min(block // max(1, x.shape[1]), len(x)))
+
+
+def _select_form(grid: Tensor, order: int, uniform: bool, rows: int) -> CardinalCubic | CoxDeBoor:
+    return CardinalCubic(grid, rows) if uniform and order == 3 else CoxDeBoor(grid, order)
+
+
+def _weight_matrix(spline_weight: Tensor, factors: Tensor) -> Tensor:
+    """`(O, I, n), (O, I) -> (n * I, O)`."""
+    scaled = spline_weight * factors.unsqueeze(-1)
+    return scaled.permute(2, 1, 0).reshape(-1, len(spline_weight))
