@@ -3,6 +3,8 @@
 from wbcnets.layers.bifpn import BiFPN
 from wbcnets.layers.channel_attention import ChannelAttention
 from wbcnets.layers.channel_mapper import ChannelMapper
+from wbcnets.layers.conv_attention import ConvAttention, ConvProjection
+from wbcnets.layers.conv_embed import ConvEmbed
 from wbcnets.layers.extra_stage import ExtraStage
 from wbcnets.layers.fapn import FaPN
 from wbcnets.layers.fpn import FPN
@@ -14,6 +16,8 @@ from wbcnets.layers.necks import create_neck, neck_names
 from wbcnets.layers.pafpn import PAFPN
 from wbcnets.layers.scconv import CRU, SRU, SCConv
 from wbcnets.layers.self_attention import SelfAttention
+from wbcnets.layers.sparse_attention import SparseAttention
+from wbcnets.layers.transformer_block import Block
 
 __all__ = [
     "CRU",
@@ -23,8 +27,12 @@ __all__ = [
     "PAFPN",
     "SRU",
     "BiFPN",
+    "Block",
     "ChannelAttention",
     "ChannelMapper",
+    "ConvAttention",
+    "ConvEmbed",
+    "ConvProjection",
     "ExtraStage",
     "FaPN",
     "GlobalLocalAttention",
@@ -34,6 +42,7 @@ __all__ = [
     "SCConv",
     "SelectiveFeatureFusion",
     "SelfAttention",
+    "SparseAttention",
     "create_neck",
     "neck_names",
 ]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from wbcnets.errors import ConfigError
 from wbcnets.layers.self_attention import SelfAttention
+from wbcnets.layers.token_map import map_to_tokens, tokens_to_map
 
 LARGEST_HALF_INPUT = 256.0
 
@@ -209,8 +210,8 @@ class GlobalLocalAttention(nn.Module):
             )
         tokens = tokens + self.attn(self.norm(tokens))
         class_token, patches = tokens[:, :1], tokens[:, 1:]  # equation 11
-        image = patches.transpose(1, 2).unflatten(2, grid)  # equation 12
-        patches = self.local(image).flatten(2).transpose(1, 2)  # equations 13 to 16
+        image = tokens_to_map(patches, grid)  # equation 12
+        patches = map_to_tokens(self.local(image))  # equations 13 to 16
         return torch.cat([class_token.to(patches.dtype), patches], dim=1)  # equation 17
 
 

@@ -1,0 +1,308 @@
+"""SCKansformer: a ViT with reconstructed patches, a global-local attention block and KAN layers.
+
+Chen et al., "SCKansformer: Fine-Grained Classification of Bone Marrow Cells via Kansformer Backbone
+and Hierarchical Attention Mechanisms", section III and figure 1: patch embedding, SCConv on the map
+of patches, class token and position embedding, one global-local attention block, Kansformer blocks
+``x + MSA(LN(x))`` and ``x + KAN(LN(x))``, layer norm, and a KAN head on the class token.
+
+Differences from the paper:
+
+* It gives no widths of the KANs and no size of the ViT. Released code: KANs of [dim, 64, dim] and
+  [dim, 64, classes], and ViT-Base. The widths of small and tiny are those of ViT-S and ViT-Ti.
+* SRU's default gate trains, and `wbcnets.layers.global_local_attention` has what the released code
+  adds to the text; see the headers of the layers. With ``gate="hard"`` the model computes what the
+  released one does, whose checkpoints load under their own names.
+* The released code draws gamma of the SRU from a normal distribution and other weights anew for
+  every kind of layer; here gamma starts at 1 and linear layers as in timm's ViT.
+
+SCConv's joint softmax shares a weight of 1 among 2 C channels, so that patches leave it some C
+times smaller than they came, and position embeddings outweigh them until training makes up for it.
+"""
+
+import logging
+import re
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, cast
+
+import torch
+from timm.layers import Mlp
+from timm.models import generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+from wbcnets.errors import ConfigError
+from wbcnets.layers.global_local_attention import GlobalLocalAttention
+from wbcnets.layers.kan import KAN
+from wbcnets.layers.scconv import SCConv
+from wbcnets.layers.transformer_block import Block
+from wbcnets.models.builder import build_model
+from wbcnets.models.token_classifier import (
+    Grid,
+    TokenClassifier,
+    init_linear_layers,
+    resample_position_embedding,
+)
+
+MLP_RATIO = 4
+
+logger = logging.getLogger(__name__)
+
+
+class SCKansformer(TokenClassifier):
+    """The SCKansformer: (B, in_chans, H, W) -> (B, num_classes).
+
+    Its parameters are named as in timm's ViT where the two agree. ``scconv=False``,
+    ``global_local=False`` and ``mlp="mlp"`` are the ablations of tables IV to VI; all three and
+    ``head="linear"`` make it timm's ViT.
+
+    Args:
+        img_size: Height and width of the input, or one number for both.
+        patch_size: Height and width of a patch.
+        in_chans: Channels of the input.
+        num_classes: Classes; 0 for no classifier.
+        global_pool: "token", "avg", "max", "avgmax" or "", over the tokens after the last block.
+        embed_dim: Width of a token; with SCConv a multiple of 16.
+        depth: Number of Kansformer blocks.
+        num_heads: Heads of a block, and of the global-local attention.
+        scconv: Whether the map of patches goes through SCConv.
+        global_local: Whether the tokens go through the global-local attention block.
+        mlp: "kan" for KANs in the blocks; "mlp" for ViT's MLPs of ratio 4.
+        head: "kan" for a KAN as classifier; "linear" for a linear layer.
+        gate: Gate of the SRU: "soft", which trains, or "hard", the released code's.
+        squeeze_excite: Whether the local part weighs its channels by squeeze-and-excitation.
+        kan_hidden: Inner width of the KANs.
+        kan_options: Further keywords of `KAN`, such as ``dict(grid_size=8, grid_range=(-2, 2))``.
+        drop_rate: Dropout before the head.
+        drop_path_rate: Rate of dropped paths of the last block; it rises linearly.
+        dynamic_img_size: Take any image whose sides the patch divides.
+        device: Where the parameters are made.
+        dtype: Type of the parameters.
+
+    Raises:
+        ConfigError: A size or a name is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int | tuple[int, int] = 16,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "token",
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        scconv: bool = True,
+        global_local: bool = True,
+        mlp: str = "kan",
+        head: str = "kan",
+        gate: str = "soft",
+        squeeze_excite: bool = True,
+        kan_hidden: int = 64,
+        kan_options: Mapping[str, Any] | None = None,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        dynamic_img_size: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        make_kan = partial(_make_kan, hidden=kan_hidden, options=dict(kan_options or {}))
+        make_mlp = _choose("mlp", mlp, {"kan": make_kan, "mlp": _make_mlp})
+        make_head = _choose("head", head, {"kan": make_kan, "linear": nn.Linear})
+
+        def make_block(drop_path: float) -> Block:
+            inner = make_mlp(embed_dim, embed_dim, **factory)
+            return Block(embed_dim, num_heads, inner, drop_path=drop_path, **factory)
+
+        super().__init__(
+            make_block,
+            depth,
+            img_size=img_size,
+            patch_size=patch_size,
+            in_chans=in_chans,
+            num_classes=num_classes,
+            global_pool=global_pool,
+            embed_dim=embed_dim,
+            make_head=make_head,
+            drop_rate=drop_rate,
+            drop_path_rate=drop_path_rate,
+            dynamic_img_size=dynamic_img_size,
+            **factory,
+        )
+        self.scconv = SCConv(embed_dim, gate=gate, **factory) if scconv else None
+        self.global_local = None
+        if global_local:
+            self.global_local = GlobalLocalAttention(
+                embed_dim, num_heads, squeeze_excite=squeeze_excite, **factory
+            )
+            init_linear_layers(self.global_local)
+
+    def refine_map(self, x: Tensor) -> Tensor:
+        """SCConv on the embedded patches: (B, C, H, W) -> (B, C, H, W)."""
+        return x if self.scconv is None else self.scconv(x)
+
+    def before_blocks(self, tokens: Tensor, grid: Grid) -> Tensor:
+        """The global-local attention block: (B, 1 + N, C) -> (B, 1 + N, C)."""
+        # Never recomputed in the backward pass: batch norm would count the batch twice
+        return tokens if self.global_local is None else self.global_local(tokens, grid)
+
+    def regularization_loss(
+        self, activation_weight: float = 1.0, entropy_weight: float = 1.0
+    ) -> Tensor:
+        """Sum of `KAN.regularization_loss` over all KANs of the model, 0 without any: a scalar.
+
+        Args:
+            activation_weight: Factor of the L1 norm.
+            entropy_weight: Factor of the entropy.
+        """
+        losses = [
+            module.regularization_loss(activation_weight, entropy_weight)
+            for module in self.modules()
+            if isinstance(module, KAN)
+        ]
+        return torch.stack(losses).sum() if losses else self.cls_token.new_zeros(())
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """How parameters fall into layers; SCConv and the global-local block are of the stem."""
+        matcher = super().group_matcher(coarse)
+        matcher["stem"] += r"|^scconv|^global_local"
+        return matcher
+
+
+def _make_kan(
+    inputs: int,
+    outputs: int,
+    *,
+    hidden: int,
+    options: Mapping[str, Any],
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+) -> KAN:
+    return KAN([inputs, hidden, outputs], **options, device=device, dtype=dtype)
+
+
+def _make_mlp(
+    inputs: int, outputs: int, *, device: torch.device | str | None, dtype: torch.dtype | None
+) -> Mlp:
+    return Mlp(inputs, MLP_RATIO * inputs, outputs, device=device, dtype=dtype)
+
+
+def _choose(keyword: str, name: str, choices: Mapping[str, Any]) -> Any:
+    if name not in choices:
+        raise ConfigError(f"SCKansformer: {keyword}={name!r}: use one of {list(choices)}")
+    return choices[name]
+
+
+# The released code's names and ours. Its local part is a numbered list, in which activations, 2 and
+# 5, have no tensors.
+_RELEASED_NAMES = (
+    ("patch_embed.new_SCConv.SRU.gn.gamma", "scconv.sru.norm.weight"),
+    ("patch_embed.new_SCConv.SRU.gn.beta", "scconv.sru.norm.bias"),
+    ("patch_embed.new_SCConv.CRU.squeeze1.", "scconv.cru.squeeze_upper."),
+    ("patch_embed.new_SCConv.CRU.squeeze2.", "scconv.cru.squeeze_lower."),
+    ("patch_embed.new_SCConv.CRU.GWC.", "scconv.cru.group_conv."),
+    ("patch_embed.new_SCConv.CRU.PWC1.", "scconv.cru.point_conv_upper."),
+    ("patch_embed.new_SCConv.CRU.PWC2.", "scconv.cru.point_conv_lower."),
+    ("cnn_block.attention_norm.", "global_local.norm."),
+    ("cnn_block.attn.", "global_local.attn."),
+    ("cnn_block.conv.layers.0.", "global_local.local.expand."),
+    ("cnn_block.conv.layers.1.", "global_local.local.expand_norm."),
+    ("cnn_block.conv.layers.3.", "global_local.local.depthwise."),
+    ("cnn_block.conv.layers.4.", "global_local.local.depthwise_norm."),
+    ("cnn_block.conv.layers.6.", "global_local.local.squeeze_excite."),
+    ("cnn_block.conv.layers.7.", "global_local.local.project."),
+    ("cnn_block.conv.layers.8.", "global_local.local.project_norm."),
+)
+_RELEASED_GAMMA, _RELEASED_BETA = _RELEASED_NAMES[0][0], _RELEASED_NAMES[1][0]
+_RELEASED_BLOCK = re.compile(r"^(blocks\.\d+)\.kan\.")
+
+
+def checkpoint_filter_fn(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Names and sizes of a checkpoint as the model wants them.
+
+    Takes the model's own names, those of timm's ViT, and those of the released SCKansformer code.
+    """
+    classifier = cast(SCKansformer, model)
+    if _RELEASED_GAMMA in state:
+        _warn_of_soft_gate(classifier)
+    translated = {}
+    for name, tensor in state.items():
+        if name in (_RELEASED_GAMMA, _RELEASED_BETA):
+            tensor = tensor.flatten()  # (C, 1, 1) -> (C,)
+        translated[_translate(name)] = tensor
+    resample_position_embedding(translated, classifier)
+    return translated
+
+
+def _translate(name: str) -> str:
+    for released, own in _RELEASED_NAMES:
+        if name.startswith(released):
+            return own + name.removeprefix(released)
+    return _RELEASED_BLOCK.sub(r"\1.mlp.", name)
+
+
+def _warn_of_soft_gate(model: SCKansformer) -> None:
+    if model.scconv is not None and model.scconv.sru.gate != "hard":
+        logger.warning(
+            "These are weights of the released SCKansformer code, which gates hard; create the "
+            "model with gate='hard' to get its predictions"
+        )
+
+
+def _cfg(hf_hub_id: str) -> dict[str, Any]:
+    return {
+        "hf_hub_id": hf_hub_id,
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": None,
+        "crop_pct": 0.9,
+        "interpolation": "bicubic",
+        "fixed_input_size": True,
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.5, 0.5, 0.5),
+        "first_conv": "patch_embed.proj",
+        "classifier": "head",
+        "license": "apache-2.0",
+    }
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        f"sckansformer_{size}.vit_augreg_in21k_ft_in1k": _cfg(
+            f"timm/vit_{size}_patch16_224.augreg_in21k_ft_in1k"
+        )
+        for size in ("tiny", "small", "base")
+    }
+)
+
+
+def _create(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
+    if kwargs.get("features_only"):
+        kwargs.setdefault("out_indices", 3)
+    return build_model(
+        SCKansformer, variant, pretrained, checkpoint_filter_fn=checkpoint_filter_fn, **kwargs
+    )
+
+
+@register_model
+def sckansformer_tiny(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """SCKansformer of width 192 with 12 blocks of 3 heads."""
+    size = {"embed_dim": 192, "depth": 12, "num_heads": 3}
+    return _create("sckansformer_tiny", pretrained, **{**size, **kwargs})
+
+
+@register_model
+def sckansformer_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """SCKansformer of width 384 with 12 blocks of 6 heads."""
+    size = {"embed_dim": 384, "depth": 12, "num_heads": 6}
+    return _create("sckansformer_small", pretrained, **{**size, **kwargs})
+
+
+@register_model
+def sckansformer_base(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """SCKansformer of width 768 with 12 blocks of 12 heads, the paper's."""
+    size = {"embed_dim": 768, "depth": 12, "num_heads": 12}
+    return _create("sckansformer_base", pretrained, **{**size, **kwargs})

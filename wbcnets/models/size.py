@@ -1,0 +1,42 @@
+"""How large a model is: parameters, and multiply-accumulate operations of one image."""
+
+from typing import NamedTuple
+
+import timm
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+class ModelSize(NamedTuple):
+    """Parameters, and multiply-accumulates (MACs) of one image."""
+
+    parameters: int
+    macs: int
+
+
+def measure_model(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224)) -> ModelSize:
+    """Counts a model's parameters and the MACs of its matrix products, convolutions and attention.
+
+    On the meta device, nothing is computed.
+
+    Args:
+        model: Any model that takes images.
+        input_size: Channels, height and width of the image.
+    """
+    parameter = next(model.parameters())
+    image = torch.empty(1, *input_size, device=parameter.device, dtype=parameter.dtype)
+    training = model.training
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(image)
+    model.train(training)
+    return ModelSize(
+        parameters=sum(tensor.numel() for tensor in model.parameters()),
+        macs=counter.get_total_flops() // 2,
+    )
+
+
+def measure_registered(name: str, num_classes: int = 1000) -> ModelSize:
+    """Counts for a registered model at its default size, without allocating it."""
+    model = timm.create_model(name, num_classes=num_classes, device="meta")
+    return measure_model(model, model.default_cfg["input_size"])
