@@ -75,9 +75,7 @@ def test_position_embedding_is_resampled_for_other_sizes(name, small, make_image
     model = small(name, **options)
     overlay = saved(model, tmp_path / "model.safetensors")
     side = 2 * make_images(name).shape[-1]
-    other = small(
-        name, pretrained=True, pretrained_cfg_overlay=overlay, img_size=side, **options
-    )
+    other = small(name, pretrained=True, pretrained_cfg_overlay=overlay, img_size=side, **options)
     assert len(other.load_report.adapted) == 1
     assert not other.load_report.kept
     model.set_input_size((side, side))
@@ -113,9 +111,7 @@ def test_weights_of_another_model_are_an_error(small, tmp_path):
     file = tmp_path / "other.safetensors"
     save_file({"conv_stem.weight": torch.zeros(3)}, file)
     with pytest.raises(CheckpointError, match=r"conv_stem\.weight"):
-        small(
-            "resnext_cc_50", pretrained=True, pretrained_cfg_overlay={"file": str(file)}
-        )
+        small("resnext_cc_50", pretrained=True, pretrained_cfg_overlay={"file": str(file)})
 
 
 @pytest.mark.parametrize(
@@ -126,16 +122,12 @@ def test_damaged_files_are_errors_that_name_them(content, message, small, tmp_pa
     file = tmp_path / "broken.pth"
     file.write_bytes(content)
     with pytest.raises(CheckpointError, match=rf"broken\.pth: .*{message}"):
-        small(
-            "resnext_cc_50", pretrained=True, pretrained_cfg_overlay={"file": str(file)}
-        )
+        small("resnext_cc_50", pretrained=True, pretrained_cfg_overlay={"file": str(file)})
 
 
 def test_missing_file_is_an_error_that_names_it(small):
     with pytest.raises(CheckpointError, match=r"nowhere\.pth: no such file"):
-        small(
-            "resnext_cc_50", pretrained=True, pretrained_cfg_overlay={"file": "nowhere.pth"}
-        )
+        small("resnext_cc_50", pretrained=True, pretrained_cfg_overlay={"file": "nowhere.pth"})
 
 
 def test_report_is_logged(small, tmp_path, caplog):

@@ -5,6 +5,8 @@ from wbcnets.layers.channel_attention import ChannelAttention
 from wbcnets.layers.channel_mapper import ChannelMapper
 from wbcnets.layers.conv_attention import ConvAttention, ConvProjection
 from wbcnets.layers.conv_embed import ConvEmbed
+from wbcnets.layers.cross_layer_fusion import CrossLayerFusion
+from wbcnets.layers.eca import EfficientChannelAttention, eca_kernel_size
 from wbcnets.layers.extra_stage import ExtraStage
 from wbcnets.layers.fapn import FaPN
 from wbcnets.layers.fpn import FPN
@@ -14,6 +16,7 @@ from wbcnets.layers.kan import KAN, KANLinear
 from wbcnets.layers.ms_deform_attn import MultiScaleDeformableAttention
 from wbcnets.layers.necks import create_neck, neck_names
 from wbcnets.layers.pafpn import PAFPN
+from wbcnets.layers.rgb_to_hsv import RgbToHsv, rgb_to_hsv
 from wbcnets.layers.scconv import CRU, SRU, SCConv
 from wbcnets.layers.self_attention import SelfAttention
 from wbcnets.layers.sparse_attention import SparseAttention
@@ -33,16 +36,21 @@ __all__ = [
     "ConvAttention",
     "ConvEmbed",
     "ConvProjection",
+    "CrossLayerFusion",
+    "EfficientChannelAttention",
     "ExtraStage",
     "FaPN",
     "GlobalLocalAttention",
     "KANLinear",
     "LocalPart",
     "MultiScaleDeformableAttention",
+    "RgbToHsv",
     "SCConv",
     "SelectiveFeatureFusion",
     "SelfAttention",
     "SparseAttention",
     "create_neck",
+    "eca_kernel_size",
     "neck_names",
+    "rgb_to_hsv",
 ]

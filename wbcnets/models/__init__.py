@@ -2,23 +2,25 @@
 
 import timm
 
-from wbcnets.models import conv_sparse_vit, sckansformer, sparse_vit
+from wbcnets.models import conv_sparse_vit, resnext_cc, sckansformer, sparse_vit
 from wbcnets.models.builder import load_weights
 from wbcnets.models.conv_sparse_vit import ConvSparseViT
 from wbcnets.models.load_report import LoadReport
+from wbcnets.models.resnext_cc import ResNeXtCC
 from wbcnets.models.sckansformer import SCKansformer
 from wbcnets.models.sparse_vit import SparseViT
 
 __all__ = [
     "ConvSparseViT",
     "LoadReport",
+    "ResNeXtCC",
     "SCKansformer",
     "SparseViT",
     "list_models",
     "load_weights",
 ]
 
-_FAMILIES = (conv_sparse_vit, sckansformer, sparse_vit)
+_FAMILIES = (conv_sparse_vit, resnext_cc, sckansformer, sparse_vit)
 
 
 def list_models() -> list[str]:

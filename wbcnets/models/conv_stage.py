@@ -4,21 +4,19 @@ Wang et al., "Analysis of Blood Cell Image Recognition Methods Based on Improved
 Transformer", figures 1 and 2, equations 8 to 15.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
 from timm.layers import DropPath, resample_abs_pos_embed_nhwc, trunc_normal_
-from timm.models import checkpoint
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from wbcnets.errors import ConfigError
 from wbcnets.layers.conv_attention import ConvAttention
 from wbcnets.layers.conv_embed import ConvEmbed
 from wbcnets.layers.sparse_attention import SparseAttention
 from wbcnets.layers.token_map import map_to_tokens, tokens_to_map
+from wbcnets.models.recompute import recompute
 
 Grid = tuple[int, int]
 
@@ -203,31 +201,7 @@ class ConvStage(nn.Module):
         return tokens_to_map(tokens[:, self.num_prefix_tokens :], grid)
 
     def _run(self, block: nn.Module, function: Callable[..., Any], *inputs: Any) -> Any:
-        if not self.grad_checkpointing or torch.jit.is_scripting():
-            return function(*inputs)
-        if torch.compiler.is_compiling():
-            return checkpoint(function, *inputs)
-
-        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-            return nullcontext(), _batch_statistics_kept(block)
-
-        return checkpoint(function, *inputs, use_reentrant=False, context_fn=contexts)
-
-
-@contextmanager
-def _batch_statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Lets a block run again without its batch norms' averages seeing the batch twice."""
-    norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    counts = [cast(Tensor, norm.num_batches_tracked).clone() for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, momentum, count in zip(norms, momenta, counts):
-            norm.momentum = momentum
-            cast(Tensor, norm.num_batches_tracked).copy_(count)
+        return recompute(block, function, *inputs) if self.grad_checkpointing else function(*inputs)
 
 
 def map_sizes(embeds: Sequence[ConvEmbed], img_size: Grid) -> list[Grid]:

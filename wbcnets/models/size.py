@@ -1,6 +1,6 @@
 """How large a model is: parameters, and multiply-accumulate operations of one image."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import timm
 import torch
@@ -39,4 +39,4 @@ def measure_model(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 
 def measure_registered(name: str, num_classes: int = 1000) -> ModelSize:
     """Counts for a registered model at its default size, without allocating it."""
     model = timm.create_model(name, num_classes=num_classes, device="meta")
-    return measure_model(model, model.default_cfg["input_size"])
+    return measure_model(model, cast(dict[str, Any], model.default_cfg)["input_size"])

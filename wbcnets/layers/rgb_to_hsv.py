@@ -1,0 +1,57 @@
+"""From red, green and blue to hue, saturation and value (section "Data enhancement").
+
+Smith, "Color Gamut Transform Pairs", SIGGRAPH 1978. ResNeXt-CC sees its images in this space, each
+channel from 0 to 1.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+def rgb_to_hsv(rgb: Tensor) -> Tensor:
+    """RGB images in [0, 1] as HSV, each channel in [0, 1]: (B, 3, H, W) -> (B, 3, H, W).
+
+    Grey has a hue of 0, and black a saturation of 0 as well; there, and where two channels share
+    the largest value, HSV has a kink or a jump, and the gradient is that of one side, or 0. It is
+    finite everywhere: differences and values too small to divide by count as grey and as black.
+    Computed in float32 or wider.
+
+    Args:
+        rgb: Red, green and blue along the second dimension.
+    """
+    wide = rgb.to(torch.promote_types(rgb.dtype, torch.float32))
+    red, green, blue = wide.unbind(1)
+    largest = torch.maximum(torch.maximum(red, green), blue)
+    smallest = torch.minimum(torch.minimum(red, green), blue)
+    chroma = largest - smallest
+    # The divisors of grey and of black are replaced before the division: the gradient of a branch
+    # that is not taken must not be infinite either
+    smallest_divisor = torch.finfo(wide.dtype).tiny ** 0.5
+    grey, black = chroma < smallest_divisor, largest < smallest_divisor
+    divisor = chroma.masked_fill(grey, 1.0)
+    is_red = largest == red
+    is_green = (largest == green) & ~is_red
+    sector = torch.where(
+        is_red,
+        (green - blue) / divisor,
+        torch.where(is_green, 2.0 + (blue - red) / divisor, 4.0 + (red - green) / divisor),
+    )
+    hue = torch.where(sector < 0, sector + 6.0, sector) / 6.0
+    saturation = chroma / largest.masked_fill(black, 1.0)
+    hue = hue.masked_fill(grey, 0.0)
+    saturation = saturation.masked_fill(black, 0.0)
+    return torch.stack([hue, saturation, largest], dim=1).to(rgb.dtype)
+
+
+class RgbToHsv(nn.Module):
+    """The first three of an image's channels as HSV; others pass, and so do images of one or two.
+
+    (B, C, H, W) -> (B, C, H, W).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the image in HSV."""
+        if x.shape[1] < 3:
+            return x
+        hsv = rgb_to_hsv(x[:, :3])
+        return hsv if x.shape[1] == 3 else torch.cat([hsv, x[:, 3:]], dim=1)
