@@ -1,6 +1,8 @@
 """The documents say what is: their Python runs, and what they link to is there."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,18 +10,20 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted(
     path
-    for pattern in ("*.md", "datasets/*.md", "projects/*/*.md")
+    for pattern in ("*.md", "datasets/*.md", "projects/*/*.md", "wbcnets/*/*.md")
     for path in REPOSITORY.glob(pattern)
 )
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
-def test_python_snippets_run(document):
+def test_python_snippets_run(document, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     snippets = re.findall(r"```python\n(.*?)```", document.read_text(), flags=re.DOTALL)
+    scope = {}
     for snippet in snippets:
-        scope = {}
+        names = len(scope)
         exec(compile(snippet, str(document), "exec"), scope)
-        assert len(scope) > 1
+        assert len(scope) > names
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
@@ -36,3 +40,8 @@ def test_commands_name_files_that_are_there(document):
     configs = re.findall(r"projects/mfds_detr/configs/[\w/]+\.yaml", document.read_text())
     missing = [name for name in [*scripts, *configs] if not (REPOSITORY / name).exists()]
     assert not missing
+
+
+def test_model_table_is_that_of_the_models():
+    script = REPOSITORY / "tools" / "model_table.py"
+    subprocess.run([sys.executable, script, "--check"], check=True, cwd=REPOSITORY)

@@ -12,6 +12,7 @@ from wbcnets.models.sckansformer import SCKansformer, checkpoint_filter_fn
 from wbcnets.models.size import measure_registered
 
 DIM, DEPTH, HEADS, CLASSES, SIDE, PATCH = 32, 2, 4, 5, 32, 8
+RELEASED_SCCONV = {"gate": "hard", "fusion": "joint"}
 SMALL = {
     "embed_dim": DIM,
     "depth": DEPTH,
@@ -108,7 +109,7 @@ def test_released_weights_give_the_released_function(tmp_path, suffix):
         "sckansformer_base",
         pretrained=True,
         pretrained_cfg_overlay={"file": str(path), "num_classes": CLASSES},
-        gate="hard",
+        scconv_options=RELEASED_SCCONV,
         **SMALL,
     ).eval()
 
@@ -141,7 +142,7 @@ def test_every_part_of_the_released_function_is_compared():
 def test_released_base_names_fill_the_whole_model():
     shapes = released_shapes(768, 12, 40, 196, 16)
     state = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    model = timm.create_model("sckansformer_base", num_classes=40, gate="hard", device="meta")
+    model = timm.create_model("sckansformer_base", num_classes=40, device="meta")
     translated = checkpoint_filter_fn(state, model)
     target = {name: tensor.shape for name, tensor in model.state_dict().items()}
     assert {name: tensor.shape for name, tensor in translated.items()} == target
@@ -149,7 +150,7 @@ def test_released_base_names_fill_the_whole_model():
 
 def test_released_weights_with_a_soft_gate_are_warned_of(caplog):
     with caplog.at_level(logging.WARNING):
-        checkpoint_filter_fn(released_weights(), small_model(gate="hard"))
+        checkpoint_filter_fn(released_weights(), small_model(scconv_options=RELEASED_SCCONV))
         assert not caplog.records
         checkpoint_filter_fn(released_weights(), small_model())
     assert "gate='hard'" in caplog.text
@@ -251,7 +252,7 @@ def test_regularization_is_the_sum_over_all_kans():
     [
         ({"mlp": "conv"}, "mlp='conv': use one of"),
         ({"head": "mlp"}, "head='mlp': use one of"),
-        ({"gate": "medium"}, "gate='medium'"),
+        ({"scconv_options": {"gate": "medium"}}, "gate='medium'"),
         ({"embed_dim": 24, "num_heads": 3}, "multiple of num_groups=16"),
         ({"num_heads": 5}, "num_heads=5"),
         ({"kan_hidden": 0}, "out_features"),
@@ -263,7 +264,7 @@ def test_refuses_what_makes_no_sense(options, message):
 
 
 def test_hard_gates_train_all_parameters_but_their_own():
-    model = small_model(gate="hard").train()
+    model = small_model(scconv_options=RELEASED_SCCONV).train()
     model(random_images()).square().sum().backward()
     without = {name for name, p in model.named_parameters() if p.grad is None}
     assert without == {"scconv.sru.norm.weight", "scconv.sru.norm.bias"}

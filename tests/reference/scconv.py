@@ -117,7 +117,7 @@ def scconv(
     weights: Weights,
     groups: int = 16,
     gate: str = "soft",
-    fusion: str = "joint",
+    fusion: str = "pairwise",
     prefix: str = "",
 ) -> Tensor:
     """(C, H, W) -> (C, H, W)."""

@@ -18,9 +18,9 @@ Differences from the paper:
 * Equation 19 divides by the sum of gamma, which training can drive to 0: the mean of gamma is kept
   at least 1e-4 away from it, on its own side.
 * The CRU's fusion. The text, as SKNet does, takes a softmax over the two pooled values of a channel
-  (``fusion="pairwise"``); SCKansformer's released code and the common module take one over all 2 C
-  pooled values, which is the default here (``fusion="joint"``) because models were trained with it.
-  Their results differ in size by a factor of about C.
+  (``fusion="pairwise"``, the default); SCKansformer's released code and the common module take one
+  over all 2 C pooled values (``fusion="joint"``), which makes the result smaller by a factor of
+  about C.
 * Where its groups do not divide the squeezed channels, the group-wise convolution takes the
   greatest common divisor as groups. By default, no width that 16 divides is affected.
 """
@@ -132,8 +132,8 @@ class CRU(nn.Module):
         squeeze_ratio: By how much a 1x1 convolution narrows each of the two shares.
         conv_groups: Groups of the group-wise convolution, where enough channels are left.
         kernel_size: Kernel of the group-wise convolution, an odd number.
-        fusion: "joint" takes a softmax over all 2 C pooled values, "pairwise" over the two of each
-            channel.
+        fusion: "pairwise" takes a softmax over the two pooled values of each channel, "joint" over
+            all 2 C of them.
         device: Where the parameters are made.
         dtype: Type of the parameters.
 
@@ -148,7 +148,7 @@ class CRU(nn.Module):
         squeeze_ratio: int = 2,
         conv_groups: int = 2,
         kernel_size: int = 3,
-        fusion: str = "joint",
+        fusion: str = "pairwise",
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -232,7 +232,7 @@ class SCConv(nn.Module):
         squeeze_ratio: By how much the CRU narrows its shares.
         conv_groups: Groups of the CRU's group-wise convolution.
         kernel_size: Kernel of the CRU's group-wise convolution, an odd number.
-        fusion: The CRU's fusion, "joint" or "pairwise".
+        fusion: The CRU's fusion, "pairwise" or "joint".
         device: Where the parameters are made.
         dtype: Type of the parameters.
 
@@ -251,7 +251,7 @@ class SCConv(nn.Module):
         squeeze_ratio: int = 2,
         conv_groups: int = 2,
         kernel_size: int = 3,
-        fusion: str = "joint",
+        fusion: str = "pairwise",
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,

@@ -52,7 +52,7 @@ class ResNeXtCC(ResNet):
         strided_stem: A strided convolution in the stem, in place of max pooling.
         eca: Efficient channel attention after each down-sampling (table 7).
         fusion: Which maps of the last stage are multiplied: "conv5_1+conv5_3", "conv5_2+conv5_3",
-            or "none" for its last map alone (table 5). Conv5_3 is the last block, whatever its place.
+            or "none" for its last map alone (table 5). Conv5_3 is the last block in any case.
         output_stride: 32, 16 or 8.
         drop_rate: Dropout before the classifier.
         drop_path_rate: Rate of dropped paths of the last block; it rises linearly.

@@ -10,13 +10,16 @@ Differences from the paper:
 * It gives no widths of the KANs and no size of the ViT. Released code: KANs of [dim, 64, dim] and
   [dim, 64, classes], and ViT-Base. The widths of small and tiny are those of ViT-S and ViT-Ti.
 * SRU's default gate trains, and `wbcnets.layers.global_local_attention` has what the released code
-  adds to the text; see the headers of the layers. With ``gate="hard"`` the model computes what the
-  released one does, whose checkpoints load under their own names.
+  adds to the text; see the headers of the layers. With ``scconv_options=dict(gate="hard",
+  fusion="joint")`` the model computes what the released one does, whose checkpoints load under
+  their own names.
 * The released code draws gamma of the SRU from a normal distribution and other weights anew for
   every kind of layer; here gamma starts at 1 and linear layers as in timm's ViT.
-
-SCConv's joint softmax shares a weight of 1 among 2 C channels, so that patches leave it some C
-times smaller than they came, and position embeddings outweigh them until training makes up for it.
+* The released code weighs SCConv's two transforms by one softmax over all channels, which leaves the
+  patches some C times smaller than they came, so that position embeddings outweigh them. The text's
+  softmax over the two values of a channel is the default here, and learns faster: on a quarter of
+  PBC's training images, 4 epochs, a tiny model of 49 patches reached 0.82 on the validation images,
+  and 0.67 with the joint softmax (one run each).
 """
 
 import logging
@@ -68,7 +71,8 @@ class SCKansformer(TokenClassifier):
         global_local: Whether the tokens go through the global-local attention block.
         mlp: "kan" for KANs in the blocks; "mlp" for ViT's MLPs of ratio 4.
         head: "kan" for a KAN as classifier; "linear" for a linear layer.
-        gate: Gate of the SRU: "soft", which trains, or "hard", the released code's.
+        scconv_options: Further keywords of `SCConv`; ``dict(gate="hard", fusion="joint")`` makes it
+            that of the released code.
         squeeze_excite: Whether the local part weighs its channels by squeeze-and-excitation.
         kan_hidden: Inner width of the KANs.
         kan_options: Further keywords of `KAN`, such as ``dict(grid_size=8, grid_range=(-2, 2))``.
@@ -97,7 +101,7 @@ class SCKansformer(TokenClassifier):
         global_local: bool = True,
         mlp: str = "kan",
         head: str = "kan",
-        gate: str = "soft",
+        scconv_options: Mapping[str, Any] | None = None,
         squeeze_excite: bool = True,
         kan_hidden: int = 64,
         kan_options: Mapping[str, Any] | None = None,
@@ -131,7 +135,9 @@ class SCKansformer(TokenClassifier):
             dynamic_img_size=dynamic_img_size,
             **factory,
         )
-        self.scconv = SCConv(embed_dim, gate=gate, **factory) if scconv else None
+        self.scconv = None
+        if scconv:
+            self.scconv = SCConv(embed_dim, **dict(scconv_options or {}), **factory)
         self.global_local = None
         if global_local:
             self.global_local = GlobalLocalAttention(
@@ -227,7 +233,7 @@ def checkpoint_filter_fn(state: dict[str, Tensor], model: nn.Module) -> dict[str
     """
     classifier = cast(SCKansformer, model)
     if _RELEASED_GAMMA in state:
-        _warn_of_soft_gate(classifier)
+        _warn_of_other_function(classifier)
     translated = {}
     for name, tensor in state.items():
         if name in (_RELEASED_GAMMA, _RELEASED_BETA):
@@ -244,11 +250,12 @@ def _translate(name: str) -> str:
     return _RELEASED_BLOCK.sub(r"\1.mlp.", name)
 
 
-def _warn_of_soft_gate(model: SCKansformer) -> None:
-    if model.scconv is not None and model.scconv.sru.gate != "hard":
+def _warn_of_other_function(model: SCKansformer) -> None:
+    scconv = model.scconv
+    if scconv is not None and (scconv.sru.gate != "hard" or scconv.cru.fusion != "joint"):
         logger.warning(
-            "These are weights of the released SCKansformer code, which gates hard; create the "
-            "model with gate='hard' to get its predictions"
+            "These are weights of the released SCKansformer code; create the model with "
+            "scconv_options=dict(gate='hard', fusion='joint') to get its predictions"
         )
 
 
