@@ -59,12 +59,8 @@ class BoxAugmentation:
     """
 
     def __init__(self, transforms: Sequence[Mapping[str, Any]]) -> None:
-        steps = [_build(transform) for transform in transforms]
         boxes = A.BboxParams(format="pascal_voc", label_fields=["indices"], clip=True, min_area=1.0)
-        with warnings.catch_warnings():
-            # A pipeline that only changes colours is no mistake
-            warnings.filterwarnings("ignore", message="Got processor for bboxes")
-            self.pipeline = A.Compose(steps, bbox_params=boxes)
+        self.pipeline = build_pipeline(transforms, boxes)
 
     def __call__(
         self, image: np.ndarray, boxes: np.ndarray, seed: int
@@ -104,6 +100,21 @@ def create_augmentation(
         )
     steps = [*PRESETS[preset], *transforms]
     return BoxAugmentation(steps) if steps else None
+
+
+def build_pipeline(
+    transforms: Sequence[Mapping[str, Any]], boxes: A.BboxParams | None = None
+) -> A.Compose:
+    """albumentations' pipeline of transforms, for images or for images with boxes.
+
+    Raises:
+        ConfigError: A transform or a keyword is unknown, or a value is refused.
+    """
+    steps = [_build(transform) for transform in transforms]
+    with warnings.catch_warnings():
+        # A pipeline that only changes colours is no mistake
+        warnings.filterwarnings("ignore", message="Got processor for bboxes")
+        return A.Compose(steps, bbox_params=boxes)
 
 
 def _build(transform: Mapping[str, Any]) -> A.BasicTransform:

@@ -19,6 +19,7 @@ MAX_PIXELS = 50_000_000
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
 _TURNED = frozenset({5, 6, 7, 8})
 _SIXTEEN_BIT_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
+_MODE_NAMES = {"L": "grey", "LA": "grey", "1": "black and white", "P": "palette", "RGBA": ""}
 
 
 def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
@@ -162,3 +163,31 @@ def _unreadable(path: str | os.PathLike[str], error: Exception) -> DataError:
         f"{os.fspath(path)}: the image cannot be read ({type(error).__name__}: {reason}) - "
         f"expected an undamaged {', '.join(FORMATS)} file"
     )
+
+
+def image_conversions(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """What `read_image` does to an image beyond decoding it, from its header.
+
+    Returns:
+        Any of "turned by EXIF", "16-bit grey scaled", "grey made RGB", "CMYK made RGB",
+        "palette made RGB", "transparency put on white" and "<mode> made RGB"; empty for plain RGB.
+
+    Raises:
+        DataError: The header cannot be read.
+    """
+    with _open(path, MAX_PIXELS) as image:
+        try:
+            done = []
+            if _has_readable_exif(image) and image.getexif().get(ExifTags.Base.Orientation, 1) > 1:
+                done.append("turned by EXIF")
+            if _grey_bits(image) is not None:
+                done.append("16-bit grey scaled")
+            elif image.mode != "RGB":
+                kind = _MODE_NAMES.get(image.mode, image.mode)
+                done += [f"{kind} made RGB"] if kind else []
+            if image.has_transparency_data:
+                done.append("transparency put on white")
+            return tuple(done)
+        # See read_image: a damaged header may raise anything.
+        except Exception as error:
+            raise _unreadable(path, error) from error

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from wbcnets.data.cards import DatasetCard
+from wbcnets.data.cell_card import CellCard
 from wbcnets.data.coco import CocoDataset, parse_coco
 from wbcnets.data.images import SUFFIXES, read_image
 from wbcnets.data.report import ConversionReport
@@ -24,7 +25,7 @@ from wbcnets.errors import DataError, WbcnetsError
 MAX_ZIP_BYTES = 8 << 30
 MAX_ZIP_MEMBERS = 200_000
 MAX_ZIP_RATIO = 200
-_IGNORED_FOLDERS = frozenset({"__MACOSX", ".ipynb_checkpoints", ".git"})
+IGNORED_FOLDERS = frozenset({"__MACOSX", ".ipynb_checkpoints", ".git"})
 
 
 @dataclass
@@ -42,7 +43,7 @@ class Split:
     report: ConversionReport
 
 
-def build_parser(description: str | None, card: DatasetCard) -> argparse.ArgumentParser:
+def build_parser(description: str | None, card: DatasetCard | CellCard) -> argparse.ArgumentParser:
     """The command line that all preparation scripts share.
 
     Args:
@@ -113,7 +114,7 @@ def extract_zip(archive: Path, target: Path) -> None:
     try:
         with zipfile.ZipFile(archive) as source:
             members = [member for member in source.infolist() if not member.is_dir()]
-            _refuse_members(archive, members)
+            refuse_members(archive, members)
             for member in members:
                 destination = target / member.filename
                 destination.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +124,12 @@ def extract_zip(archive: Path, target: Path) -> None:
         raise DataError(f"{archive}: damaged or unsupported zip file ({error})") from error
 
 
-def _refuse_members(archive: Path, members: Sequence[zipfile.ZipInfo]) -> None:
+def refuse_members(archive: Path, members: Sequence[zipfile.ZipInfo]) -> None:
+    """Refuses a zip file by its list of members, before anything is unpacked.
+
+    Raises:
+        DataError: See `extract_zip`; all problems are listed.
+    """
     problems = []
     for member in members:
         parts = PurePosixPath(member.filename).parts
@@ -153,7 +159,7 @@ def find_layout(folder: Path, marker: str) -> Path:
         candidate
         for prefix in pattern
         for candidate in sorted(folder.glob(prefix + marker))
-        if not _IGNORED_FOLDERS.intersection(candidate.parts)
+        if not IGNORED_FOLDERS.intersection(candidate.parts)
     ]
     if not found:
         raise DataError(
