@@ -44,7 +44,8 @@ class ResNeXtCC(ResNet):
     Args:
         layers: Blocks of each stage.
         cardinality: Groups of the 3x3 convolutions.
-        base_width: Width of a group in the first stage.
+        base_width: Width of a group in the first stage, where its channels are 64.
+        channels: A quarter of the width of each stage's maps.
         in_chans: Channels of the input.
         num_classes: Classes; 0 for no classifier.
         global_pool: "avg", "max", "avgmax", "catavgmax" or "".
@@ -69,6 +70,7 @@ class ResNeXtCC(ResNet):
         layers: Sequence[int] = (3, 4, 6, 3),
         cardinality: int = 32,
         base_width: int = 4,
+        channels: Sequence[int] = (64, 128, 256, 512),
         in_chans: int = 3,
         num_classes: int = 1000,
         global_pool: str = "avg",
@@ -88,8 +90,9 @@ class ResNeXtCC(ResNet):
             )
         if fusion not in FUSIONS:
             raise ConfigError(f"ResNeXtCC: fusion={fusion!r}: use one of {list(FUSIONS)}")
-        if len(layers) != len(STAGES) or min(layers) < 1:
-            raise ConfigError(f"ResNeXtCC: layers={layers} must be four numbers from 1")
+        for keyword, numbers in (("layers", layers), ("channels", channels)):
+            if len(numbers) != len(STAGES) or min(numbers) < 1:
+                raise ConfigError(f"ResNeXtCC: {keyword}={numbers} must be four numbers from 1")
         place = FUSIONS[fusion]
         if place is not None and layers[-1] < place + 2:
             raise ConfigError(
@@ -106,6 +109,7 @@ class ResNeXtCC(ResNet):
             global_pool=global_pool,
             cardinality=cardinality,
             base_width=base_width,
+            channels=tuple(channels),
             replace_stem_pool=strided_stem,
             drop_rate=drop_rate,
             drop_path_rate=drop_path_rate,

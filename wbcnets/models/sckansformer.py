@@ -15,11 +15,11 @@ Differences from the paper:
   their own names.
 * The released code draws gamma of the SRU from a normal distribution and other weights anew for
   every kind of layer; here gamma starts at 1 and linear layers as in timm's ViT.
-* The released code weighs SCConv's two transforms by one softmax over all channels, which leaves the
-  patches some C times smaller than they came, so that position embeddings outweigh them. The text's
-  softmax over the two values of a channel is the default here, and learns faster: on a quarter of
-  PBC's training images, 4 epochs, a tiny model of 49 patches reached 0.82 on the validation images,
-  and 0.67 with the joint softmax (one run each).
+* The released code weighs SCConv's two transforms by one softmax over all channels, which leaves
+  the patches some C times smaller than they came, so that position embeddings outweigh them. The
+  text's softmax over the two values of a channel is the default here, and learns faster: on a
+  quarter of PBC's training images, 4 epochs, a tiny model of 49 patches reached 0.82 on the
+  validation images, and 0.67 with the joint softmax (one run each).
 """
 
 import logging

@@ -1,0 +1,98 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from wbcnets.errors import ConfigError
+from wbcnets.losses import (
+    CenterLoss,
+    ContrastiveLoss,
+    WeightedSoftmaxLoss,
+    create_loss,
+    loss_names,
+)
+
+FACTS = {"num_classes": 3, "feature_dim": 4, "class_counts": [5, 3, 2]}
+
+
+def batch():
+    return torch.randn(6, 4), torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
+
+
+@pytest.mark.parametrize("name", loss_names())
+def test_every_name_gives_a_finite_scalar_and_gradients(name):
+    features, logits, targets = batch()
+    features.requires_grad_()
+    logits.requires_grad_()
+    loss = create_loss(name, **FACTS)
+    value = loss(features, logits, targets)
+    assert value.shape == ()
+    assert value.isfinite()
+    value.backward()
+    gradients = [x.grad for x in (features, logits) if x.grad is not None]
+    assert gradients
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("name", loss_names())
+def test_every_name_takes_soft_targets(name):
+    features, logits, _ = batch()
+    shares = torch.rand(6, 3).softmax(dim=1)
+    assert create_loss(name, **FACTS)(features, logits, shares).isfinite()
+
+
+def test_resnext_ccs_pair():
+    features, logits, targets = batch()
+    softmax = WeightedSoftmaxLoss(class_counts=[5, 3, 2])(None, logits, targets)
+    center = CenterLoss(3, 4)(features, None, targets)
+    loss = create_loss("resnext_cc", **FACTS)(features, logits, targets)
+    torch.testing.assert_close(loss, softmax + 0.05 * center)
+
+
+def test_conv_sparse_vits_pair():
+    features, logits, targets = batch()
+    loss = create_loss("conv_sparse_vit", **FACTS)(features, logits, targets)
+    contrastive = ContrastiveLoss(0.4)(features, None, targets)
+    torch.testing.assert_close(loss, F.cross_entropy(logits, targets) + contrastive)
+
+
+def test_ones_own_sum_and_its_parts():
+    features, logits, targets = batch()
+    options = {"contrastive": {"threshold": 0.1}, "cross_entropy": {"label_smoothing": 0.1}}
+    spec = {"cross_entropy": 2.0, "contrastive": 0.5}
+    loss = create_loss(spec, num_classes=3, options=options)
+    parts = loss.parts(features, logits, targets)
+    smoothed = F.cross_entropy(logits, targets, label_smoothing=0.1)
+    torch.testing.assert_close(parts["cross_entropy"], 2 * smoothed)
+    torch.testing.assert_close(sum(parts.values()), loss(features, logits, targets))
+
+
+def test_state_holds_the_centers():
+    loss = create_loss("resnext_cc", **FACTS)
+    loss(*batch())
+    again = create_loss("resnext_cc", **FACTS)
+    again.load_state_dict(loss.state_dict())
+    assert torch.equal(again.losses["center"].centers, loss.losses["center"].centers)
+    assert again.losses["center"].centers.any()
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "message"),
+    [
+        ("arcface", {}, "loss 'arcface' is unknown; use one of .*'center'"),
+        ({"cross_entropy": 1.0, "arcface": 1.0}, {}, "'arcface' is unknown"),
+        ("cross_entropy", {"center": {}}, "options of the loss 'center', which is not in"),
+        ("cross_entropy", {"cross_entropy": {"smoothing": 0.1}}, "smoothing"),
+        ({}, {}, "at least one"),
+    ],
+)
+def test_bad_names_and_options_are_errors(spec, options, message):
+    with pytest.raises(ConfigError, match=message):
+        create_loss(spec, num_classes=3, options=options)
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"), [("center", "feature_dim"), ("resnext_cc", "class_counts")]
+)
+def test_missing_facts_are_errors(name, missing):
+    with pytest.raises(ConfigError, match=f"needs {missing}"):
+        create_loss(name, num_classes=3)

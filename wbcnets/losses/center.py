@@ -1,0 +1,90 @@
+"""Center loss: features of a class are drawn to its center (Wen et al., ECCV 2016).
+
+The ResNeXt-CC paper, section "Loss function optimization", equations 8 to 10. The loss is half the
+squared distance to the class's center, and centers move towards the features of each mini-batch.
+
+Difference from the paper: equation 8 sums over the mini-batch; here it is the mean, as that of the
+softmax loss beside it, so that the factor between the two does not depend on the batch size.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from wbcnets.errors import ConfigError
+from wbcnets.losses.inputs import hard_targets, require_features
+
+
+class CenterLoss(nn.Module):
+    """Mean of ``|x_i - c_yi|^2 / 2`` over a batch.
+
+    In training, after the loss is computed, each center takes the step
+    ``c_j -= alpha * sum_i (c_j - x_i) / (1 + n_j)`` over the n_j images of its class in the batch;
+    with several processes, in the batches of all, so that centers stay equal. Centers are part of
+    the state. Soft targets count as their largest class.
+
+    Args:
+        num_classes: Centers.
+        feature_dim: Width of the features.
+        alpha: How far a center moves, from 0 to 1.
+        device: Where the centers are made.
+        dtype: Type of the centers.
+
+    Raises:
+        ConfigError: A number is out of range.
+    """
+
+    centers: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        feature_dim: int,
+        alpha: float = 0.5,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if num_classes < 1 or feature_dim < 1 or not 0 <= alpha <= 1:
+            raise ConfigError(
+                "CenterLoss: num_classes and feature_dim must be at least 1 and alpha from 0 to 1, "
+                f"got num_classes={num_classes}, feature_dim={feature_dim}, alpha={alpha}"
+            )
+        self.alpha = alpha
+        centers = torch.zeros(num_classes, feature_dim, device=device, dtype=dtype)
+        self.register_buffer("centers", centers)
+
+    def forward(self, features: Tensor | None, logits: Tensor | None, targets: Tensor) -> Tensor:
+        """Returns a scalar from features (B, C) and labels (B,) or shares (B, K).
+
+        Raises:
+            ConfigError: There are no features, or of another width than the centers.
+        """
+        features = require_features("CenterLoss", features, targets)
+        if features.shape[1] != self.centers.shape[1]:
+            raise ConfigError(
+                f"CenterLoss: features of width {features.shape[1]} for centers of width "
+                f"{self.centers.shape[1]}; create the loss with feature_dim={features.shape[1]}"
+            )
+        labels = hard_targets(targets)
+        centers = self.centers.to(features.dtype)[labels]
+        loss = 0.5 * (features - centers).square().sum(dim=1).mean()
+        if self.training:
+            self._move_centers(features.detach(), labels)
+        return loss
+
+    @torch.no_grad()
+    def _move_centers(self, features: Tensor, labels: Tensor) -> None:
+        centers = self.centers.to(features.dtype)
+        sums = torch.zeros_like(centers).index_add(0, labels, features)
+        counts = features.new_zeros(len(centers)).index_add(
+            0, labels, features.new_ones(len(labels))
+        )
+        if dist.is_available() and dist.is_initialized():
+            both = torch.cat([sums, counts[:, None]], dim=1)
+            dist.all_reduce(both)
+            sums, counts = both[:, :-1], both[:, -1]
+        # sum_i (c_j - x_i) / (1 + n_j)
+        step = (counts[:, None] * centers - sums) / (1 + counts[:, None])
+        self.centers.copy_(centers - self.alpha * step)

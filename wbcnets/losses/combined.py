@@ -1,0 +1,124 @@
+"""Losses by name, alone or as weighted sums, with the papers' combinations ready."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wbcnets.errors import ConfigError
+from wbcnets.losses.center import CenterLoss
+from wbcnets.losses.contrastive import ContrastiveLoss
+from wbcnets.losses.cross_entropy import CrossEntropyLoss
+from wbcnets.losses.focal_loss import FocalLoss
+from wbcnets.losses.weighted_softmax import WeightedSoftmaxLoss
+
+# What each loss takes from the data set and the model
+_LOSSES: dict[str, tuple[Callable[..., nn.Module], tuple[str, ...]]] = {
+    "center": (CenterLoss, ("num_classes", "feature_dim")),
+    "contrastive": (ContrastiveLoss, ()),
+    "cross_entropy": (CrossEntropyLoss, ()),
+    "focal": (FocalLoss, ()),
+    "weighted_softmax": (WeightedSoftmaxLoss, ("class_counts",)),
+}
+
+# lambda = 1 and beta = 0.05 in ResNeXt-CC; equation 16 of the sparse ViT paper has no factors
+COMBINATIONS: dict[str, dict[str, float]] = {
+    "conv_sparse_vit": {"cross_entropy": 1.0, "contrastive": 1.0},
+    "resnext_cc": {"weighted_softmax": 1.0, "center": 0.05},
+    "sckansformer": {"cross_entropy": 1.0},
+}
+
+
+class CombinedLoss(nn.Module):
+    """A weighted sum of losses.
+
+    Args:
+        losses: Each loss by its name.
+        weights: The factor of each, by the same names.
+
+    Raises:
+        ConfigError: There is no loss, or the names differ.
+    """
+
+    def __init__(self, losses: Mapping[str, nn.Module], weights: Mapping[str, float]) -> None:
+        super().__init__()
+        if not losses or set(losses) != set(weights):
+            raise ConfigError(
+                f"CombinedLoss: losses {sorted(losses)} and weights {sorted(weights)} must have "
+                "the same names, at least one"
+            )
+        self.losses = nn.ModuleDict(losses)
+        self.weights = {name: float(weight) for name, weight in weights.items()}
+
+    def parts(
+        self, features: Tensor | None, logits: Tensor | None, targets: Tensor
+    ) -> dict[str, Tensor]:
+        """Each loss by its name, times its factor: scalars whose sum is the loss."""
+        return {
+            name: self.weights[name] * loss(features, logits, targets)
+            for name, loss in self.losses.items()
+        }
+
+    def forward(self, features: Tensor | None, logits: Tensor | None, targets: Tensor) -> Tensor:
+        """Returns the sum, a scalar.
+
+        Args:
+            features: Pooled features before the classifier, (B, C); None where no loss needs them.
+            logits: (B, K); None where no loss needs them.
+            targets: Labels (B,) in int64, or shares of the classes (B, K).
+        """
+        return torch.stack(list(self.parts(features, logits, targets).values())).sum()
+
+
+def loss_names() -> list[str]:
+    """The names that `create_loss` knows."""
+    return sorted({*_LOSSES, *COMBINATIONS})
+
+
+def create_loss(
+    spec: str | Mapping[str, float],
+    *,
+    num_classes: int,
+    feature_dim: int | None = None,
+    class_counts: Sequence[int] | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+) -> CombinedLoss:
+    """Makes a loss by name, or a weighted sum of several.
+
+    Args:
+        spec: The name of a loss or of a paper's combination, or names of losses with their factors.
+        num_classes: Classes.
+        feature_dim: Width of the features before the classifier; the center loss needs it.
+        class_counts: Images of each class in the training set; w-softmax needs them.
+        options: Keywords of the losses by their names, such as
+            ``{"contrastive": {"threshold": 0.3}}``.
+
+    Raises:
+        ConfigError: A name or a keyword is unknown, or something that a loss needs is missing.
+    """
+    weights = COMBINATIONS.get(spec, {spec: 1.0}) if isinstance(spec, str) else dict(spec)
+    options = options or {}
+    unknown = [name for name in (*weights, *options) if name not in _LOSSES]
+    if unknown:
+        raise ConfigError(f"loss {unknown[0]!r} is unknown; use one of {loss_names()}")
+    unused = sorted(set(options) - set(weights))
+    if unused:
+        raise ConfigError(f"options of the loss {unused[0]!r}, which is not in {sorted(weights)}")
+    facts = {"num_classes": num_classes, "feature_dim": feature_dim, "class_counts": class_counts}
+    losses = {name: _create_one(name, facts, options.get(name, {})) for name in weights}
+    return CombinedLoss(losses, weights)
+
+
+def _create_one(name: str, facts: Mapping[str, Any], options: Mapping[str, Any]) -> nn.Module:
+    loss_class, needs = _LOSSES[name]
+    needed = {key: facts[key] for key in needs}
+    if "class_weights" in options:
+        needed.pop("class_counts", None)
+    missing = [key for key, value in needed.items() if value is None]
+    if missing:
+        raise ConfigError(f"the loss {name!r} needs {missing[0]}; pass it to create_loss")
+    try:
+        return loss_class(**{**needed, **options})
+    except TypeError as error:
+        raise ConfigError(f"options of the loss {name!r}: {dict(options)}: {error}") from error
