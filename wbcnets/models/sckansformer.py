@@ -44,6 +44,7 @@ from wbcnets.models.token_classifier import (
     TokenClassifier,
     init_linear_layers,
     resample_position_embedding,
+    vit_default_cfg,
 )
 
 MLP_RATIO = 4
@@ -259,28 +260,9 @@ def _warn_of_other_function(model: SCKansformer) -> None:
         )
 
 
-def _cfg(hf_hub_id: str) -> dict[str, Any]:
-    return {
-        "hf_hub_id": hf_hub_id,
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": None,
-        "crop_pct": 0.9,
-        "interpolation": "bicubic",
-        "fixed_input_size": True,
-        "mean": (0.5, 0.5, 0.5),
-        "std": (0.5, 0.5, 0.5),
-        "first_conv": "patch_embed.proj",
-        "classifier": "head",
-        "license": "apache-2.0",
-    }
-
-
 default_cfgs = generate_default_cfgs(
     {
-        f"sckansformer_{size}.vit_augreg_in21k_ft_in1k": _cfg(
-            f"timm/vit_{size}_patch16_224.augreg_in21k_ft_in1k"
-        )
+        f"sckansformer_{size}.vit_augreg_in21k_ft_in1k": vit_default_cfg(size)
         for size in ("tiny", "small", "base")
     }
 )

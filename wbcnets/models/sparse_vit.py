@@ -28,6 +28,7 @@ from wbcnets.models.token_classifier import (
     Grid,
     TokenClassifier,
     resample_position_embedding,
+    vit_default_cfg,
 )
 
 
@@ -222,28 +223,9 @@ def checkpoint_filter_fn(state: dict[str, Tensor], model: nn.Module) -> dict[str
     return state
 
 
-def _cfg(hf_hub_id: str) -> dict[str, Any]:
-    return {
-        "hf_hub_id": hf_hub_id,
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": None,
-        "crop_pct": 0.9,
-        "interpolation": "bicubic",
-        "fixed_input_size": True,
-        "mean": (0.5, 0.5, 0.5),
-        "std": (0.5, 0.5, 0.5),
-        "first_conv": "patch_embed.proj",
-        "classifier": "head",
-        "license": "apache-2.0",
-    }
-
-
 default_cfgs = generate_default_cfgs(
     {
-        f"sparse_vit_{size}_patch16.augreg_in21k_ft_in1k": _cfg(
-            f"timm/vit_{size}_patch16_224.augreg_in21k_ft_in1k"
-        )
+        f"sparse_vit_{size}_patch16.augreg_in21k_ft_in1k": vit_default_cfg(size)
         for size in ("tiny", "small", "base")
     }
 )

@@ -381,3 +381,21 @@ def _resample_patches(state: dict[str, Tensor], model: TokenClassifier) -> None:
     patch = list(model.patch_embed.patch_size)
     if weight is not None and weight.ndim == 4 and list(weight.shape[2:]) != patch:
         state[name] = resample_patch_embed(weight, patch)
+
+
+def vit_default_cfg(size: str) -> dict[str, Any]:
+    """timm's configuration of a model that starts from its ViT of a size: tiny, small or base."""
+    return {
+        "hf_hub_id": f"timm/vit_{size}_patch16_224.augreg_in21k_ft_in1k",
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": None,
+        "crop_pct": 0.9,
+        "interpolation": "bicubic",
+        "fixed_input_size": True,
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.5, 0.5, 0.5),
+        "first_conv": "patch_embed.proj",
+        "classifier": "head",
+        "license": "apache-2.0",
+    }
