@@ -6,8 +6,11 @@ PyTorch archives, safetensors, and the pickled NumPy arrays of Detectron2's mode
 import argparse
 import io
 import json
+import os
 import pickle
+import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +51,9 @@ def read_state_dict(path: Path, averaged: bool = True) -> dict[str, torch.Tensor
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint file as a dictionary with the weights under "model"; runs no code from it.
 
+    What a file of `wbcnets.train` holds under "model", the name and keywords of its architecture,
+    is under "architecture".
+
     Raises:
         CheckpointError: The file is damaged, or is not a checkpoint.
     """
@@ -64,7 +70,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: {_describe_damage(path, error)}") from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{path}: holds a {type(data).__name__}, not a dictionary of weights")
-    stored: Any = next((data[name] for name in _PLAIN if name in data), data)
+    # A training run's file describes its model under "model" and has the weights beside it
+    plain = _PLAIN if _holds_tensors(data.get("model")) else _PLAIN[::-1]
+    stored: Any = next((data[name] for name in plain if name in data), data)
     if not isinstance(stored, dict):
         raise CheckpointError(f"{path}: holds no weights, but a {type(stored).__name__}")
     state = {
@@ -73,7 +81,50 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not state:
         raise CheckpointError(f"{path}: holds no weights")
     extra = {} if stored is data else {k: v for k, v in data.items() if v is not stored}
+    if "model" in extra:
+        extra["architecture"] = extra.pop("model")
     return {**extra, "model": state}
+
+
+def _holds_tensors(value: Any) -> bool:
+    return isinstance(value, dict) and any(hasattr(item, "shape") for item in value.values())
+
+
+def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
+    """Writes a file so that at any instant either the old or the new one stands whole.
+
+    Args:
+        path: The final name.
+        write: Gets a binary file opened for writing.
+
+    Raises:
+        CheckpointError: The file could not be written; the old one is untouched.
+    """
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that nobody else may read
+        os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path}: could not be written ({error}); the previous file, if any, is untouched. "
+            "Free some space, or choose another output folder"
+        ) from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """The process's file mode mask, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

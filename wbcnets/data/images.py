@@ -5,6 +5,7 @@ would pass on silently (16-bit images clipped to white, transparency dropped, th
 pages, a broken file as black pixels) is either converted correctly here or refused by name.
 """
 
+import io
 import os
 from pathlib import Path
 
@@ -40,16 +41,27 @@ def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> np
             several pages, or holds floating-point values. The message names the path.
     """
     with _open(path, max_pixels) as image:
-        try:
-            image.load()
-            upright = ImageOps.exif_transpose(image) if _has_readable_exif(image) else image
-            # The upright copy no longer knows its file.
-            return _to_rgb(upright, _grey_bits(image), path)
-        except DataError:
-            raise
-        # Decoders raise whatever type the damaged bytes lead them to; each means "unreadable".
-        except Exception as error:
-            raise _unreadable(path, error) from error
+        return _decode(image, path)
+
+
+def read_image_bytes(
+    content: bytes, name: str, max_pixels: int = MAX_PIXELS
+) -> npt.NDArray[np.uint8]:
+    """Reads an image that is in memory, such as a member of an archive, as `read_image` does.
+
+    Args:
+        content: The bytes of a JPEG, PNG, TIFF, BMP or WebP file.
+        name: What messages call it.
+        max_pixels: Larger images are refused from their header.
+
+    Returns:
+        `(H, W, 3)` uint8 RGB.
+
+    Raises:
+        DataError: As `read_image`. The message has the name.
+    """
+    with _open_stream(io.BytesIO(content), name, max_pixels) as image:
+        return _decode(image, name)
 
 
 def image_size(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -84,8 +96,14 @@ def _open(path: str | os.PathLike[str], max_pixels: int) -> Image.Image:
     if not Path(path).is_file():
         reason = "is not a file" if Path(path).exists() else "does not exist"
         raise DataError(f"{os.fspath(path)}: the image {reason} - correct the path")
+    return _open_stream(path, path, max_pixels)
+
+
+def _open_stream(
+    stream: str | os.PathLike[str] | io.BytesIO, path: str | os.PathLike[str], max_pixels: int
+) -> Image.Image:
     try:
-        image = Image.open(path, formats=FORMATS)
+        image = Image.open(stream, formats=FORMATS)
     # See read_image: a damaged header may raise anything, Pillow's own size limit included.
     except Exception as error:
         raise _unreadable(path, error) from error
@@ -98,6 +116,19 @@ def _open(path: str | os.PathLike[str], max_pixels: int) -> Image.Image:
         image.close()
         raise _unreadable(path, error) from error
     return image
+
+
+def _decode(image: Image.Image, path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
+    try:
+        image.load()
+        upright = ImageOps.exif_transpose(image) if _has_readable_exif(image) else image
+        # The upright copy no longer knows its file.
+        return _to_rgb(upright, _grey_bits(image), path)
+    except DataError:
+        raise
+    # Decoders raise whatever type the damaged bytes lead them to; each means "unreadable".
+    except Exception as error:
+        raise _unreadable(path, error) from error
 
 
 def _refuse_by_header(image: Image.Image, path: str | os.PathLike[str], max_pixels: int) -> None:

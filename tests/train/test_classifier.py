@@ -1,0 +1,106 @@
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+from timm.models import save_for_hf
+
+from tests.tools.tool_modules import load_tool
+from wbcnets.errors import CheckpointError
+from wbcnets.train.classifier import load_classifier
+
+NAMES = ("a", "b", "c")
+
+
+def small_model():
+    return timm.create_model("sckansformer_tiny", **KWARGS, num_classes=3).eval()
+
+
+KWARGS = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 1, "num_heads": 3}
+
+
+def save_run(path, model, averaged=None):
+    """A checkpoint with what tools/train_classifier.py writes and a user of it needs."""
+    checkpoint = {
+        "state_dict": model.state_dict(),
+        "model": {"name": "sckansformer_tiny", "kwargs": KWARGS, "num_classes": 3},
+        "class_names": list(NAMES),
+        "data_config": {"input_size": [3, 32, 32], "mean": [0.1, 0.2, 0.3], "std": [1.0, 1.0, 1.0]},
+    }
+    if averaged is not None:
+        checkpoint["state_dict_ema"] = averaged.state_dict()
+    torch.save(checkpoint, path)
+
+
+def test_run_gives_its_model_classes_and_preprocessing(tmp_path):
+    model = small_model()
+    save_run(tmp_path / "best.pth", model)
+    classifier = load_classifier(str(tmp_path / "best.pth"))
+    x = torch.rand(2, 3, 32, 32)
+    assert torch.equal(classifier.model(x), model(x))
+    assert not classifier.model.training
+    assert classifier.class_names == NAMES
+    assert (classifier.image_size, classifier.mean) == (32, (0.1, 0.2, 0.3))
+    image = torch.zeros(50, 40, 3, dtype=torch.uint8).numpy()
+    assert classifier.preprocessing()(image, seed=0).shape == (32, 32, 3)
+
+
+def test_averaged_weights_are_the_ones_that_are_used(tmp_path):
+    averaged = small_model()
+    save_run(tmp_path / "best.pth", small_model(), averaged)
+    classifier = load_classifier(str(tmp_path / "best.pth"))
+    assert torch.equal(classifier.model.cls_token, averaged.cls_token)
+
+
+@pytest.mark.parametrize("prefix", ["", "local-dir:"])
+def test_saved_folder(prefix, tmp_path):
+    model = small_model()
+    config = {"label_names": list(NAMES), "pretrained_cfg": {"label_names": list(NAMES)}}
+    save_for_hf(
+        model,
+        tmp_path / "folder",
+        model_config=config,
+        model_args=KWARGS,
+        safe_serialization=True,
+        data_config={"input_size": (3, 32, 32)},
+    )
+    classifier = load_classifier(f"{prefix}{tmp_path / 'folder'}")
+    x = torch.rand(1, 3, 32, 32)
+    assert torch.equal(classifier.model(x), model(x))
+    assert classifier.class_names == NAMES
+
+
+def test_weights_without_classes_are_an_error(tmp_path):
+    torch.save(small_model().state_dict(), tmp_path / "plain.pth")
+    with pytest.raises(CheckpointError, match=r"plain\.pth: .* of which model and classes"):
+        load_classifier(str(tmp_path / "plain.pth"))
+
+
+def test_unknown_names_are_errors():
+    with pytest.raises(CheckpointError, match="no_such_model"):
+        load_classifier("no_such_model")
+
+
+def test_exported_file_and_folder_hold_the_model(tmp_path):
+    model = small_model()
+    save_run(tmp_path / "best.pth", model)
+    tool = load_tool("export_classifier")
+    source, x = str(tmp_path / "best.pth"), torch.rand(2, 3, 32, 32)
+    assert tool.main(["--weights", source, "--output", str(tmp_path / "x.safetensors")]) == 0
+    state = load_file(tmp_path / "x.safetensors")
+    assert {t.dtype for t in state.values() if t.is_floating_point()} == {torch.float16}
+    overlay = {"file": str(tmp_path / "x.safetensors")}
+    again = timm.create_model(
+        "sckansformer_tiny",
+        pretrained=True,
+        pretrained_cfg_overlay=overlay,
+        **KWARGS,
+        num_classes=3,
+    ).eval()
+    assert again.load_report.complete
+    torch.testing.assert_close(again(x), model(x), rtol=1e-2, atol=1e-2)
+
+
+def test_damaged_run_is_an_error_that_names_it(tmp_path):
+    (tmp_path / "best.pth").write_bytes(b"no checkpoint")
+    with pytest.raises(CheckpointError, match=r"best\.pth"):
+        load_classifier(str(tmp_path / "best.pth"))

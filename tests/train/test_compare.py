@@ -1,0 +1,41 @@
+import numpy as np
+import pytest
+
+from wbcnets.errors import DataError
+from wbcnets.train.compare import compare
+from wbcnets.train.predictions import Predictions
+
+
+def right_on(files, right, names=("a", "b")):
+    """A table in which just some files are right; all are of the first class."""
+    shares = np.array([[0.9, 0.1] if file in right else [0.1, 0.9] for file in files])
+    return Predictions(names, tuple(files), shares, np.zeros(len(files), dtype=np.int64))
+
+
+def test_hand_worked_test():
+    # Of six discordant images the first has all: two-sided, 2 / 2^6
+    files = [f"{i}.png" for i in range(10)]
+    comparison = compare(right_on(files, files[:8]), right_on(files, files[6:8]))
+    assert (comparison.images, comparison.only_first, comparison.only_second) == (10, 6, 0)
+    assert comparison.p_value == pytest.approx(2 / 2**6)
+
+
+def test_equal_tables_do_not_differ():
+    table = right_on(["x", "y"], ["x"])
+    assert compare(table, table).p_value == 1
+
+
+def test_only_shared_files_count_whatever_their_order():
+    comparison = compare(right_on(["x", "y", "z"], ["x"]), right_on(["z", "y"], ["y", "z"]))
+    assert (comparison.images, comparison.only_first, comparison.only_second) == (2, 0, 2)
+
+
+def test_contradicting_or_missing_truth_is_an_error():
+    first, second = right_on(["x"], ["x"]), right_on(["x"], ["x"], names=("b", "a"))
+    with pytest.raises(DataError, match="x is 'a' in one table and 'b' in the other"):
+        compare(first, second)
+    with pytest.raises(DataError, match="share no file"):
+        compare(first, right_on(["y"], ["y"]))
+    unknown = Predictions(("a", "b"), ("x",), np.array([[1.0, 0.0]]))
+    with pytest.raises(DataError, match="true class of every image"):
+        compare(first, unknown)
