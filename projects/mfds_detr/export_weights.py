@@ -14,8 +14,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from mfds_detr.checkpoint import write_atomically
-from mfds_detr.weight_files import read_checkpoint
+from wbcnets.checkpoints import read_checkpoint, write_atomically
 from wbcnets.errors import CheckpointError
 
 

@@ -12,13 +12,10 @@ pytest.importorskip("detectron2")
 
 import safetensors.torch
 
-from mfds_detr import checkpoint as checkpoint_module
-from mfds_detr.checkpoint import (
-    AtomicCheckpointer,
-    read_checkpoint,
-    read_weights,
-    write_atomically,
-)
+from mfds_detr.checkpoint import AtomicCheckpointer
+from mfds_detr.weight_files import read_weights
+from wbcnets import checkpoints
+from wbcnets.checkpoints import read_checkpoint, write_atomically
 from wbcnets.errors import CheckpointError
 
 
@@ -94,9 +91,9 @@ def test_missing_unexpected_and_misshapen_tensors_are_named(tiny_model, tmp_path
     assert "MODEL.WEIGHTS_PARTIAL True" in message
     assert same_weights(target, before)  # a refused file changes nothing
 
-    report = checkpoint_module.fit_weights(
+    report = checkpoints.fit_weights(
         target,
-        checkpoint_module.translate(state, target.backbone.state_dict()),
+        checkpoints.translate(state, target.backbone.state_dict()),
         "file",
         partial=True,
     )
@@ -296,7 +293,7 @@ def test_a_failing_rename_leaves_the_old_file(tmp_path, monkeypatch):
     def refuse(*args):
         raise OSError("read-only")
 
-    monkeypatch.setattr(checkpoint_module.os, "replace", refuse)
+    monkeypatch.setattr(checkpoints.os, "replace", refuse)
     with pytest.raises(CheckpointError, match="read-only"):
         write_atomically(path, lambda file: file.write(b"new"))
     monkeypatch.undo()
@@ -309,7 +306,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path):
 import resource, signal, sys, torch
 from pathlib import Path
 sys.path[:0] = {sys.path!r}
-from mfds_detr.checkpoint import write_atomically
+from wbcnets.checkpoints import write_atomically
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 path = Path({str(tmp_path / "model.pth")!r})
 write_atomically(path, lambda file: torch.save({{"a": torch.zeros(10)}}, file))

@@ -9,9 +9,10 @@ pytest.importorskip("detectron2")
 from detectron2.utils.events import EventStorage
 from PIL import Image
 
-from mfds_detr.checkpoint import AtomicCheckpointer, read_checkpoint
+from mfds_detr.checkpoint import AtomicCheckpointer
 from mfds_detr.datasets import DatasetSource, register_datasets
 from mfds_detr.hooks import BestCheckpointer, draw_curves, draw_predictions
+from wbcnets.checkpoints import read_checkpoint
 
 
 def best_checkpointer(model, folder):

@@ -9,9 +9,9 @@ pytest.importorskip("detectron2")
 from detectron2.utils.events import EventStorage
 
 from mfds_detr import trainer as trainer_module
-from mfds_detr.checkpoint import read_checkpoint
 from mfds_detr.datasets import DatasetSource, register_datasets
 from mfds_detr.trainer import Trainer, evaluate, guarded
+from wbcnets.checkpoints import read_checkpoint
 from wbcnets.errors import DataError
 
 SMALL = (

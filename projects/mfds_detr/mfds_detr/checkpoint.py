@@ -5,10 +5,8 @@ in transformers' naming (.pth or .safetensors), backbones of timm (`timm://resne
 comes with the project (`wbcnets://NAME`, a file of the folder `weights`).
 """
 
-import os
 import re
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,9 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor, nn
 
-from mfds_detr.weight_files import read_checkpoint, read_weights
+from mfds_detr.weight_files import read_weights
 from mfds_detr.weight_names import Translation, translate
+from wbcnets.checkpoints import read_checkpoint, write_atomically
 from wbcnets.errors import CheckpointError
 
 # A class head has one row per class: with other classes it has to be learned anew
@@ -245,40 +244,3 @@ def _misfit(path: str, source: str, problems: Sequence[str]) -> str:
         "Make the config agree (for example NUM_QUERIES, HIDDEN_DIM, BOX_REFINEMENT or TWO_STAGE "
         "of MODEL.MFDS_DETR), or set MODEL.WEIGHTS_PARTIAL True to load what fits"
     )
-
-
-def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
-    """Writes a file so that at any instant either the old or the new one stands whole.
-
-    Args:
-        path: The final name.
-        write: Gets a binary file opened for writing.
-
-    Raises:
-        CheckpointError: The file could not be written; the old one is untouched.
-    """
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that nobody else may read
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
-    except (OSError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{path}: could not be written ({error}); the previous file, if any, is untouched. "
-            "Free some space, or choose another output folder"
-        ) from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    """The process's file mode mask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

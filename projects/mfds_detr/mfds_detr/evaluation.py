@@ -8,7 +8,7 @@ from typing import Any
 from detectron2.evaluation import COCOEvaluator
 from tabulate import tabulate
 
-from mfds_detr.checkpoint import write_atomically
+from wbcnets.checkpoints import write_atomically
 
 _ORDER = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 

@@ -23,11 +23,12 @@ from torch import nn
 from torchvision.ops import nms
 from tqdm import tqdm
 
-from mfds_detr.checkpoint import fit_weights, write_atomically
+from mfds_detr.checkpoint import fit_weights
 from mfds_detr.config import read_config
 from mfds_detr.dataset_mapper import build_augmentations
 from mfds_detr.weight_files import read_weights
 from mfds_detr.weight_names import Translation, translate
+from wbcnets.checkpoints import write_atomically
 from wbcnets.data.draw import draw_boxes
 from wbcnets.data.images import SUFFIXES, read_image
 from wbcnets.errors import CheckpointError, ConfigError, DataError

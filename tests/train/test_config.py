@@ -1,0 +1,153 @@
+import dataclasses
+
+import pytest
+import yaml
+
+from wbcnets.data.cell_augmentation import PRESETS
+from wbcnets.data.cell_cards import CELL_CARDS
+from wbcnets.errors import ConfigError
+from wbcnets.train.config import TrainConfig, check_values, read_value
+from wbcnets.train.config_file import (
+    PRESET_FOLDER,
+    dump_config,
+    known_keys,
+    load_config,
+    preset_names,
+    save_config,
+)
+
+
+def test_defaults_are_those_of_the_dataclasses():
+    assert load_config() == TrainConfig()
+    check_values(TrainConfig())
+
+
+def test_overrides_go_before_the_file(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("optimizer: {learning_rate: 0.5, name: sgd}\nmodel: {kwargs: {depth: 2}}\n")
+    config = load_config(
+        path,
+        [
+            "optimizer.learning_rate=1e-3",
+            "model.kwargs.embed_dim=48",
+            "data.mean=[0, 0, 0]",
+            "loss.name={cross_entropy: 1, contrastive: 0.5}",
+            "data.source=",
+        ],
+    )
+    assert config.optimizer.learning_rate == 1e-3
+    assert config.optimizer.name == "sgd"
+    assert config.model.kwargs == {"depth": 2, "embed_dim": 48}
+    assert config.data.mean == [0.0, 0.0, 0.0]
+    assert config.loss.name == {"cross_entropy": 1.0, "contrastive": 0.5}
+    assert config.data.source == ""
+
+
+def test_numbers_are_read_as_people_write_them(tmp_path):
+    text = ["8:2", "1e-3", "-3", ".5", "5.", "2024-01-01", "007", "1.2.3", "true", "null", "1e3"]
+    values = [load_config("", [f"model.kwargs.x={word}"]).model.kwargs["x"] for word in text]
+    assert values == ["8:2", 1e-3, -3, 0.5, 5.0, "2024-01-01", "007", "1.2.3", True, None, 1e3]
+    assert [type(value) for value in values[1:5]] == [float, int, float, float]
+    config = load_config("", ["data.split_protocol=7:1:2", "data.source=007"])
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+
+
+def test_what_is_saved_is_read_again(tmp_path):
+    config = load_config("conv_sparse_vit_aml", ["output=runs/x", "data.std=[0.1, 0.2, 0.3]"])
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+    assert set(yaml.safe_load(dump_config(config))) == {
+        field.name for field in dataclasses.fields(TrainConfig)
+    }
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("learning_rate=1", r"learning_rate: unknown key; did you mean optimizer\.learning_rate"),
+        ("training.epoch=3", r"training\.epoch: unknown key; did you mean training\.epochs"),
+        ("optimiser.name=sgd", r"optimiser: unknown key"),
+        ("data.zzz=1", r"data\.zzz: unknown key; known are data\.source"),
+        ("training.epochs=two", r"training\.epochs='two': expected a whole number"),
+        ("training.epochs=true", r"training\.epochs=True: expected a whole number"),
+        ("training.compile=1", r"training\.compile=1: expected true or false"),
+        (
+            "data.mean=[0, x, 0]",
+            r"data\.mean=\[0, 'x', 0\]: expected a list, each a number or null",
+        ),
+        ("model.kwargs=3", r"model\.kwargs=3: expected a section of keys"),
+        ("data=pbc", r"data='pbc': expected a section of keys"),
+        ("epochs", r"'epochs': expected KEY=VALUE"),
+        ("data.mean=[", r"the value is no YAML"),
+        ("training.batch_size=0", r"training\.batch_size=0: must be at least 1"),
+        ("optimizer.learning_rate=.nan", r"optimizer\.learning_rate=nan: must be above 0"),
+        ("training.ema_decay=1", r"training\.ema_decay=1\.0: must be from 0 up to, without, 1"),
+        ("training.amp=bf16", r"training\.amp=bf16: use one of none, bfloat16, float16"),
+        ("data.workers=-2", r"data\.workers=-2: must be -1, or at least 0"),
+        ("schedule.warmup_epochs=30", r"must be less than training\.epochs=30"),
+    ],
+)
+def test_wrong_keys_and_values_are_named(override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config("", [override])
+
+
+def test_all_problems_are_listed_at_once():
+    with pytest.raises(ConfigError) as caught:
+        load_config("", ["training.epoch=3", "data.workers=x", "nothing=1"])
+    assert str(caught.value).count("\n  - ") == 3
+    with pytest.raises(ConfigError) as caught:
+        load_config("", ["training.epochs=0", "device=tpu", "data.image_size=0"])
+    assert str(caught.value).count("\n  - ") >= 3
+
+
+def test_files_that_are_no_settings(tmp_path):
+    with pytest.raises(ConfigError, match="presets are conv_sparse_vit_aml"):
+        load_config("nothing")
+    path = tmp_path / "list.yaml"
+    path.write_text("- 1\n")
+    with pytest.raises(ConfigError, match="holds a list"):
+        load_config(path)
+    path.write_text("a: [\n")
+    with pytest.raises(ConfigError, match="cannot be read as YAML"):
+        load_config(path)
+    path.write_text("a: !!python/object/apply:os.getcwd []\n")
+    with pytest.raises(ConfigError, match="cannot be read as YAML"):
+        load_config(path)
+    path.write_text("")
+    assert load_config(path) == TrainConfig()
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_presets_name_what_there_is(name):
+    config = load_config(name)
+    assert config.data.source in CELL_CARDS
+    assert config.data.augmentation in PRESETS
+    assert config.data.val_augmentation in PRESETS
+    card = CELL_CARDS[config.data.source]
+    assert config.data.repeats == dict(card.repeats)
+    text = (PRESET_FOLDER / f"{name}.yaml").read_text()
+    assert text.startswith("# "), "a preset says where its settings are from"
+    assert "ours" in text.lower()
+
+
+def test_presets_hold_the_papers_settings():
+    sck = load_config("sckansformer_pbc")
+    assert (sck.training.epochs, sck.training.batch_size, sck.optimizer.name) == (100, 128, "adam")
+    sparse = load_config("conv_sparse_vit_aml")
+    assert sparse.schedule.milestones == [40, 70, 90]
+    assert (sparse.optimizer.learning_rate, sparse.optimizer.weight_decay) == (1e-3, 5e-4)
+    assert load_config("resnext_cc_cnmc").loss.name == "resnext_cc"
+    cpu = load_config("resnet18_pbc_cpu")
+    assert (cpu.training.epochs, cpu.training.batch_size) == (9, 64)
+    assert cpu.loss.label_smoothing == 0.1
+
+
+def test_every_key_has_a_value():
+    config = TrainConfig()
+    keys = known_keys()
+    assert "optimizer.learning_rate" in keys
+    assert "output" in keys
+    for key in keys:
+        read_value(config, key)

@@ -1,0 +1,153 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.train.toy_runs import differences, make_cells, read_weights, toy_config
+from wbcnets.errors import CheckpointError, ConfigError, DataError
+from wbcnets.train import step
+from wbcnets.train.config_file import save_config
+from wbcnets.train.run import resume_training, train_classifier
+
+ROOT = Path(__file__).parents[2]
+# Everything with a state of its own or with chance in it
+EVERYTHING = (
+    "training.ema_decay=0.9",
+    "training.accumulation=2",
+    "loss.name={cross_entropy: 1, center: 0.05}",
+    "mixup.mixup_alpha=0.2",
+    "mixup.cutmix_alpha=1",
+    "model.kwargs.drop_rate=0.2",
+    "schedule.warmup_epochs=1",
+)
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory):
+    return make_cells(tmp_path_factory.mktemp("cells") / "toy")
+
+
+def crash_after(steps, monkeypatch, config):
+    """Starts a run that ends like a crash after some steps."""
+    real, taken = step.Stepper.take, []
+
+    def take(self, *args, **kwargs):
+        if len(taken) == steps:
+            raise RuntimeError("crash")
+        taken.append(1)
+        return real(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(step.Stepper, "take", take)
+        with pytest.raises(RuntimeError, match="crash"):
+            train_classifier(config)
+
+
+@pytest.mark.parametrize("steps", [2, 4, 6])
+def test_a_crashed_run_ends_with_the_same_bits(cells, tmp_path, monkeypatch, steps):
+    train_classifier(toy_config(cells, tmp_path / "whole", *EVERYTHING))
+    options = (*EVERYTHING, "training.checkpoint_minutes=0")
+    crash_after(steps, monkeypatch, toy_config(cells, tmp_path / "parts", *options))
+    progress = resume_training(tmp_path / "parts")
+    assert differences(tmp_path / "whole" / "last.pth", tmp_path / "parts" / "last.pth") == []
+    assert differences(tmp_path / "whole" / "best.pth", tmp_path / "parts" / "best.pth") == []
+    assert [row["epoch"] for row in progress.rows] == [1, 2]
+    assert len((tmp_path / "parts" / "log.csv").read_text().splitlines()) == 3
+
+
+def test_a_killed_process_goes_on_with_other_workers(cells, tmp_path):
+    options = ("training.epochs=3", "optimizer.name=sgd", "data.augmentation=flips")
+    train_classifier(toy_config(cells, tmp_path / "whole", *options))
+    killed = tmp_path / "killed"
+    overrides = [*options, "training.checkpoint_minutes=0"]
+    config = toy_config(cells, killed, *overrides)
+    code = (
+        "import time\n"
+        "from wbcnets.train import step\n"
+        "real = step.Stepper.take\n"
+        "def slow(self, *args):\n"
+        "    time.sleep(0.3)\n"
+        "    return real(self, *args)\n"
+        "step.Stepper.take = slow\n"
+        "from wbcnets.train.config_file import load_config\n"
+        "from wbcnets.train.run import train_classifier\n"
+        "import sys\n"
+        "train_classifier(load_config(sys.argv[1]))\n"
+    )
+    save_config(config, tmp_path / "settings.yaml")
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "settings.yaml")],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+        stdout=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not (killed / "last.pth").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    assert process.poll() is None, "it should still be training"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    saved = torch.load(killed / "last.pth", weights_only=True)["resume"]["progress"]
+    assert saved["global_step"] < 12
+    resume_training(killed, ["data.workers=2"])
+    assert differences(tmp_path / "whole" / "last.pth", killed / "last.pth") == []
+
+
+def test_an_interrupted_run_is_saved_and_goes_on(cells, tmp_path, monkeypatch):
+    train_classifier(toy_config(cells, tmp_path / "whole"))
+    real = step.Stepper.take
+
+    def take(self, *args):
+        if self.state.progress.global_step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(step.Stepper, "take", take)
+        with pytest.raises(KeyboardInterrupt):
+            train_classifier(toy_config(cells, tmp_path / "parts"))
+    resume_training(tmp_path / "parts")
+    assert differences(tmp_path / "whole" / "last.pth", tmp_path / "parts" / "last.pth") == []
+
+
+def test_a_run_without_a_checkpoint_begins_again(cells, tmp_path, monkeypatch):
+    train_classifier(toy_config(cells, tmp_path / "whole"))
+    crash_after(1, monkeypatch, toy_config(cells, tmp_path / "parts"))
+    assert not (tmp_path / "parts" / "last.pth").exists()
+    resume_training(tmp_path / "parts")
+    assert differences(tmp_path / "whole" / "last.pth", tmp_path / "parts" / "last.pth") == []
+
+
+def test_a_finished_run_stays_as_it_is(cells, tmp_path):
+    train_classifier(toy_config(cells, tmp_path / "run"))
+    before = read_weights(tmp_path / "run" / "last.pth")
+    progress = resume_training(tmp_path / "run")
+    after = read_weights(tmp_path / "run" / "last.pth")
+    assert progress.epoch == 2
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_what_cannot_go_on_is_refused(cells, tmp_path):
+    with pytest.raises(ConfigError, match="holds no run"):
+        resume_training(tmp_path / "nothing")
+    run = tmp_path / "run"
+    train_classifier(toy_config(cells, run, "training.epochs=1"))
+    with pytest.raises(ConfigError, match="holds a run already"):
+        train_classifier(toy_config(cells, run))
+    with pytest.raises(ConfigError, match=r"optimizer\.learning_rate=1"):
+        resume_training(run, ["optimizer.learning_rate=1"])
+    others = make_cells(tmp_path / "others", train=13)
+    with pytest.raises(DataError, match="other images"):
+        resume_training(run, [f"data.source={others}"])
+    (run / "last.pth").write_bytes((run / "last.pth").read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"last\.pth: damaged"):
+        resume_training(run)
+    (run / "last.pth").write_bytes((run / "best.pth").read_bytes())
+    with pytest.raises(CheckpointError, match="holds weights alone"):
+        resume_training(run)

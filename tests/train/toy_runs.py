@@ -1,0 +1,60 @@
+"""Tiny runs for the tests: three colours of cells, models of seconds."""
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from tests.data.cell_images import draw_cell
+from wbcnets.train.config_file import load_config
+
+COLOURS = {"blue": (40, 40, 160), "green": (30, 140, 60), "red": (170, 30, 40)}
+
+
+def make_cells(root: Path, train: int = 12, val: int = 4) -> Path:
+    """Writes `root/<split>/<colour>/<number>.png`; every image is another one."""
+    seed = 0
+    for split, count in (("train", train), ("val", val)):
+        for name, colour in COLOURS.items():
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.fromarray(draw_cell(seed, colour, side=36)).save(folder / f"{number}.png")
+                seed += 1
+    return root
+
+
+def toy_config(source: Path, output: Path, *overrides: str):
+    """Settings of a run of seconds, with all that is random turned on."""
+    settings = [
+        f"data.source={source}",
+        f"output={output}",
+        "model.name=test_resnet",
+        "data.image_size=32",
+        "data.augmentation=stain",
+        "data.workers=0",
+        "training.batch_size=8",
+        "training.epochs=2",
+        "training.clip_grad=1",
+        "device=cpu",
+    ]
+    return load_config("", [*settings, *overrides])
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint that training changed."""
+    data = torch.load(path, weights_only=True)
+    tensors = {f"model.{name}": value for name, value in data["state_dict"].items()}
+    tensors |= {f"ema.{name}": value for name, value in data.get("state_dict_ema", {}).items()}
+    if "resume" in data:
+        tensors |= {f"loss.{name}": v for name, v in data["resume"]["loss"].items()}
+        for index, entry in data["resume"]["optimizer"]["state"].items():
+            tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in entry.items()}
+    return tensors
+
+
+def differences(first: Path, second: Path) -> list[str]:
+    """Names of the tensors of two checkpoints that are not equal bit by bit."""
+    one, other = read_weights(first), read_weights(second)
+    assert one.keys() == other.keys()
+    return [name for name in one if not torch.equal(one[name], other[name])]

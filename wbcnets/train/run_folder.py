@@ -1,0 +1,233 @@
+"""The folder of a run: what is in it, and how it is written so that a crash leaves it whole."""
+
+import csv
+import dataclasses
+import io
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from wbcnets.checkpoints import read_checkpoint, write_atomically
+from wbcnets.data.cell_dataset import CellDataset
+from wbcnets.data.draw import contact_sheet
+from wbcnets.errors import ConfigError, DataError
+from wbcnets.train.config import TrainConfig
+from wbcnets.train.config_file import dump_config, load_config
+from wbcnets.train.data_loading import CellSplits
+from wbcnets.train.metrics import Judgement
+
+logger = logging.getLogger(__name__)
+
+CONFIG_NAME = "config.yaml"
+# What may differ when a run goes on: it changes nothing in the weights that come out of each step
+CHANGEABLE = (
+    "data.cache",
+    "data.source",
+    "data.workers",
+    "device",
+    "output",
+    "training.checkpoint_epochs",
+    "training.checkpoint_minutes",
+    "training.early_stopping",
+    "training.max_bad_steps",
+    "training.max_minutes",
+)
+_README = """\
+A run of wbcnets' tools/train_classifier.py.
+
+config.yaml      all settings; `--config` takes it to repeat the run
+log.csv          a row per epoch
+train.log        what was printed
+tensorboard/     the same curves for TensorBoard, where it is installed
+best.pth         weights of the best epoch by {metric}, with class names and image size
+best.json        its figures on the evaluation images, of all classes and of each
+last.pth         the newest weights and all that `--resume` needs to go on from them
+classes.json     class names in the order of the model's outputs
+splits.json      the images of training and evaluation
+first_batch.png  images of the first step, augmented as the model saw them
+
+Both .pth files are dictionaries for torch.load(..., weights_only=True): "state_dict" (and
+"state_dict_ema", the moving average, where there is one), "model" (name, keywords and number of
+classes), "class_names", "data_config" (size, mean and std of the images), "epoch", "metrics" and
+"config"; last.pth also has "resume".
+"""
+
+
+class RunFolder:
+    """Writes the files of a run; only the main process has one.
+
+    Args:
+        path: The folder; made where it is missing.
+        config: All settings.
+        class_names: In the order of the model's outputs.
+        data_config: Size, mean and std of the images.
+        model: Name, keywords and number of classes.
+        fingerprint: Of the images, see `wbcnets.train.data_loading.CellSplits`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        config: TrainConfig,
+        class_names: Sequence[str],
+        data_config: Mapping[str, Any],
+        model: Mapping[str, Any],
+        fingerprint: str,
+    ) -> None:
+        self.path = path
+        self.config = config
+        self.class_names = list(class_names)
+        self.data_config = dict(data_config)
+        self.model = dict(model)
+        self.fingerprint = fingerprint
+
+    def start(self) -> None:
+        """Writes what is known before the first step."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        for leftover in self.path.glob(".*.pth.*"):
+            leftover.unlink(missing_ok=True)
+        self.write_text(CONFIG_NAME, dump_config(self.config))
+        self.write_text("classes.json", json.dumps(self.class_names, indent=1, ensure_ascii=False))
+        self.write_text("README.txt", _README.format(metric=self.config.training.best_metric))
+
+    def save_weights(
+        self,
+        name: str,
+        weights: Mapping[str, Any],
+        epoch: int,
+        metrics: Mapping[str, float],
+        resume: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Writes a checkpoint whole or not at all.
+
+        Args:
+            name: Of the file.
+            weights: "state_dict", and "state_dict_ema" where there is one.
+            epoch: Epochs that are done.
+            metrics: Figures of the last evaluation.
+            resume: What `--resume` needs.
+
+        Raises:
+            CheckpointError: The disk is full or the folder is gone; the old file is untouched.
+        """
+        data = {
+            **weights,
+            "model": self.model,
+            "class_names": self.class_names,
+            "data_config": self.data_config,
+            "epoch": epoch,
+            "metrics": dict(metrics),
+            "config": dataclasses.asdict(self.config),
+        }
+        if resume is not None:
+            data["resume"] = {**resume, "images": self.fingerprint}
+        write_atomically(self.path / name, lambda file: torch.save(data, file))
+
+    def write_log(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Writes `log.csv` anew."""
+        if not rows:
+            return
+        stream = io.StringIO()
+        writer = csv.DictWriter(stream, list(rows[-1]), lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+        self.write_text("log.csv", stream.getvalue())
+
+    def write_best(self, epoch: int, judgement: Judgement) -> None:
+        """Writes `best.json`, the figures of the best epoch."""
+        figures = {"epoch": epoch, **judgement.as_dict()}
+        self.write_text("best.json", json.dumps(figures, indent=1, ensure_ascii=False))
+
+    def write_splits(self, splits: CellSplits) -> None:
+        """Writes `splits.json`: file and class of every image, with its hash where known."""
+        lists = {}
+        for name, manifest in (("train", splits.train), ("val", splits.val)):
+            names = manifest.class_names
+            rows = {image.file: [names[image.label], image.sha256] for image in manifest.images}
+            lists[name] = rows
+        self.write_text("splits.json", json.dumps(lists, indent=0, ensure_ascii=False))
+
+    def draw_first_batch(self, dataset: CellDataset, indices: Sequence[int]) -> None:
+        """Writes `first_batch.png`: at most 32 images of a step."""
+        images = [dataset.image(index) for index in indices[:32]]
+        captions = [
+            f"{self.class_names[dataset.labels[index]]} "
+            f"({Path(dataset.manifest.images[index].file).name})"
+            for index in indices[:32]
+        ]
+        sheet = Image.fromarray(contact_sheet(images, 8, captions, tile_width=160))
+        write_atomically(self.path / "first_batch.png", lambda file: sheet.save(file, "PNG"))
+
+    def write_text(self, name: str, text: str) -> None:
+        """Writes a small file whole or not at all."""
+        write_atomically(self.path / name, lambda file: file.write(text.encode("utf-8")))
+
+
+def check_new(output: str) -> Path:
+    """The folder for a new run.
+
+    Raises:
+        ConfigError: None is given, or it holds a run already.
+    """
+    if not output:
+        raise ConfigError("output is empty: name a folder for the run, such as runs/pbc_resnet18")
+    path = Path(output)
+    if (path / CONFIG_NAME).exists():
+        raise ConfigError(
+            f"{path}: holds a run already; go on with it by --resume, or choose another folder"
+        )
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"{path}: is a file; choose another folder")
+    return path
+
+
+def read_run(output: Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """The settings of a run that is to go on.
+
+    Args:
+        output: Its folder.
+        overrides: ``KEY=VALUE`` of keys in `CHANGEABLE`.
+
+    Raises:
+        ConfigError: There is no run, or a key would change what the run computes.
+    """
+    path = output / CONFIG_NAME
+    if not path.is_file():
+        raise ConfigError(f"{output}: holds no run to resume; there is no {CONFIG_NAME}")
+    wrong = [entry for entry in overrides if entry.partition("=")[0].strip() not in CHANGEABLE]
+    if wrong:
+        raise ConfigError(
+            f"{', '.join(wrong)}: would change what the run computes; when resuming, only "
+            f"{', '.join(CHANGEABLE)} may differ. Start a new run instead, from these weights with "
+            f"model.weights={output / 'last.pth'}"
+        )
+    return load_config(path, [*overrides, f"output={output}"])
+
+
+def read_last(output: Path, fingerprint: str) -> dict[str, Any] | None:
+    """The newest checkpoint of a run, None where it stopped before its first.
+
+    Args:
+        output: The run's folder.
+        fingerprint: Of the images, see `wbcnets.train.data_loading.CellSplits`.
+
+    Raises:
+        CheckpointError: The file is damaged.
+        DataError: It was trained on other images.
+    """
+    path = output / "last.pth"
+    if not path.exists():
+        return None
+    checkpoint = read_checkpoint(path)
+    checkpoint["state_dict"] = checkpoint.pop("model")
+    if checkpoint.get("resume", {}).get("images", fingerprint) != fingerprint:
+        raise DataError(
+            f"{path}: was trained on other images, labels or splits than the data source has now - "
+            "put them back, or start a new run"
+        )
+    return checkpoint

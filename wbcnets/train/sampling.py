@@ -1,0 +1,106 @@
+"""Which images are in which step of a run: a function of seed and epoch alone.
+
+A place in a run is therefore two numbers, epoch and step, and any number of processes or parts of
+an accumulated step sees the same images in the same steps.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from torch.utils.data import Sampler
+
+from wbcnets.errors import ConfigError
+
+
+class StepSampler(Sampler[list[int]]):
+    """The batches of one process, each a part of a step.
+
+    Each epoch is a new permutation; images that do not fill a last step are left out of it.
+    Balanced epochs have as many images of each class.
+
+    Args:
+        labels: The label of each image.
+        batch_size: Images of a step, over all processes and parts.
+        accumulation: Parts of a step.
+        seed: Of the permutations.
+        rank: This process.
+        count: Processes.
+        pools: For balanced epochs, how many images of each class an epoch has; see
+            `balanced_quotas`. An epoch is a permutation of all images where None.
+
+    Raises:
+        ConfigError: Steps cannot be divided equally, or are larger than an epoch.
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[int],
+        batch_size: int,
+        *,
+        accumulation: int = 1,
+        seed: int = 0,
+        rank: int = 0,
+        count: int = 1,
+        pools: Sequence[int] | None = None,
+    ) -> None:
+        self.labels = np.asarray(labels, dtype=np.int64)
+        self.batch_size, self.accumulation = batch_size, accumulation
+        self.seed, self.rank, self.count = seed, rank, count
+        self.pools = None if pools is None else tuple(pools)
+        self.epoch_size = len(self.labels) if self.pools is None else sum(self.pools)
+        if batch_size % (accumulation * count):
+            raise ConfigError(
+                f"training.batch_size={batch_size} cannot be divided into {accumulation} parts "
+                f"(training.accumulation) on {count} processes; use a multiple of "
+                f"{accumulation * count}"
+            )
+        if batch_size > self.epoch_size:
+            raise ConfigError(
+                f"training.batch_size={batch_size} is more than the {self.epoch_size} training "
+                "images of an epoch; use a smaller one"
+            )
+        self.part_size = batch_size // (accumulation * count)
+        self.steps_per_epoch = self.epoch_size // batch_size
+        self._epoch, self._step = 0, 0
+
+    def set_position(self, epoch: int, step: int = 0) -> None:
+        """Chooses where the next iteration begins."""
+        self._epoch, self._step = epoch, step
+
+    def order(self, epoch: int) -> npt.NDArray[np.int64]:
+        """The indices of an epoch, `(steps_per_epoch * batch_size,)`."""
+        generator = np.random.default_rng((self.seed, epoch))
+        if self.pools is None:
+            indices = generator.permutation(self.epoch_size)
+        else:
+            drawn = [
+                generator.permutation(np.flatnonzero(self.labels == label))[:number]
+                for label, number in enumerate(self.pools)
+            ]
+            indices = generator.permutation(np.concatenate(drawn))
+        return indices[: self.steps_per_epoch * self.batch_size]
+
+    def step_indices(self, epoch: int, step: int) -> list[int]:
+        """The images of one step, over all processes."""
+        start = step * self.batch_size
+        return self.order(epoch)[start : start + self.batch_size].tolist()
+
+    def __iter__(self) -> Iterator[list[int]]:
+        parts = self.order(self._epoch).reshape(-1, self.accumulation, self.count, self.part_size)
+        for step in parts[self._step :]:
+            for part in step:
+                yield part[self.rank].tolist()
+
+    def __len__(self) -> int:
+        return (self.steps_per_epoch - self._step) * self.accumulation
+
+
+def balanced_quotas(counts: Sequence[int]) -> list[int]:
+    """Images of each class in a balanced epoch, about as long as one of all images.
+
+    Args:
+        counts: Images of each class; a class without images gets none.
+    """
+    present = sum(1 for count in counts if count)
+    return [round(sum(counts) / present) if count else 0 for count in counts]
