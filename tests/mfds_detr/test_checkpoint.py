@@ -12,8 +12,9 @@ pytest.importorskip("detectron2")
 
 import safetensors.torch
 
-from mfds_detr.checkpoint import AtomicCheckpointer
+from mfds_detr.checkpoint import AtomicCheckpointer, fit_weights
 from mfds_detr.weight_files import read_weights
+from mfds_detr.weight_names import translate
 from wbcnets import checkpoints
 from wbcnets.checkpoints import read_checkpoint, write_atomically
 from wbcnets.errors import CheckpointError
@@ -91,9 +92,9 @@ def test_missing_unexpected_and_misshapen_tensors_are_named(tiny_model, tmp_path
     assert "MODEL.WEIGHTS_PARTIAL True" in message
     assert same_weights(target, before)  # a refused file changes nothing
 
-    report = checkpoints.fit_weights(
+    report = fit_weights(
         target,
-        checkpoints.translate(state, target.backbone.state_dict()),
+        translate(state, target.backbone.state_dict()),
         "file",
         partial=True,
     )
