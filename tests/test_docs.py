@@ -10,7 +10,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted(
     path
-    for pattern in ("*.md", "datasets/*.md", "projects/*/*.md", "wbcnets/*/*.md")
+    for pattern in ("*.md", "datasets/*.md", "projects/*/*.md", "wbcnets/**/*.md")
     for path in REPOSITORY.glob(pattern)
 )
 

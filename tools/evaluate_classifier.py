@@ -13,14 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wbcnets.data.manifest import load_cells
-from wbcnets.errors import WbcnetsError
-from wbcnets.train.class_map import read_class_map
+from wbcnets.errors import ConfigError, WbcnetsError
+from wbcnets.train.class_map import match_classes, read_class_map
 from wbcnets.train.classifier import load_classifier
-from wbcnets.train.compare import compare
+from wbcnets.train.compare import compare, disagreements, write_disagreements
 from wbcnets.train.judging import (
     Setting,
     judge_predictions,
-    map_classes,
     predict_manifest,
     report,
     write_evaluation,
@@ -54,27 +53,51 @@ def build_parser() -> argparse.ArgumentParser:
 
 def evaluate(args: argparse.Namespace, command: str) -> str:
     """Runs one evaluation and returns its report."""
-    classifier = load_classifier(args.weights)
+    _check_numbers(args)
+    # Small files first: a mistake in them must not show after the model's work
+    class_map = None if args.class_map is None else read_class_map(args.class_map)
+    other = None if args.compare is None else Predictions.from_csv(args.compare)
     manifest = load_cells(args.data)
     if args.split:
         manifest = manifest.split(args.split)
-    class_map = None if args.class_map is None else read_class_map(args.class_map)
-    manifest, left_out = map_classes(manifest, classifier.class_names, class_map)
+    classifier = load_classifier(args.weights)
+    match = match_classes(manifest.class_names, classifier.class_names, class_map)
+    manifest, left_out = match.select(manifest)
     setting = Setting(args.batch_size, args.workers, args.device, args.amp, args.views)
-    predictions = predict_manifest(classifier, manifest, setting)
+    predictions = match.merge(predict_manifest(classifier, manifest, setting))
     judgement, _ = judge_predictions(predictions, manifest, args.bootstrap)
-    comparison = (
-        None if args.compare is None else compare(predictions, Predictions.from_csv(args.compare))
-    )
     heading = [
         f"Model: {classifier.name}",
         f"Data: {args.data}, split {args.split or 'all'}, {len(manifest.images)} images, "
-        f"{left_out} left out by the class map",
+        f"{sum(left_out.values())} left out by the class map"
+        + "".join(f", {count} {name}" for name, count in left_out.items()),
         f"Views: {args.views}",
+        # A run's own log may be of another precision, which changes some classes
+        f"Precision: {'float32' if args.amp == 'none' else args.amp}",
         f"Command: `{command}`",
     ]
+    comparison = None if other is None else compare(predictions, other)
     write_evaluation(args.output, predictions, manifest, judgement, heading, comparison)
+    _write_disagreements(args.output / "disagreements.csv", predictions, other)
     return report(judgement, heading, comparison)
+
+
+def _check_numbers(args: argparse.Namespace) -> None:
+    for name, least in (("batch_size", 1), ("workers", 0), ("bootstrap", 0)):
+        value = getattr(args, name)
+        if value < least:
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{option} {value} is out of range; it must be {least} or more")
+    if args.output.exists() and not args.output.is_dir():
+        raise ConfigError(f"--output {args.output}: is a file; name a folder")
+
+
+def _write_disagreements(path: Path, predictions: Predictions, other: Predictions | None) -> None:
+    """Writes the table, or removes that of an earlier comparison."""
+    if other is None:
+        path.unlink(missing_ok=True)
+    else:
+        write_disagreements(disagreements(predictions, other), path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

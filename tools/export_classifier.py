@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from timm.models import save_for_hf
 
+from wbcnets.checkpoints import write_atomically
 from wbcnets.errors import WbcnetsError
 from wbcnets.train.classifier import Classifier, load_classifier
 
@@ -38,8 +39,9 @@ def write_file(classifier: Classifier, path: Path) -> None:
         name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
         for name, tensor in classifier.model.state_dict().items()
     }
+    content = save(state, metadata={"class_names": json.dumps(list(classifier.class_names))})
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(state, path, metadata={"class_names": json.dumps(list(classifier.class_names))})
+    write_atomically(path, lambda file: file.write(content))
 
 
 def write_folder(classifier: Classifier, folder: Path) -> None:
@@ -74,6 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_file(classifier, args.output)
     else:
         write_folder(classifier, args.output)
+    if classifier.preset != "none":
+        print(f"Bring images to their size by the preset {classifier.preset!r}: it is not kept")
     parameters = sum(parameter.numel() for parameter in classifier.model.parameters())
     print(f"{parameters / 1e6:.1f} million parameters written to {args.output}")
     return 0

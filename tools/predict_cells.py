@@ -10,11 +10,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from wbcnets.errors import WbcnetsError
+import numpy as np
+
+from wbcnets.errors import ConfigError, WbcnetsError
 from wbcnets.train.classifier import load_classifier
 from wbcnets.train.image_sources import find_sources
 from wbcnets.train.predict_files import predict_sources, write_problems
-from wbcnets.train.predictions import AMP_TYPES, VIEWS
+from wbcnets.train.predictions import AMP_TYPES, VIEWS, Predictions
+
+PROBLEMS = "problems.csv"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -40,23 +44,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line: 0 when all images were read, 1 when some were not, 2 on errors."""
     args = build_parser().parse_args(arguments)
     try:
-        classifier = load_classifier(args.weights)
-        sources = find_sources(args.input)
-        predictions, problems = predict_sources(
-            classifier, sources, args.batch_size, args.device, args.amp, args.views
-        )
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        if predictions is not None:
-            predictions.to_csv(args.output)
-            print(f"{len(predictions.files)} images written to {args.output}")
-        if problems:
-            table = args.output.with_name("problems.csv")
-            write_problems(problems, table)
-            print(f"{len(problems)} images could not be read: {table}", file=sys.stderr)
+        problems = predict_to_table(args)
     except WbcnetsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 1 if problems else 0
+
+
+def predict_to_table(args: argparse.Namespace) -> int:
+    """Writes the table of probabilities, and one of problems; returns how many of these there are.
+
+    Raises:
+        WbcnetsError: The weights, an input or an option cannot be used.
+    """
+    if args.batch_size < 1:
+        raise ConfigError(f"--batch-size {args.batch_size} is out of range; it must be 1 or more")
+    if args.output.name == PROBLEMS or args.output.is_dir():
+        raise ConfigError(f"--output {args.output}: name another file, such as cells.csv")
+    sources = find_sources(args.input)
+    classifier = load_classifier(args.weights)
+    predictions, problems = predict_sources(
+        classifier, sources, args.batch_size, args.device, args.amp, args.views
+    )
+    names = classifier.class_names
+    if predictions is None:
+        predictions = Predictions(names, (), np.zeros((0, len(names))))
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    predictions.to_csv(args.output)
+    print(f"{len(predictions.files)} images written to {args.output}")
+    table = args.output.with_name(PROBLEMS)
+    for name, problem in problems:
+        print(problem if name in problem else f"{name}: {problem}", file=sys.stderr)
+    # An empty one takes the place of that of an earlier call
+    if problems or _is_problem_table(table):
+        write_problems(problems, table)
+    if problems:
+        print(f"{len(problems)} images could not be read, see {table}", file=sys.stderr)
+    return len(problems)
+
+
+def _is_problem_table(path: Path) -> bool:
+    return path.is_file() and path.read_bytes().startswith(b"file,problem")
 
 
 if __name__ == "__main__":

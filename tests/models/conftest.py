@@ -14,7 +14,12 @@ SMALL = {
         "depths": (1, 1, 3),
         "num_heads": (1, 2, 3),
     },
-    "resnext_cc": {"layers": (1, 1, 2, 3), "cardinality": 4, "base_width": 4},
+    "resnext_cc": {
+        "layers": (1, 1, 2, 3),
+        "cardinality": 4,
+        "base_width": 4,
+        "channels": (64, 128, 256, 512),
+    },
 }
 
 

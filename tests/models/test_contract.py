@@ -26,6 +26,7 @@ def test_names_are_the_documented_ones():
     assert NAMES == [
         "conv_sparse_vit_13",
         "resnext_cc_101",
+        "resnext_cc_26",
         "resnext_cc_50",
         "sckansformer_base",
         "sckansformer_small",
@@ -41,14 +42,15 @@ def test_default_cfg(name):
     cfg = model.default_cfg
     names = model.state_dict().keys()
     assert timm.is_model_pretrained(name)
-    assert cfg["hf_hub_id"] or cfg["url"]
+    assert cfg.get("hf_hub_id") or cfg.get("file")
     assert cfg["architecture"] == name
-    assert cfg["input_size"] == (3, 224, 224)
+    side = 112 if name == "resnext_cc_26" else 224
+    assert cfg["input_size"] == (3, side, side)
     assert len(cfg["mean"]) == len(cfg["std"]) == 3
     assert f"{cfg['first_conv']}.weight" in names
     assert any(key.startswith(f"{cfg['classifier']}.") for key in names)
     assert 0 < cfg["crop_pct"] <= 1
-    assert timm.data.resolve_model_data_config(model)["input_size"] == (3, 224, 224)
+    assert timm.data.resolve_model_data_config(model)["input_size"] == (3, side, side)
 
 
 def test_real_size_on_the_meta_device(name):

@@ -111,6 +111,74 @@ def test_unreadable_images_are_named_and_the_others_classified(model_folder, cel
     assert problem["file"].endswith("broken.png")
 
 
+def evaluate(model_folder, cells, output, *options):
+    tool = load_tool("evaluate_classifier")
+    arguments = ["--weights", str(model_folder), "--data", str(cells), "--split", ""]
+    arguments += ["--workers", "0", "--bootstrap", "20", "--output", str(output), *options]
+    return tool.main(arguments)
+
+
+def test_comparison_writes_a_table_of_disagreements(model_folder, cells, tmp_path):
+    assert evaluate(model_folder, cells, tmp_path / "first") == 0
+    table = tmp_path / "first" / "predictions.csv"
+    with table.open(newline="") as stream:
+        rows = list(csv.reader(stream))
+    # Another classifier that takes the first image for the other class
+    row = rows[1]
+    row[2] = NAMES[1 - NAMES.index(row[2])]
+    row[4:] = row[4:][::-1]
+    with (tmp_path / "other.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows(rows)
+    output = tmp_path / "second"
+    assert evaluate(model_folder, cells, output, "--compare", str(tmp_path / "other.csv")) == 0
+    with (output / "disagreements.csv").open(newline="") as stream:
+        (found,) = csv.DictReader(stream)
+    assert found["file"] == row[0]
+    assert found["other"] == row[2]
+    comparison = json.loads((output / "metrics.json").read_text())["comparison"]
+    assert comparison["only_first"] + comparison["only_second"] == 1
+    assert evaluate(model_folder, cells, output) == 0
+    assert not (output / "disagreements.csv").exists()
+
+
+def test_map_onto_several_classes_of_the_model_joins_them(model_folder, cells, tmp_path):
+    (cells / "light" / "light0.png").rename(cells / "dark" / "light0.png")
+    (tmp_path / "map.yaml").write_text("dark: [dark, light]\n")
+    output = tmp_path / "out"
+    assert evaluate(model_folder, cells, output, "--class-map", str(tmp_path / "map.yaml")) == 0
+    content = json.loads((output / "metrics.json").read_text())
+    assert content["overall"]["accuracy"] == 1
+    assert content["overall"]["auroc_macro"] is None
+    assert list(content["per_class"]) == ["dark"]
+    assert any("5 left out by the class map, 5 light" in line for line in content["about"])
+
+
+def test_figures_of_each_class_have_intervals(model_folder, cells, tmp_path):
+    assert evaluate(model_folder, cells, tmp_path / "out") == 0
+    content = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert set(content["per_class_intervals"]) == set(NAMES)
+    assert content["bootstrap"]["unit"] == "image"
+    assert "Precision: float32" in content["about"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--batch-size", "0"], "--batch-size 0 is out of range"),
+        (["--bootstrap", "-1"], "--bootstrap -1 is out of range"),
+        (["--compare", "nowhere.csv"], "nowhere.csv: no table of predictions"),
+        (["--class-map", "nowhere.yaml"], "nowhere.yaml: no readable YAML"),
+        (["--split", "test"], "test"),
+    ],
+)
+def test_bad_options_are_errors_before_the_model_works(
+    options, message, model_folder, cells, tmp_path, capsys
+):
+    assert evaluate(model_folder, cells, tmp_path / "out", *options) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_weights_that_are_not_there_are_an_error(cells, tmp_path, capsys):
     tool = load_tool("predict_cells")
     options = ["--weights", "nowhere.pth", "--input", str(cells)]

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import timm
 import torch
@@ -5,8 +6,11 @@ from safetensors.torch import load_file
 from timm.models import save_for_hf
 
 from tests.tools.tool_modules import load_tool
+from wbcnets.data.cell_augmentation import create_cell_augmentation
 from wbcnets.errors import CheckpointError
 from wbcnets.train.classifier import load_classifier
+from wbcnets.train.config_file import load_config
+from wbcnets.train.network import describe_data
 
 NAMES = ("a", "b", "c")
 
@@ -18,17 +22,17 @@ def small_model():
 KWARGS = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 1, "num_heads": 3}
 
 
-def save_run(path, model, averaged=None):
+def save_run(path, network, averaged=None, **changes):
     """A checkpoint with what tools/train_classifier.py writes and a user of it needs."""
     checkpoint = {
-        "state_dict": model.state_dict(),
+        "state_dict": network.state_dict(),
         "model": {"name": "sckansformer_tiny", "kwargs": KWARGS, "num_classes": 3},
         "class_names": list(NAMES),
         "data_config": {"input_size": [3, 32, 32], "mean": [0.1, 0.2, 0.3], "std": [1.0, 1.0, 1.0]},
     }
     if averaged is not None:
         checkpoint["state_dict_ema"] = averaged.state_dict()
-    torch.save(checkpoint, path)
+    torch.save({**checkpoint, **changes}, path)
 
 
 def test_run_gives_its_model_classes_and_preprocessing(tmp_path):
@@ -104,3 +108,44 @@ def test_damaged_run_is_an_error_that_names_it(tmp_path):
     (tmp_path / "best.pth").write_bytes(b"no checkpoint")
     with pytest.raises(CheckpointError, match=r"best\.pth"):
         load_classifier(str(tmp_path / "best.pth"))
+
+
+def test_images_are_brought_to_size_as_in_the_runs_own_evaluation(tmp_path):
+    config = load_config("", ["data.val_augmentation=sckansformer_eval", "data.image_size=32"])
+    model = small_model()
+    save_run(tmp_path / "best.pth", model, data_config=describe_data(config, model))
+    classifier = load_classifier(str(tmp_path / "best.pth"))
+    image = np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8)
+    expected = create_cell_augmentation("sckansformer_eval", 32)(image, seed=0)
+    assert np.array_equal(classifier.preprocessing()(image, seed=0), expected)
+    plain = create_cell_augmentation("none", 32)(image, seed=0)
+    assert not np.array_equal(expected, plain)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"class_names": ["a", "b"]}, r"best\.pth: does not fit sckansformer_tiny"),
+        ({"model": {"name": "no_such_model"}}, "of a model 'no_such_model'"),
+        (
+            {"model": {"name": "sckansformer_tiny", "kwargs": {"nonsense": 1}}},
+            r"best\.pth: does not fit sckansformer_tiny: .*nonsense",
+        ),
+        ({"data_config": {"mean": [0, 0, 0]}}, "has no input_size, std"),
+    ],
+)
+def test_run_that_does_not_fit_itself_is_an_error(changes, message, tmp_path):
+    save_run(tmp_path / "best.pth", small_model(), **changes)
+    with pytest.raises(CheckpointError, match=message):
+        load_classifier(str(tmp_path / "best.pth"))
+
+
+def test_weights_of_imagenet_are_refused_before_they_are_fetched(monkeypatch):
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: pytest.fail("weights were fetched"))
+    with pytest.raises(CheckpointError, match="resnet18: its configuration has no label_names"):
+        load_classifier("resnet18")
+
+
+def test_missing_file_is_called_a_missing_file():
+    with pytest.raises(CheckpointError, match=r"runs/x/best\.pth: no such file"):
+        load_classifier("runs/x/best.pth")

@@ -1,3 +1,4 @@
+import contextlib
 import zipfile
 
 import numpy as np
@@ -74,3 +75,35 @@ def test_no_zip_and_no_images_are_errors(tmp_path):
         find_sources([str(tmp_path / "x.zip")])
     with pytest.raises(DataError, match="no images in"):
         find_sources([str(tmp_path)])
+
+
+def test_hidden_files_and_those_of_macos_are_passed_over(cells, tmp_path):
+    (cells / "._a.png").write_bytes(b"no image")
+    (cells / "__MACOSX").mkdir()
+    (cells / "__MACOSX" / "b.png").write_bytes(b"no image")
+    archive = tmp_path / "cells.zip"
+    with zipfile.ZipFile(archive, "w") as stream:
+        stream.writestr("__MACOSX/._a.png", b"no image")
+        stream.write(cells / "a.png", "a.png")
+    assert [source.name for source in find_sources([str(archive)])] == [f"{archive}:a.png"]
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_any_damaged_byte_of_a_zip_is_a_data_error(method, tmp_path):
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(256, size=(16, 16, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.bmp")
+    archive = tmp_path / "cells.zip"
+    with zipfile.ZipFile(archive, "w", method) as stream:
+        stream.write(tmp_path / "x.bmp", "x.bmp")
+    content = archive.read_bytes()
+    refused = []
+    for place in range(30, len(content) - 80, 5):
+        damaged = bytearray(content)
+        damaged[place] ^= 0xFF
+        archive.write_bytes(damaged)
+        with contextlib.suppress(DataError):
+            find_sources([str(archive)])[0].read()
+            continue
+        refused.append(place)
+    assert len(refused) > 50

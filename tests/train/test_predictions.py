@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from wbcnets.errors import ConfigError, DataError
+from wbcnets.errors import CheckpointError, ConfigError, DataError
 from wbcnets.train.predictions import (
     Predictions,
     choose_device,
@@ -85,7 +85,33 @@ def test_bad_choices_and_no_images_are_errors():
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="PyTorch sees no GPU"):
             choose_device("cuda")
+    with pytest.raises(ConfigError, match="device 'gpu' is unknown"):
+        choose_device("gpu")
 
 
 def test_common_files():
     assert common_files(("a", "b", "c"), ("c", "x", "a")) == [(0, 2), (2, 0)]
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"), [("x.png,a,a,1,1,0", "twice"), ("y,a,a,1,nan,0", "no")]
+)
+def test_damaged_table_is_an_error_that_names_the_problem(row, problem, tmp_path):
+    lines = ["file,true,predicted,probability,a,b", "x.png,a,a,1,1,0", row]
+    (tmp_path / "p.csv").write_text("\n".join(lines))
+    with pytest.raises(DataError, match=rf"p\.csv: no table of predictions .*{problem}"):
+        Predictions.from_csv(tmp_path / "p.csv")
+
+
+def test_names_in_any_script_come_back(tmp_path):
+    names = ("Myeloblast ♀", "粒细胞, 中性")
+    Predictions(names, ("a,b.png",), np.array([[0.2, 0.8]])).to_csv(tmp_path / "p.csv")
+    again = Predictions.from_csv(tmp_path / "p.csv")
+    assert (again.class_names, again.files) == (names, ("a,b.png",))
+
+
+def test_logits_that_are_no_numbers_are_an_error():
+    images = torch.zeros(3, 1, 2, 2)
+    images[1] = float("nan")
+    with pytest.raises(CheckpointError, match="no finite logits for 1 of 3 images"):
+        predict(Corner(), [(images, torch.arange(3))])

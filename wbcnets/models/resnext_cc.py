@@ -29,6 +29,7 @@ from wbcnets.layers.rgb_to_hsv import RgbToHsv
 from wbcnets.models.builder import build_model
 from wbcnets.models.features import take_indices
 from wbcnets.models.recompute import recompute
+from wbcnets.models.shipped import PBC_CLASSES, shipped_weights
 
 COLOR_SPACES = ("hsv", "rgb")
 FUSIONS = {"conv5_1+conv5_3": 0, "conv5_2+conv5_3": 1, "none": None}
@@ -266,6 +267,14 @@ def _cfg(hf_hub_id: str) -> dict[str, Any]:
 
 default_cfgs = generate_default_cfgs(
     {
+        "resnext_cc_26.pbc": {
+            **_cfg(""),
+            **shipped_weights("resnext_cc_26.pbc", PBC_CLASSES),
+            "input_size": (3, 112, 112),
+            "pool_size": (4, 4),
+            "crop_pct": 1.0,
+            "interpolation": "bilinear",
+        },
         "resnext_cc_50.a1h_in1k": {
             **_cfg("timm/resnext50_32x4d.a1h_in1k"),
             "license": "apache-2.0",
@@ -286,6 +295,18 @@ def _create(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
     return build_model(
         ResNeXtCC, variant, pretrained, checkpoint_filter_fn=checkpoint_filter_fn, **kwargs
     )
+
+
+@register_model
+def resnext_cc_26(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNeXt-CC of 26 layers and half the width, for processors without a GPU: not the paper's."""
+    size = {
+        "layers": (2, 2, 2, 2),
+        "cardinality": 8,
+        "base_width": 16,
+        "channels": (32, 64, 128, 192),
+    }
+    return _create("resnext_cc_26", pretrained, **{**size, **kwargs})
 
 
 @register_model

@@ -9,9 +9,16 @@ import timm
 from timm.data import resolve_model_data_config
 from torch import nn
 
+import wbcnets
 from wbcnets.checkpoints import read_checkpoint, read_state_dict
 from wbcnets.data.cell_augmentation import CellAugmentation, create_cell_augmentation
 from wbcnets.errors import CheckpointError
+
+CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors", ".ckpt", ".pkl")
+_NO_NAMES = (
+    "{}: its configuration has no label_names, so that its outputs have no meaning; train it on "
+    "cells first: python tools/train_classifier.py"
+)
 
 
 @dataclass(frozen=True)
@@ -53,8 +60,14 @@ def load_classifier(source: str) -> Classifier:
     """
     if Path(source).is_file():
         return _from_checkpoint(Path(source))
+    if Path(source).suffix in CHECKPOINT_SUFFIXES:
+        raise CheckpointError(f"{source}: no such file; correct the path of the checkpoint")
     if Path(source).is_dir():
         source = f"local-dir:{source}"
+    # Asked before the weights are fetched: those of ImageNet would be of no use
+    registered = timm.get_pretrained_cfg(source) if timm.is_model(source) else None
+    if registered is not None and not registered.label_names:
+        raise CheckpointError(_NO_NAMES.format(source))
     try:
         model = timm.create_model(source, pretrained=True)
     except (RuntimeError, OSError, ValueError) as error:
@@ -64,11 +77,8 @@ def load_classifier(source: str) -> Classifier:
     cfg: Mapping[str, Any] = getattr(model, "pretrained_cfg", {})
     names = cfg.get("label_names")
     if not names:
-        raise CheckpointError(
-            f"{source}: its configuration has no label_names, so that its logits have no meaning; "
-            "train it on cells first: python tools/train_classifier.py"
-        )
-    return _classifier(source, model, names, resolve_model_data_config(model), "none")
+        raise CheckpointError(_NO_NAMES.format(source))
+    return _classifier(source, model, names, resolve_model_data_config(model))
 
 
 def _from_checkpoint(path: Path) -> Classifier:
@@ -76,33 +86,40 @@ def _from_checkpoint(path: Path) -> Classifier:
     architecture, class_names = checkpoint.get("architecture"), checkpoint.get("class_names")
     if not isinstance(architecture, dict) or not class_names:
         raise CheckpointError(
-            f"{path}: holds weights, but does not say of which model and classes; use a checkpoint "
-            "that tools/train_classifier.py wrote"
+            f"{path}: holds weights, but does not say of which model and classes; use a "
+            "checkpoint that tools/train_classifier.py wrote"
         )
-    model = timm.create_model(
-        architecture["name"],
-        num_classes=len(class_names),
-        pretrained=False,
-        **architecture.get("kwargs", {}),
-    )
+    name = architecture.get("name", "")
+    if not timm.is_model(name):
+        raise CheckpointError(
+            f"{path}: is of a model {name!r}, which neither timm {timm.__version__} nor wbcnets "
+            f"{wbcnets.__version__} has; update them"
+        )
     try:
+        model = timm.create_model(
+            name, num_classes=len(class_names), pretrained=False, **architecture.get("kwargs", {})
+        )
         model.load_state_dict(read_state_dict(path))
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: does not fit {architecture['name']}: {error}") from error
-    data_config = checkpoint.get("data_config", {})
-    preset = data_config.get("val_augmentation", "none")
-    return _classifier(str(path), model, class_names, data_config, preset)
+    except (RuntimeError, TypeError) as error:
+        raise CheckpointError(f"{path}: does not fit {name}: {error}") from error
+    return _classifier(str(path), model, class_names, checkpoint.get("data_config", {}))
 
 
 def _classifier(
-    name: str, model: nn.Module, class_names: Any, data: Mapping[str, Any], preset: str
+    name: str, model: nn.Module, class_names: Any, data_config: Mapping[str, Any]
 ) -> Classifier:
+    missing = [key for key in ("input_size", "mean", "std") if key not in data_config]
+    if missing:
+        raise CheckpointError(f"{name}: its data configuration has no {', '.join(missing)}")
+    outputs = getattr(model, "num_classes", len(class_names))
+    if outputs != len(class_names):
+        raise CheckpointError(f"{name}: has {outputs} outputs, but {len(class_names)} class names")
     return Classifier(
         name=name,
         model=model.eval(),
         class_names=tuple(str(label) for label in class_names),
-        image_size=int(data["input_size"][-1]),
-        mean=tuple(float(value) for value in data["mean"]),
-        std=tuple(float(value) for value in data["std"]),
-        preset=preset,
+        image_size=int(data_config["input_size"][-1]),
+        mean=tuple(float(value) for value in data_config["mean"]),
+        std=tuple(float(value) for value in data_config["std"]),
+        preset=str(data_config.get("augmentation", "none")),
     )

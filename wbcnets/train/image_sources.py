@@ -1,7 +1,9 @@
 """Where the images to classify are: files, folders, zips, lists and patterns."""
 
 import glob
+import lzma
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -10,9 +12,21 @@ import numpy as np
 import numpy.typing as npt
 
 from wbcnets.data.images import SUFFIXES, read_image, read_image_bytes
+from wbcnets.data.prepare import IGNORED_FOLDERS
 from wbcnets.errors import DataError
 
 MAX_MEMBER_BYTES = 256 << 20
+# What damaged members make the decompressors raise
+_DAMAGE = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +78,14 @@ def _sources_of(text: str) -> list[ImageSource]:
 
 
 def _is_image(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in SUFFIXES
+    return path.is_file() and _is_image_name(path.parts[-1:])
+
+
+def _is_image_name(parts: Sequence[str]) -> bool:
+    """Whether it ends as an image's does, and is neither hidden nor in a folder of the system's."""
+    if not parts or parts[-1].startswith(".") or IGNORED_FOLDERS & set(parts):
+        return False
+    return PurePosixPath(parts[-1]).suffix.lower() in SUFFIXES
 
 
 def _file(path: Path) -> ImageSource:
@@ -87,7 +108,7 @@ def _members(path: Path) -> list[ImageSource]:
             members = [info for info in archive.infolist() if not info.is_dir()]
     except (OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: no readable zip ({error})") from error
-    images = [info for info in members if PurePosixPath(info.filename).suffix.lower() in SUFFIXES]
+    images = [info for info in members if _is_image_name(PurePosixPath(info.filename).parts)]
     return [_member(path, info) for info in sorted(images, key=lambda info: info.filename)]
 
 
@@ -100,7 +121,7 @@ def _member(path: Path, info: zipfile.ZipInfo) -> ImageSource:
         try:
             with zipfile.ZipFile(path) as archive, archive.open(info) as stream:
                 content = stream.read(MAX_MEMBER_BYTES + 1)
-        except (OSError, RuntimeError, zipfile.BadZipFile, NotImplementedError) as error:
+        except _DAMAGE as error:
             raise DataError(f"{name}: cannot be read from the zip ({error})") from error
         return read_image_bytes(content, name)
 

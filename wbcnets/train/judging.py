@@ -2,8 +2,8 @@
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,6 @@ from wbcnets.data.cell_dataset import CellDataset
 from wbcnets.data.images import read_image
 from wbcnets.data.manifest import CellManifest
 from wbcnets.errors import DataError
-from wbcnets.train.class_map import label_map
 from wbcnets.train.classifier import Classifier
 from wbcnets.train.compare import Comparison
 from wbcnets.train.metrics import Judgement, judge
@@ -30,7 +29,8 @@ predictions.csv       a row per image: true and predicted class, all probabiliti
 confusion_matrix.png  which classes are taken for which
 roc.png               sensitivity against specificity, per class
 reliability.png       whether a probability of 0.9 is right nine times in ten
-worst_mistakes.png    the images that were most surely taken for another class
+worst_mistakes.png    the images most surely taken for another class; missing without mistakes
+disagreements.csv     with --compare: images that the two classifiers take for different classes
 """
 
 
@@ -51,26 +51,6 @@ class Setting:
     device: str = "auto"
     amp: str = "none"
     views: str = "none"
-
-
-def map_classes(
-    manifest: CellManifest, class_names: Sequence[str], class_map: Mapping[str, str] | None
-) -> tuple[CellManifest, int]:
-    """The manifest in a model's classes, and how many images have none of them.
-
-    Raises:
-        DataError: Classes differ without a map, a name is unknown, or no image is left.
-    """
-    places = label_map(manifest.class_names, class_names, class_map)
-    images = tuple(
-        replace(image, label=places[image.label])
-        for image in manifest.images
-        if image.label in places
-    )
-    if not images:
-        raise DataError(f"{manifest.name}: no image has a class that the map names")
-    mapped = replace(manifest, class_names=tuple(class_names), images=images)
-    return mapped, len(manifest.images) - len(images)
 
 
 def predict_manifest(
@@ -141,9 +121,13 @@ def write_evaluation(
     content = {"about": list(heading), "images": len(predictions.files), **judgement.as_dict()}
     if comparison is not None:
         content["comparison"] = vars(comparison)
-    (output / "metrics.json").write_text(json.dumps(content, indent=2) + "\n")
+    (output / "metrics.json").write_text(
+        json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     _write_csv(judgement, output / "metrics.csv")
-    (output / "report.md").write_text(report(judgement, heading, comparison) + "\n")
+    (output / "report.md").write_text(
+        report(judgement, heading, comparison) + "\n", encoding="utf-8"
+    )
     draw_confusion(truth, predictions, output / "confusion_matrix.png")
     draw_roc(truth, predictions, output / "roc.png")
     draw_reliability(truth, predictions, output / "reliability.png")
@@ -163,21 +147,34 @@ def report(
     lines = ["# Evaluation", "", *[f"{line}  " for line in heading], ""]
     lines += ["| figure | value | 95% interval |", "| --- | ---: | --- |"]
     for name, value in judgement.overall.items():
-        ends = judgement.intervals.get(name)
-        interval = f"{ends[0]:.4f} to {ends[1]:.4f}" if ends else ""
+        interval = _interval(judgement.intervals.get(name))
         lines.append(f"| {name.replace('_', ' ')} | {_figure(value)} | {interval} |")
     columns = list(next(iter(judgement.per_class.values())))
     lines += ["", f"| class | {' | '.join(columns)} |", f"| --- |{' ---: |' * len(columns)}"]
     for name, row in judgement.per_class.items():
-        lines.append(f"| {name} | {' | '.join(_figure(row[column]) for column in columns)} |")
+        ends = judgement.class_intervals.get(name, {})
+        cells = [f"{_figure(row[key])} {_interval(ends.get(key))}".strip() for key in columns]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    if judgement.bootstrap:
+        how = judgement.bootstrap
+        lines += [
+            "",
+            f"Intervals: percentiles of {how['resamples']} bootstrap resamples of {how['units']} "
+            f"{how['unit']}s, seed {how['seed']}.",
+        ]
     if comparison is not None:
         lines += [
             "",
             f"Compared on {comparison.images} images: this classifier alone gets "
             f"{comparison.only_first} right, the other alone {comparison.only_second}; McNemar's "
-            f"exact test gives p = {comparison.p_value:.4g}.",
+            f"exact test gives p = {comparison.p_value:.4g}. {comparison.not_shared} images are in "
+            "one of the two tables only.",
         ]
     return "\n".join([*lines, *(["", *judgement.notes] if judgement.notes else [])])
+
+
+def _interval(ends: tuple[float, float] | None) -> str:
+    return f"({ends[0]:.4f} to {ends[1]:.4f})" if ends else ""
 
 
 def _figure(value: float | None) -> str:
@@ -187,11 +184,12 @@ def _figure(value: float | None) -> str:
 
 
 def _write_csv(judgement: Judgement, path: Path) -> None:
-    with path.open("w", newline="") as stream:
+    with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["figure", "class", "value", "low", "high"])
         for name, value in judgement.overall.items():
             writer.writerow([name, "", value, *judgement.intervals.get(name, ("", ""))])
         for class_name, row in judgement.per_class.items():
             for name, value in row.items():
-                writer.writerow([name, class_name, value, "", ""])
+                ends = judgement.class_intervals.get(class_name, {}).get(name, ("", ""))
+                writer.writerow([name, class_name, value, *ends])

@@ -2,12 +2,11 @@
 
 Point estimates are scikit-learn's, but for the specificity, which it lacks, and the expected
 calibration error (Naeini et al., AAAI 2015; 15 bins of equal width). Intervals are percentiles over
-bootstrap resamples of the images, or of whole patients where groups are known; there the same
-figures are computed for all resamples at once, each image weighed by how often it was drawn.
+bootstrap resamples of the images, or of whole patients where groups are known, see `bootstrap`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,17 @@ import numpy.typing as npt
 from sklearn import metrics as sklearn_metrics
 
 from wbcnets.errors import DataError
+from wbcnets.train.bootstrap import (
+    WeightedFigures,
+    bootstrap_figures,
+    percentile_interval,
+    sampling_units,
+    weighted_calibration_error,
+    weighted_figures,
+)
 
 Array = npt.NDArray[np.float64]
-CALIBRATION_BINS = 15
+Interval = tuple[float, float]
 OVERALL = (
     "accuracy",
     "balanced_accuracy",
@@ -45,12 +52,17 @@ class Judgement:
         per_class: For each class name, each of `PER_CLASS` and the number of images, "support".
         intervals: Lower and upper ends for the figures of `overall` that have some.
         notes: Why a figure is undefined or leaves classes out.
+        class_intervals: The same as `intervals` for each class name.
+        bootstrap: How the intervals were made: "resamples", "confidence", "seed", "unit" ("image"
+            or "group") and "units", how many there are; empty without intervals.
     """
 
     overall: dict[str, float | None]
     per_class: dict[str, dict[str, float | None]]
-    intervals: dict[str, tuple[float, float]]
+    intervals: dict[str, Interval]
     notes: tuple[str, ...]
+    class_intervals: dict[str, dict[str, Interval]] = field(default_factory=dict)
+    bootstrap: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """The same as plain dictionaries and lists."""
@@ -58,6 +70,11 @@ class Judgement:
             "overall": self.overall,
             "intervals": {name: list(ends) for name, ends in self.intervals.items()},
             "per_class": self.per_class,
+            "per_class_intervals": {
+                class_name: {name: list(ends) for name, ends in row.items()}
+                for class_name, row in self.class_intervals.items()
+            },
+            "bootstrap": self.bootstrap,
             "notes": list(self.notes),
         }
 
@@ -87,146 +104,87 @@ def judge(
         DataError: There are no images, or the arrays do not go together.
     """
     truth, scores = _checked(labels, probabilities, class_names)
-    once = np.ones((1, len(truth)))
     overall, per_class = _point_estimates(truth, scores, class_names)
-    absent = [name for name, row in per_class.items() if not row["support"]]
+    notes = _explain_undefined(truth, scores, class_names)
+    units = sampling_units(len(truth), groups)
+    count = int(units.max()) + 1
+    intervals: dict[str, Interval] = {}
+    class_intervals: dict[str, dict[str, Interval]] = {}
+    how: dict[str, Any] = {}
+    if resamples and count < 2:
+        notes.append("all images are one image or group: there are no intervals")
+    elif resamples:
+        unit = "image" if groups is None or not any(groups) else "group"
+        how = {"resamples": resamples, "confidence": confidence, "seed": seed}
+        how |= {"unit": unit, "units": count}
+        drawn = bootstrap_figures(truth, scores, groups, resamples, seed)
+        intervals = _intervals(overall, drawn.overall, confidence)
+        for place, name in enumerate(class_names):
+            columns = {key: values[:, place] for key, values in drawn.per_class.items()}
+            class_intervals[name] = _intervals(per_class[name], columns, confidence)
+        notes += _explain_missing_resamples(drawn, truth, class_names)
+    return Judgement(overall, per_class, intervals, tuple(notes), class_intervals, how)
+
+
+def expected_calibration_error(truth: npt.NDArray[np.int64], scores: Array) -> float:
+    """Mean distance between confidence and accuracy over bins of confidence, weighed by images."""
+    return float(weighted_calibration_error(truth, scores, np.ones((1, len(truth))))[0])
+
+
+def _intervals(
+    points: dict[str, float | None], drawn: dict[str, Array], confidence: float
+) -> dict[str, Interval]:
+    """Intervals of the figures that are defined."""
+    ends = {
+        name: percentile_interval(drawn[name], confidence)
+        for name, value in points.items()
+        if value is not None and name in drawn
+    }
+    return {name: interval for name, interval in ends.items() if interval is not None}
+
+
+def _explain_undefined(
+    truth: npt.NDArray[np.int64], scores: Array, class_names: Sequence[str]
+) -> list[str]:
+    """A sentence for each reason why figures are undefined."""
+    support = np.bincount(truth, minlength=len(class_names))
+    predicted = np.bincount(scores.argmax(axis=1), minlength=len(class_names))
+    absent = [name for name, count in zip(class_names, support) if not count]
+    never = [n for n, count, said in zip(class_names, support, predicted) if count and not said]
     notes = []
     if absent:
         notes.append(
             f"no images of {', '.join(absent)}: their recall and AUROC are undefined, and left out "
             "of balanced accuracy and of the macro AUROC"
         )
+    foreign = [n for n, count, said in zip(class_names, support, predicted) if said and not count]
+    if foreign:
+        notes.append(
+            f"predicted without any image: {', '.join(foreign)}; as in scikit-learn they count as "
+            "0 in the macro means of precision, recall and F1, which balanced accuracy avoids"
+        )
+    if never:
+        notes.append(
+            f"never predicted: {', '.join(never)}; their precision is undefined, and counts as 0 "
+            "in the means over classes"
+        )
     if len(class_names) - len(absent) < 2:
         notes.append("images of one class only: AUROC and Cohen's kappa are undefined")
-    overall["specificity_macro"] = _optional(
-        weighted_figures(truth, scores, once)["specificity_macro"][0]
-    )
-    intervals = {}
-    if resamples:
-        weights = bootstrap_weights(len(truth), groups, resamples, seed)
-        drawn = weighted_figures(truth, scores, weights)
-        ends = (50 * (1 - confidence), 50 * (1 + confidence))
-        for name in OVERALL:
-            if overall[name] is not None and np.isfinite(drawn[name]).all():
-                low, high = np.percentile(drawn[name], ends)
-                intervals[name] = (float(low), float(high))
-    ordered = {name: overall[name] for name in OVERALL}
-    return Judgement(ordered, per_class, intervals, tuple(notes))
+    return notes
 
 
-def bootstrap_weights(count: int, groups: Sequence[str] | None, resamples: int, seed: int) -> Array:
-    """How often each image is in each resample: (resamples, N)."""
-    generator = np.random.default_rng(seed)
-    if groups is None or not any(groups):
-        units = np.arange(count)
-    else:
-        # An image without a group is a group of its own
-        named = [group or f"\0{index}" for index, group in enumerate(groups)]
-        units = np.unique(named, return_inverse=True)[1].reshape(-1)
-    total = int(units.max()) + 1
-    drawn = generator.multinomial(total, np.full(total, 1 / total), size=resamples)
-    return drawn[:, units].astype(np.float64)
-
-
-def weighted_figures(
-    truth: npt.NDArray[np.int64], scores: Array, weights: Array
-) -> dict[str, Array]:
-    """The figures of `OVERALL` for images that count several times or not at all.
-
-    Args:
-        truth: (N,).
-        scores: (N, K).
-        weights: (R, N).
-
-    Returns:
-        For each figure R values, NaN where it is undefined.
-    """
-    classes = scores.shape[1]
-    predicted = scores.argmax(axis=1)
-    pairs = np.eye(classes * classes)[truth * classes + predicted]
-    confusion = (weights @ pairs).reshape(-1, classes, classes)
-    figures = _confusion_figures(confusion)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        aurocs = np.stack(
-            [_weighted_auroc(truth == k, scores[:, k], weights) for k in range(classes)]
-        )
-        defined = np.isfinite(aurocs)
-        figures["auroc_macro"] = np.where(defined, aurocs, 0).sum(axis=0) / defined.sum(axis=0)
-        total = weights.sum(axis=1)
-        losses = -np.log(np.clip(scores[np.arange(len(truth)), truth], 1e-15, None))
-        figures["log_loss"] = weights @ losses / total
-    figures["expected_calibration_error"] = _weighted_ece(truth, scores, weights)
-    return figures
-
-
-def expected_calibration_error(truth: npt.NDArray[np.int64], scores: Array) -> float:
-    """Mean distance between confidence and accuracy over bins of confidence, weighed by images."""
-    return float(_weighted_ece(truth, scores, np.ones((1, len(truth))))[0])
-
-
-def calibration_bins(scores: Array) -> npt.NDArray[np.int64]:
-    """The bin of each image's confidence, from 0 to `CALIBRATION_BINS` - 1."""
-    confidence = scores.max(axis=1)
-    bins = np.ceil(confidence * CALIBRATION_BINS).astype(np.int64) - 1
-    return np.clip(bins, 0, CALIBRATION_BINS - 1)
-
-
-def _weighted_ece(truth: npt.NDArray[np.int64], scores: Array, weights: Array) -> Array:
-    correct = (scores.argmax(axis=1) == truth).astype(np.float64)
-    gap = (
-        np.eye(CALIBRATION_BINS)[calibration_bins(scores)] * (correct - scores.max(axis=1))[:, None]
-    )
-    return np.abs(weights @ gap).sum(axis=1) / weights.sum(axis=1)
-
-
-def _weighted_auroc(positive: npt.NDArray[np.bool_], score: Array, weights: Array) -> Array:
-    """How often a positive's score is above a negative's, ties half: (R,)."""
-    values, place = np.unique(score, return_inverse=True)
-    sums = np.zeros((len(values), len(score)))
-    sums[place.reshape(-1), np.arange(len(score))] = 1.0
-    positives, negatives = weights * positive, weights * ~positive
-    per_value_positive, per_value_negative = positives @ sums.T, negatives @ sums.T
-    below = np.cumsum(per_value_negative, axis=1) - per_value_negative
-    won = (per_value_positive * (below + 0.5 * per_value_negative)).sum(axis=1)
-    return won / (positives.sum(axis=1) * negatives.sum(axis=1))
-
-
-def _confusion_figures(confusion: Array) -> dict[str, Array]:
-    """Figures from confusion matrices (R, true, predicted); scikit-learn's conventions."""
-    hits = np.diagonal(confusion, axis1=1, axis2=2)
-    support, predicted = confusion.sum(axis=2), confusion.sum(axis=1)
-    total = support.sum(axis=1)
-    negatives = total[:, None] - support
-    seen = support > 0
-    mentioned = seen | (predicted > 0)
-
-    def ratio(numerator: Array, denominator: Array) -> Array:
-        return np.divide(
-            numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0
-        )
-
-    def mean(values: Array, where: npt.NDArray[np.bool_]) -> Array:
-        return (values * where).sum(axis=1) / where.sum(axis=1)
-
-    precision, recall = ratio(hits, predicted), ratio(hits, support)
-    f1 = ratio(2 * hits, support + predicted)
-    specificity = ratio(negatives - (predicted - hits), negatives)
-    chance = (support * predicted).sum(axis=1) / total**2
-    agreement = hits.sum(axis=1) / total
-    with np.errstate(invalid="ignore", divide="ignore"):
-        kappa = np.where(chance < 1, (agreement - chance) / (1 - chance), np.nan)
-    return {
-        "accuracy": agreement,
-        "balanced_accuracy": mean(recall, seen),
-        "precision_macro": mean(precision, mentioned),
-        "recall_macro": mean(recall, mentioned),
-        "f1_macro": mean(f1, mentioned),
-        "precision_weighted": (precision * support).sum(axis=1) / total,
-        "recall_weighted": (recall * support).sum(axis=1) / total,
-        "f1_weighted": (f1 * support).sum(axis=1) / total,
-        "specificity_macro": mean(specificity, negatives > 0),
-        "cohen_kappa": kappa,
-    }
+def _explain_missing_resamples(
+    drawn: WeightedFigures, truth: npt.NDArray[np.int64], class_names: Sequence[str]
+) -> list[str]:
+    """A sentence about classes that are so rare that some resamples are without them."""
+    present = np.unique(truth)
+    without = np.isnan(drawn.per_class["recall"][:, present]).sum(axis=0)
+    rare = [f"{class_names[k]} ({n})" for k, n in zip(present, without) if n]
+    if not rare:
+        return []
+    return [
+        f"resamples without any image of a class, which its intervals leave out: {', '.join(rare)}"
+    ]
 
 
 def _point_estimates(
@@ -235,15 +193,23 @@ def _point_estimates(
     places = list(range(len(class_names)))
     predicted = scores.argmax(axis=1)
     mentioned = sorted({*truth.tolist(), *predicted.tolist()})
+    recall = sklearn_metrics.recall_score(
+        truth, predicted, labels=np.unique(truth), average="macro", zero_division=0
+    )
+    # Of one true class it would be 0 whatever is predicted
+    several = len(np.unique(truth)) > 1
+    kappa = sklearn_metrics.cohen_kappa_score(truth, predicted) if several else np.nan
+    own = weighted_figures(truth, scores, np.ones((1, len(truth)))).overall
     overall: dict[str, float | None] = {
         "accuracy": float(sklearn_metrics.accuracy_score(truth, predicted)),
-        "balanced_accuracy": float(
-            sklearn_metrics.recall_score(
-                truth, predicted, labels=np.unique(truth), average="macro", zero_division=0
-            )
-        ),
+        "balanced_accuracy": float(recall),
+        "specificity_macro": _optional(own["specificity_macro"][0]),
         "expected_calibration_error": expected_calibration_error(truth, scores),
-        "log_loss": float(sklearn_metrics.log_loss(truth, scores, labels=places)),
+        # scikit-learn's refuses a single class, of which it is 0
+        "log_loss": float(sklearn_metrics.log_loss(truth, scores, labels=places))
+        if len(places) > 1
+        else 0.0,
+        "cohen_kappa": _optional(kappa),
     }
     for average in ("macro", "weighted"):
         precision, recall, f1, _ = sklearn_metrics.precision_recall_fscore_support(
@@ -255,9 +221,7 @@ def _point_estimates(
     per_class = _per_class(truth, scores, predicted, class_names)
     aurocs = [row["auroc"] for row in per_class.values() if row["auroc"] is not None]
     overall["auroc_macro"] = float(np.mean(aurocs)) if aurocs else None
-    kappa = sklearn_metrics.cohen_kappa_score(truth, predicted) if len(mentioned) > 1 else np.nan
-    overall["cohen_kappa"] = _optional(kappa)
-    return overall, per_class
+    return {name: overall[name] for name in OVERALL}, per_class
 
 
 def _per_class(
@@ -267,7 +231,7 @@ def _per_class(
     class_names: Sequence[str],
 ) -> dict[str, dict[str, float | None]]:
     precision, recall, f1, support = sklearn_metrics.precision_recall_fscore_support(
-        truth, predicted, labels=list(range(len(class_names))), zero_division=0
+        truth, predicted, labels=list(range(len(class_names))), zero_division=np.nan
     )
     rows: dict[str, dict[str, float | None]] = {}
     for place, name in enumerate(class_names):
@@ -275,15 +239,14 @@ def _per_class(
         negatives = int((~positive).sum())
         true_negatives = int(((predicted != place) & ~positive).sum())
         both = 0 < support[place] < len(truth)
+        area = sklearn_metrics.roc_auc_score(positive, scores[:, place]) if both else np.nan
         rows[name] = {
             "support": int(support[place]),
-            "precision": float(precision[place]),
-            "recall": float(recall[place]) if support[place] else None,
-            "f1": float(f1[place]),
+            "precision": _optional(precision[place]),
+            "recall": _optional(recall[place]),
+            "f1": _optional(f1[place]),
             "specificity": true_negatives / negatives if negatives else None,
-            "auroc": float(sklearn_metrics.roc_auc_score(positive, scores[:, place]))
-            if both
-            else None,
+            "auroc": _optional(area),
         }
     return rows
 
@@ -303,19 +266,15 @@ def _checked(
             f"labels from {truth.min()} to {truth.max()} for {len(class_names)} classes, which "
             f"are numbered from 0 to {len(class_names) - 1}"
         )
-    if (
-        not np.isfinite(scores).all()
-        or scores.min() < 0
-        or np.abs(scores.sum(axis=1) - 1).max() > 1e-3
-    ):
-        row = int(
-            np.argmax(~np.isfinite(scores).all(axis=1) | (np.abs(scores.sum(axis=1) - 1) > 1e-3))
-        )
+    sums = scores.sum(axis=1)
+    unusable = ~np.isfinite(sums) | (scores < 0).any(axis=1) | (np.abs(sums - 1) > 1e-3)
+    if unusable.any():
+        row = int(np.argmax(unusable))
         raise DataError(
             f"probabilities of image {row} are {scores[row].round(4).tolist()}: they must be from "
             "0 and sum to 1; pass the softmax of the logits"
         )
-    return truth, scores / scores.sum(axis=1, keepdims=True)
+    return truth, scores / sums[:, None]
 
 
 def _optional(value: float) -> float | None:

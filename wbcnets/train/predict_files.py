@@ -47,7 +47,7 @@ def predict_sources(
 
 def write_problems(problems: Problems, path: Path) -> None:
     """Writes a row an image that could not be read."""
-    with path.open("w", newline="") as stream:
+    with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["file", "problem"])
         writer.writerows(problems)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from wbcnets.errors import ConfigError, DataError
+from wbcnets.errors import CheckpointError, ConfigError, DataError
 
 VIEWS = ("none", "flips", "d4")
 AMP_TYPES = {"none": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -43,7 +43,7 @@ class Predictions:
     def to_csv(self, path: Path) -> None:
         """Writes a row an image: file, true class where known, predicted class, probabilities."""
         header = ["file", "true", "predicted", "probability", *self.class_names]
-        with path.open("w", newline="") as stream:
+        with path.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)
             writer.writerow(header)
             for index, (file, place) in enumerate(zip(self.files, self.predicted)):
@@ -62,14 +62,18 @@ class Predictions:
             DataError: It is another table.
         """
         try:
-            with path.open(newline="") as stream:
+            with path.open(newline="", encoding="utf-8") as stream:
                 header, *rows = list(csv.reader(stream))
             class_names = tuple(header[4:])
             if header[:4] != ["file", "true", "predicted", "probability"] or not class_names:
                 raise ValueError(f"its first line is {header[:5]}")
             shares = np.array([[float(value) for value in row[4:]] for row in rows])
             shares = shares.reshape(len(rows), len(class_names))
-            known = all(row[1] for row in rows)
+            if not np.isfinite(shares).all():
+                raise ValueError("a probability is no number")
+            if len({row[0] for row in rows}) < len(rows):
+                raise ValueError("a file is in it twice")
+            known = bool(rows) and all(row[1] for row in rows)
             labels = np.array([class_names.index(row[1]) for row in rows]) if known else None
         except (OSError, ValueError, IndexError) as error:
             raise DataError(f"{path}: no table of predictions ({error})") from error
@@ -102,6 +106,7 @@ def predict(
     Raises:
         ConfigError: The views or the type are unknown.
         DataError: There are no images.
+        CheckpointError: The model's logits are not finite.
     """
     if views not in VIEWS or amp not in AMP_TYPES:
         raise ConfigError(
@@ -115,7 +120,14 @@ def predict(
         numbers.append(second)
     if not probabilities:
         raise DataError("there are no images to predict")
-    return torch.cat(probabilities).double().numpy(), torch.cat(numbers).numpy()
+    shares = torch.cat(probabilities).double()
+    broken = int((~shares.isfinite().all(dim=1)).sum())
+    if broken:
+        raise CheckpointError(
+            f"the model gives no finite logits for {broken} of {len(shares)} images"
+            + ("; try --amp bfloat16 or none" if amp == "float16" else "; its weights are damaged")
+        )
+    return shares.numpy(), torch.cat(numbers).numpy()
 
 
 def choose_device(name: str) -> torch.device:
@@ -128,7 +140,10 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"device {name!r}: PyTorch sees no GPU; use --device cpu")
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device {name!r} is unknown; use auto, cpu, cuda or cuda:1") from error
 
 
 def view_images(images: Tensor, views: str) -> list[Tensor]:

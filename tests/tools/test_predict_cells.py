@@ -1,0 +1,154 @@
+import csv
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from tests.data.cell_images import save_cell
+from tests.tools.tool_modules import load_tool
+from wbcnets.train.classifier import load_classifier
+
+NAMES = ("lymphocyte", "monocyte", "platelet")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A run's checkpoint of a random model."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("run") / "best.pth"
+    checkpoint = {
+        "state_dict": timm.create_model("resnet10t", num_classes=3).state_dict(),
+        "model": {"name": "resnet10t", "kwargs": {}, "num_classes": 3},
+        "class_names": list(NAMES),
+        "data_config": {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.25] * 3},
+    }
+    torch.save(checkpoint, path)
+    return str(path)
+
+
+@pytest.fixture
+def cells(tmp_path):
+    for index, name in enumerate(("b.png", "a.png", "deeper/c.png")):
+        save_cell(tmp_path / "cells" / name, index)
+    return tmp_path / "cells"
+
+
+def predict(weights, inputs, table, *options):
+    tool = load_tool("predict_cells")
+    arguments = ["--weights", weights, "--input", *map(str, inputs), "--output", str(table)]
+    return tool.main([*arguments, "--device", "cpu", *options])
+
+
+def read_rows(path):
+    with path.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_table_has_the_models_probabilities(weights, cells, tmp_path):
+    table = tmp_path / "deep" / "er" / "cells.csv"
+    assert predict(weights, [cells], table) == 0
+    rows = read_rows(table)
+    assert [row["file"] for row in rows] == [
+        str(cells / name) for name in ("a.png", "b.png", "deeper/c.png")
+    ]
+    classifier = load_classifier(weights)
+    for row in rows:
+        with Image.open(row["file"]) as image:
+            pixels = classifier.preprocessing()(np.asarray(image), seed=0)
+        x = (torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255 - 0.5) / 0.25
+        with torch.inference_mode():
+            expected = classifier.model(x[None]).softmax(dim=1)[0]
+        assert [float(row[name]) for name in NAMES] == pytest.approx(expected.tolist(), abs=2e-6)
+        assert row["predicted"] == NAMES[int(expected.argmax())]
+        assert float(row["probability"]) == pytest.approx(float(expected.max()), abs=2e-6)
+    assert not (table.parent / "problems.csv").exists()
+
+
+def test_batches_and_kinds_of_input_change_nothing(weights, cells, tmp_path):
+    archive = tmp_path / "cells.zip"
+    with zipfile.ZipFile(archive, "w") as stream:
+        for name in ("a.png", "b.png", "deeper/c.png"):
+            stream.write(cells / name, name)
+    (cells / "list.txt").write_text("a.png\nb.png\ndeeper/c.png\n")
+    tables = []
+    for place, (source, size) in enumerate(
+        ((cells, "64"), (archive, "2"), (cells / "list.txt", "1"), (f"{cells}/**/*.png", "3"))
+    ):
+        table = tmp_path / f"{place}.csv"
+        assert predict(weights, [source], table, "--batch-size", size) == 0
+        tables.append(np.array([[float(row[name]) for name in NAMES] for row in read_rows(table)]))
+    for other in tables[1:]:
+        np.testing.assert_allclose(other, tables[0], atol=2e-6)
+
+
+def test_views_of_a_turned_image_are_the_same_set(weights, cells, tmp_path):
+    with Image.open(cells / "a.png") as image:
+        image.transpose(Image.Transpose.ROTATE_90).save(cells / "turned.png")
+    inputs = [cells / "a.png", cells / "turned.png"]
+    shares = {}
+    for views in ("none", "d4"):
+        assert predict(weights, inputs, tmp_path / "x.csv", "--views", views) == 0
+        shares[views] = [float(row["monocyte"]) for row in read_rows(tmp_path / "x.csv")]
+    assert shares["none"][0] != pytest.approx(shares["none"][1], abs=1e-5)
+    assert shares["d4"][0] == pytest.approx(shares["d4"][1], abs=1e-5)
+
+
+def test_unreadable_images_are_named_and_a_later_call_clears_them(weights, cells, tmp_path, capsys):
+    table = tmp_path / "cells.csv"
+    (cells / "broken.png").write_bytes(b"no image")
+    (cells / "empty.jpg").write_bytes(b"")
+    assert predict(weights, [cells], table) == 1
+    errors = capsys.readouterr().err
+    assert "broken.png" in errors
+    assert "empty.jpg" in errors
+    assert len(read_rows(table)) == 3
+    problems = read_rows(tmp_path / "problems.csv")
+    assert [row["file"] for row in problems] == [
+        str(cells / n) for n in ("broken.png", "empty.jpg")
+    ]
+    assert all(row["problem"] for row in problems)
+    assert predict(weights, [cells / "a.png"], table) == 0
+    assert read_rows(tmp_path / "problems.csv") == []
+
+
+def test_nothing_readable_leaves_an_empty_table(weights, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    (tmp_path / "cells.csv").write_text("of an earlier call\n")
+    assert predict(weights, [tmp_path / "broken.png"], tmp_path / "cells.csv") == 1
+    header = ["file", "true", "predicted", "probability", *NAMES]
+    assert (tmp_path / "cells.csv").read_text().strip().split(",") == header
+
+
+def test_table_of_someone_else_is_not_written_over(weights, cells, tmp_path):
+    (tmp_path / "problems.csv").write_text("student,grade\nada,1\n")
+    assert predict(weights, [cells], tmp_path / "cells.csv") == 0
+    assert (tmp_path / "problems.csv").read_text() == "student,grade\nada,1\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--batch-size", "0"], "--batch-size 0 is out of range"),
+        (["--device", "gpu"], "device 'gpu' is unknown"),
+        (["--input", "nowhere"], "nowhere: no such file or folder"),
+    ],
+)
+def test_bad_options_are_errors(options, message, weights, cells, tmp_path, capsys):
+    assert predict(weights, [cells], tmp_path / "cells.csv", *options) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_table_cannot_have_the_name_of_the_table_of_problems(weights, cells, tmp_path, capsys):
+    assert predict(weights, [cells], tmp_path / "problems.csv") == 2
+    assert "name another file" in capsys.readouterr().err
+    assert not (tmp_path / "problems.csv").exists()
+
+
+def test_weights_without_classes_are_an_error(cells, tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet10t"}))
+    assert predict(str(tmp_path), [cells], tmp_path / "cells.csv") == 2
+    assert str(tmp_path) in capsys.readouterr().err
