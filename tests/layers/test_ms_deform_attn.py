@@ -5,9 +5,11 @@ import torch
 
 from tests.reference import ms_deform_attn_reference
 from wbcnets.layers.ms_deform_attn import MultiScaleDeformableAttention
+from wbcnets.ops.ms_deform_attn.native import is_available
 
 SHAPES = [(4, 6), (2, 3)]
 TOKENS = 30
+BACKENDS = ["bag", "grid_sample", *(["fused"] if is_available() else [])]
 
 
 def layer(backend=None, dtype=torch.float64, **options):
@@ -48,7 +50,7 @@ def by_hand(module, query, reference_points, value, padding_mask):
     return module.output_proj(sampled)
 
 
-@pytest.mark.parametrize("backend", ["bag", "grid_sample"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("reference_size", [2, 4])
 def test_matches_the_formula(backend, reference_size):
     module = layer(backend)
@@ -114,7 +116,7 @@ def test_every_parameter_gets_a_gradient():
         assert parameter.grad.abs().max() > 0, name
 
 
-@pytest.mark.parametrize("backend", ["bag", "grid_sample"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_compiles_in_one_graph(backend):
     module = layer(backend, dtype=torch.float32)
     tensors = inputs(torch.float32)

@@ -17,6 +17,7 @@ Differences from the paper, all of them the released code's:
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from wbcnets.errors import ConfigError
 from wbcnets.layers.self_attention import SelfAttention
@@ -138,10 +139,11 @@ class LocalPart(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the map with what its neighbourhoods tell added."""
-        wide = self.expand_act(self.expand_norm(convolve(self.expand, x)))
-        wide = self.depthwise_act(self.depthwise_norm(convolve(self.depthwise, wide)))
-        wide = self.squeeze_excite(wide)
-        return x + self.project_norm(convolve(self.project, wide))
+        wide = convolve(self.expand, x)
+        wide = activate(self.expand_act, normalise(self.expand_norm, wide))
+        wide = convolve(self.depthwise, wide)
+        wide = activate(self.depthwise_act, normalise(self.depthwise_norm, wide))
+        return x + normalise(self.project_norm, convolve(self.project, self.squeeze_excite(wide)))
 
 
 class GlobalLocalAttention(nn.Module):
@@ -213,6 +215,35 @@ class GlobalLocalAttention(nn.Module):
         image = tokens_to_map(patches, grid)  # equation 12
         patches = map_to_tokens(self.local(image))  # equations 13 to 16
         return torch.cat([class_token.to(patches.dtype), patches], dim=1)  # equation 17
+
+
+def normalise(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """The batch norm of a map that nobody else needs: (B, C, H, W) -> (B, C, H, W).
+
+    Without gradients and with fixed statistics it overwrites the map, as making room for another of
+    the widened size costs more than the arithmetic.
+    """
+    mean, variance = norm.running_mean, norm.running_var
+    if norm.training or mean is None or variance is None or x.dtype != mean.dtype:
+        return norm(x)
+    if not may_overwrite():
+        return norm(x)
+    scale = norm.weight * (variance + norm.eps).rsqrt()
+    shift = norm.bias - mean * scale
+    return torch.addcmul(shift[:, None, None], x, scale[:, None, None], out=x)
+
+
+def activate(activation: nn.Module, x: Tensor) -> Tensor:
+    """The activation of a map that nobody else needs, likewise: (B, C, H, W) -> (B, C, H, W)."""
+    if isinstance(activation, nn.Hardswish) and may_overwrite():
+        return F.hardswish(x, inplace=True)
+    return activation(x)
+
+
+def may_overwrite() -> bool:
+    """Whether neither gradients nor a recorded graph need what lies in between."""
+    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return not torch.is_grad_enabled() and not recorded
 
 
 def convolve(convolution: nn.Conv2d, x: Tensor) -> Tensor:

@@ -26,7 +26,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from wbcnets.errors import ConfigError, DataError
 from wbcnets.ops.kan_spline import kan_spline
@@ -133,16 +132,15 @@ class KANLinear(nn.Module):
         wide = torch.promote_types(x.dtype, torch.float32)
         wide = torch.promote_types(wide, self.base_weight.dtype)
         x = x.to(wide)
-        base = F.linear(self.base_activation(x), self.base_weight.to(wide))
-        spline = kan_spline(
+        return kan_spline(
             x,
             self.grid,
             self.spline_weight,
             self.spline_scaler,
             self.spline_order,
             uniform=self.uniform_grid,
+            linear=(self.base_activation(x), self.base_weight),
         )
-        return base + spline
 
     def regularization_loss(
         self, activation_weight: float = 1.0, entropy_weight: float = 1.0

@@ -1,4 +1,4 @@
-"""Cubic B-spline bases on evenly spaced knots: a closed form, plain and in place.
+"""Cubic B-spline bases on evenly spaced knots: a closed form, plain, in place, and in C++.
 
 With u the distance to the middle of a basis in knot spacings,
 `B(u) = (a^3 - 4 b^3) / 6`, `a = (2 - |u|)_+`, `b = (1 - |u|)_+`, and
@@ -6,8 +6,16 @@ With u the distance to the middle of a basis in knot spacings,
 (de Boor, "A Practical Guide to Splines", chapter IX: the cardinal B-spline of order 4).
 """
 
+import ctypes
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+from wbcnets.ops.native import load_library, thread_count
+
+LIBRARY = "kan_spline"
+NATIVE_TYPES = {torch.float32: "float32", torch.float64: "float64"}
 
 
 def cardinal_position(x: Tensor, grid: Tensor) -> Tensor:
@@ -77,12 +85,12 @@ class CardinalCubic:
             basis.sub_(outer, alpha=4)
         return bases.flatten(1)
 
-    def bases_and_input_gradient(self, x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-        """`(r, I), (r, n * I) -> (r, n * I), (r, I)`: also `grad * slope` summed over the bases."""
+    def bases_and_input_gradient(self, x: Tensor, grad: Tensor, x_grad: Tensor) -> Tensor:
+        """`(r, I), (r, n * I) -> (r, n * I)`; `x_grad` takes `grad * slope`, summed over bases."""
         position = cardinal_position(x, self.grid)
         bases = self._bases[: len(x)]
         outer, inner, sign, slope = self._steps[:, : len(x)].unbind()
-        total = torch.zeros_like(x)
+        x_grad.zero_()
         for index, (basis, basis_grad) in enumerate(
             zip(bases.unbind(1), grad.view_as(bases).unbind(1))
         ):
@@ -95,11 +103,63 @@ class CardinalCubic:
             torch.mul(inner, inner, out=outer)
             slope.sub_(outer, alpha=4).mul_(sign)
             basis.sub_(outer.mul_(inner), alpha=4)
-            total.addcmul_(slope, basis_grad, value=-3)
+            x_grad.addcmul_(slope, basis_grad, value=-3)
         spacings = (self.grid[:, -1] - self.grid[:, 0]) / (self.knots - 1)
-        return bases.flatten(1), total.div_(spacings)
+        x_grad.div_(spacings)
+        return bases.flatten(1)
 
     def _distances_to_parts(self, outer: Tensor, inner: Tensor) -> None:
         """In place: distances `|u|` in `outer` become a, and `inner` becomes b."""
         torch.sub(self._two, outer, out=outer).clamp_min_(0)
         torch.sub(outer, 1.0, out=inner).clamp_min_(0)
+
+
+class NativeCardinalCubic:
+    """`CardinalCubic` by the loops of `wbcnets/ops/native/kan_spline.cpp`, one pass for all bases.
+
+    Args:
+        library: What `find_native` returned.
+        grid: Uniform knots `(I, K)` on a processor.
+        rows: The largest number of rows in a block.
+    """
+
+    scale = 1 / 6
+
+    def __init__(self, library: ctypes.CDLL, grid: Tensor, rows: int) -> None:
+        features, knots = grid.shape
+        first, last = grid[:, 0], grid[:, -1]
+        self.count = knots - 4
+        self._middle = (first + last) / 2
+        self._spacings = (knots - 1) / (last - first)
+        self._bases = grid.new_empty(rows, self.count * features)
+        suffix = NATIVE_TYPES[grid.dtype]
+        self._fill_bases = getattr(library, f"bases_{suffix}")
+        self._fill_both = getattr(library, f"bases_and_input_gradient_{suffix}")
+
+    def bases(self, x: Tensor) -> Tensor:
+        """`(r, I) -> (r, n * I)`; overwritten by the next call."""
+        x = x.contiguous()
+        bases = self._bases[: len(x)]
+        self._call(self._fill_bases, x, self._middle, self._spacings, bases)
+        return bases
+
+    def bases_and_input_gradient(self, x: Tensor, grad: Tensor, x_grad: Tensor) -> Tensor:
+        """`(r, I), (r, n * I) -> (r, n * I)`; `x_grad` takes `grad * slope`, summed over bases."""
+        bases = self._bases[: len(x)]
+        tensors = (grad, self._middle, self._spacings, bases, x_grad)
+        self._call(self._fill_both, x.contiguous(), *tensors)
+        return bases
+
+    def _call(self, function: Callable[..., None], x: Tensor, *others: Tensor) -> None:
+        function(
+            *(ctypes.c_void_p(tensor.data_ptr()) for tensor in (x, *others)),
+            *map(ctypes.c_int64, (*x.shape, self.count)),
+            ctypes.c_int(thread_count()),
+        )
+
+
+def find_native(grid: Tensor) -> ctypes.CDLL | None:
+    """The loops, where they are compiled and fit the grid's device and type."""
+    if grid.device.type != "cpu" or grid.dtype not in NATIVE_TYPES:
+        return None
+    return load_library(LIBRARY)

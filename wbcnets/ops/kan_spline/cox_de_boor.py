@@ -71,7 +71,8 @@ class CoxDeBoor:
         """`(r, I) -> (r, n * I)`."""
         return cox_de_boor_bases(x, self.grid, self.order).flatten(1)
 
-    def bases_and_input_gradient(self, x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-        """`(r, I), (r, n * I) -> (r, n * I), (r, I)`: also `grad * slope` summed over the bases."""
+    def bases_and_input_gradient(self, x: Tensor, grad: Tensor, x_grad: Tensor) -> Tensor:
+        """`(r, I), (r, n * I) -> (r, n * I)`; `x_grad` takes `grad * slope`, summed over bases."""
         bases, slopes = cox_de_boor_bases_and_slopes(x, self.grid, self.order)
-        return bases.flatten(1), (grad.view_as(slopes) * slopes).sum(dim=1)
+        torch.sum(grad.view_as(slopes) * slopes, dim=1, out=x_grad)
+        return bases.flatten(1)

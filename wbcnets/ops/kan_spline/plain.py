@@ -13,8 +13,10 @@ def plain_spline(
     spline_scaler: Tensor,
     order: int,
     uniform: bool,
+    linear: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """`(..., I) -> (..., O)`; the arguments are those of `wbcnets.ops.kan_spline.kan_spline`."""
     bases = stacked_bases(x, grid, order, uniform)  # (..., n, I)
     matrix = (spline_weight * spline_scaler.unsqueeze(-1)).transpose(1, 2)  # (O, n, I)
-    return F.linear(bases.flatten(-2), matrix.flatten(1))
+    spline = F.linear(bases.flatten(-2), matrix.flatten(1))
+    return spline if linear is None else F.linear(*linear) + spline

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wbcnets.ops.kan_spline.cardinal import CardinalCubic
+from wbcnets.ops.kan_spline.cardinal import CardinalCubic, NativeCardinalCubic, find_native
 from wbcnets.ops.kan_spline.cox_de_boor import CoxDeBoor
 from wbcnets.ops.kan_spline.plain import plain_spline
 
@@ -29,10 +29,14 @@ def recomputed_spline(
     spline_scaler: Tensor,
     order: int,
     uniform: bool,
+    linear: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """`(..., I) -> (..., O)`; the arguments are those of `wbcnets.ops.kan_spline.kan_spline`."""
-    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-    y = _RecomputedSpline.apply(rows, grid, spline_weight, spline_scaler, order, uniform)
+    rows = _as_rows(x)
+    activated, base_weight = (None, None) if linear is None else (_as_rows(linear[0]), linear[1])
+    y = _RecomputedSpline.apply(
+        rows, grid, spline_weight, spline_scaler, activated, base_weight, order, uniform
+    )
     return y.view(*x.shape[:-1], spline_weight.shape[0])
 
 
@@ -45,6 +49,8 @@ class _RecomputedSpline(torch.autograd.Function):
         grid: Tensor,
         spline_weight: Tensor,
         spline_scaler: Tensor,
+        activated: Tensor | None,
+        base_weight: Tensor | None,
         order: int,
         uniform: bool,
     ) -> Tensor:
@@ -52,8 +58,12 @@ class _RecomputedSpline(torch.autograd.Function):
         form = _select_form(grid, order, uniform, block)
         matrix = _weight_matrix(spline_weight, spline_scaler * form.scale)
         y = x.new_empty(len(x), len(spline_weight))
+        # Added to by the blocks below: a second array of the output's size costs more than its sum
+        if activated is not None and base_weight is not None:
+            torch.mm(activated, base_weight.t(), out=y)
         for x_block, y_block in zip(x.split(block), y.split(block)):
-            torch.mm(form.bases(x_block), matrix, out=y_block)
+            beta = 0 if activated is None else 1
+            torch.addmm(y_block, form.bases(x_block), matrix, beta=beta, out=y_block)
         return y
 
     @staticmethod
@@ -63,17 +73,21 @@ class _RecomputedSpline(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        arguments = (*ctx.saved_tensors, ctx.order, ctx.uniform)
+        *arguments, activated, base_weight = ctx.saved_tensors
+        spline = (*arguments, ctx.order, ctx.uniform)
         gradients: Sequence[Tensor | None]
         if torch.is_grad_enabled():  # somebody wants derivatives of these derivatives
-            gradients = _differentiable_gradients(grad, *arguments)
+            gradients = _differentiable_gradients(grad, *spline)
         elif grad.device.type == "meta":
-            gradients = _gradients(grad, *arguments)
+            gradients = _gradients(grad, *spline)
         else:
             with torch.autocast(grad.device.type, enabled=False):
-                gradients = _gradients(grad, *arguments)
+                gradients = _gradients(grad, *spline)
         x_grad, weight_grad, scaler_grad = gradients
-        return x_grad, None, weight_grad, scaler_grad, None, None
+        activated_grad = base_grad = None
+        if activated is not None and base_weight is not None:
+            activated_grad, base_grad = grad @ base_weight, grad.t() @ activated
+        return x_grad, None, weight_grad, scaler_grad, activated_grad, base_grad, None, None
 
 
 def _gradients(
@@ -90,12 +104,13 @@ def _gradients(
     form = _select_form(grid, order, uniform, block)
     matrix = _weight_matrix(spline_weight, spline_scaler * form.scale)
     matrix_grad = torch.zeros_like(matrix)
-    x_grad = torch.empty_like(x)
+    x_grad = torch.empty_like(x, memory_format=torch.contiguous_format)
+    bases_grad = x.new_empty(block, len(matrix))
     for x_block, grad_block, x_grad_block in zip(
         x.split(block), grad.split(block), x_grad.split(block)
     ):
-        bases, found = form.bases_and_input_gradient(x_block, grad_block @ matrix.t())
-        x_grad_block.copy_(found)
+        block_grad = torch.mm(grad_block, matrix.t(), out=bases_grad[: len(x_block)])
+        bases = form.bases_and_input_gradient(x_block, block_grad, x_grad_block)
         matrix_grad.addmm_(bases.t(), grad_block)
     outputs, features, count = spline_weight.shape
     scaled_grad = matrix_grad.view(count, features, outputs).permute(2, 1, 0) * form.scale
@@ -114,14 +129,23 @@ def _differentiable_gradients(grad: Tensor, *arguments: Any) -> list[Tensor | No
     return [next(found) if tensor.requires_grad else None for tensor in inputs]
 
 
+def _as_rows(x: Tensor) -> Tensor:
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
 def _block_rows(x: Tensor) -> int:
     on_cpu = x.device.type == "cpu"
     block = CPU_BLOCK_PER_THREAD * torch.get_num_threads() if on_cpu else DEVICE_BLOCK
     return max(1, min(block // max(1, x.shape[1]), len(x)))
 
 
-def _select_form(grid: Tensor, order: int, uniform: bool, rows: int) -> CardinalCubic | CoxDeBoor:
-    return CardinalCubic(grid, rows) if uniform and order == 3 else CoxDeBoor(grid, order)
+def _select_form(
+    grid: Tensor, order: int, uniform: bool, rows: int
+) -> CardinalCubic | NativeCardinalCubic | CoxDeBoor:
+    if not uniform or order != 3:
+        return CoxDeBoor(grid, order)
+    library = find_native(grid)
+    return NativeCardinalCubic(library, grid, rows) if library else CardinalCubic(grid, rows)
 
 
 def _weight_matrix(spline_weight: Tensor, factors: Tensor) -> Tensor:

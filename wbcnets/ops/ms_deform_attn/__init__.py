@@ -12,13 +12,19 @@ from torch import Tensor
 
 from wbcnets.errors import ConfigError
 from wbcnets.ops.ms_deform_attn.bag import bag_attention
+from wbcnets.ops.ms_deform_attn.fused import fused_attention
 from wbcnets.ops.ms_deform_attn.grid_sample import grid_sample_attention
+from wbcnets.ops.ms_deform_attn.native import is_available
 
 __all__ = ["BACKENDS", "ms_deform_attn", "select_backend"]
 
 Backend = Callable[[Tensor, Sequence[tuple[int, int]], Tensor, Tensor], Tensor]
 
-BACKENDS: dict[str, Backend] = {"bag": bag_attention, "grid_sample": grid_sample_attention}
+BACKENDS: dict[str, Backend] = {
+    "bag": bag_attention,
+    "fused": fused_attention,
+    "grid_sample": grid_sample_attention,
+}
 ENVIRONMENT_VARIABLE = "WBCNETS_MSDA"
 
 
@@ -69,11 +75,17 @@ def select_backend(device: torch.device, requested: str | None = None) -> str:
         return "grid_sample"
     name = requested or os.environ.get(ENVIRONMENT_VARIABLE)
     if not name:
-        return "bag" if device.type == "cpu" else "grid_sample"
+        return _fastest(device)
     if name not in BACKENDS:
         origin = "backend" if requested else ENVIRONMENT_VARIABLE
         raise ConfigError(f"{origin}={name!r} is unknown; use one of {sorted(BACKENDS)}")
     return name
+
+
+def _fastest(device: torch.device) -> str:
+    if device.type != "cpu":
+        return "grid_sample"
+    return "fused" if is_available() else "bag"
 
 
 def _check_shapes(

@@ -1,0 +1,79 @@
+"""Deformable attention by the loops of `wbcnets/ops/native/ms_deform_attn.cpp`: for processors.
+
+Nothing is written but the result. A point costs 4 rows of D values read and 4 D multiply-adds, and
+in the backward pass as many rows written and twice the multiply-adds.
+"""
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from wbcnets.ops.native import load_library, thread_count
+
+LIBRARY = "ms_deform_attn"
+TYPES = {torch.float32: "float32", torch.float64: "float64"}
+
+
+@torch.compiler.assume_constant_result
+def is_available() -> bool:
+    """Whether the loops are compiled, or can be; graph compilers take the answer as constant."""
+    return load_library(LIBRARY) is not None
+
+
+def native_forward(
+    value: Tensor, spatial_shapes: Sequence[int], locations: Tensor, weights: Tensor
+) -> Tensor:
+    """`(B, S, M, D), (B, Q, M, L, P, 2), (B, Q, M, L, P) -> (B, Q, M * D)`.
+
+    Args:
+        value: See `wbcnets.ops.ms_deform_attn.ms_deform_attn`, in float32 or float64.
+        spatial_shapes: Height and width of every level, one after another.
+        locations: See there, in value's type.
+        weights: See there, in value's type.
+    """
+    tensors = [tensor.contiguous() for tensor in (value, locations, weights)]
+    batch, _, heads, dim = value.shape
+    out = value.new_empty(batch, locations.shape[1], heads * dim)
+    _call("forward", [*tensors, out], value, spatial_shapes, locations)
+    return out
+
+
+def native_backward(
+    grad: Tensor, value: Tensor, spatial_shapes: Sequence[int], locations: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of value, locations and weights, given that of the result `(B, Q, M * D)`."""
+    tensors = [tensor.contiguous() for tensor in (grad, value, locations, weights)]
+    contiguous = torch.contiguous_format
+    grads = (
+        torch.zeros_like(value, memory_format=contiguous),
+        torch.empty_like(locations, memory_format=contiguous),
+        torch.empty_like(weights, memory_format=contiguous),
+    )
+    _call("backward", [*tensors, *grads], value, spatial_shapes, locations)
+    return grads
+
+
+def _call(
+    name: str,
+    tensors: Sequence[Tensor],
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    locations: Tensor,
+) -> None:
+    library = load_library(LIBRARY)
+    if library is None:
+        raise RuntimeError(
+            "backend 'fused' needs its compiled loops, which are switched off or could not be "
+            "made (the log says why); choose backend='bag'"
+        )
+    batch, tokens, heads, dim = value.shape
+    queries, levels, points = locations.shape[1], locations.shape[3], locations.shape[4]
+    function = getattr(library, f"{name}_{TYPES[value.dtype]}")
+    function(
+        *(ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors),
+        (ctypes.c_int64 * len(spatial_shapes))(*spatial_shapes),
+        *map(ctypes.c_int64, (batch, tokens, heads, dim, queries, levels, points)),
+        ctypes.c_int(thread_count()),
+    )
