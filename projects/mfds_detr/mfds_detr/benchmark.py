@@ -1,0 +1,165 @@
+"""MFDS-DETR against transformers' Deformable-DETR of the same size, for tools/benchmark.py."""
+
+import importlib
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
+from torch import Tensor, nn
+
+from mfds_detr.config import read_config
+from wbcnets.benchmark.case import Aim, Case, Comparison, Contender, Settings
+from wbcnets.benchmark.scaling import ScalingCase
+
+HEIGHT, WIDTH = 480, 640
+NUM_CLASSES, NUM_QUERIES = 3, 100
+TRAINING_BATCH, BOXES_PER_IMAGE = 2, 14
+PEER = "transformers' Deformable-DETR"
+
+
+def detector_cases() -> list[Case]:
+    """Inference of one image, and a training step of two with 14 boxes each."""
+    sizes = f"ResNet-50, {NUM_QUERIES} queries, {WIDTH}x{HEIGHT}"
+    suites = ("detector", "aims")
+    return [
+        Case(
+            "mfds_detr/inference",
+            f"{sizes}, batch 1, over {PEER}",
+            _compare_inference,
+            suites,
+            Aim(time=1 / 2.5),
+        ),
+        Case(
+            "mfds_detr/training",
+            f"{sizes}, batch {TRAINING_BATCH}, {BOXES_PER_IMAGE} boxes an image, with loss and "
+            f"AdamW, over {PEER}",
+            _compare_training,
+            suites,
+            Aim(time=1 / 2.5),
+        ),
+    ]
+
+
+def detector_scaling() -> ScalingCase:
+    """Inference on images from 320x240 to 1280x960 and on batches of 1 to 16."""
+    return ScalingCase("mfds_detr", "MFDS-DETR R-50, inference", _scaled)
+
+
+def _scaled(settings: Settings) -> Callable[[int, int, int], Callable[[], Any]]:
+    model = create_ours(settings).eval()
+
+    def at_size(batch: int, height: int, width: int) -> Callable[[], Any]:
+        images = torch.randn(batch, 3, height, width, device=settings.device)
+        return partial(_predict_ours, model, images.to(settings.dtype))
+
+    return at_size
+
+
+def create_ours(settings: Settings) -> nn.Module:
+    """MFDS-DETR with the paper's neck and extra stage, and random weights."""
+    torch.manual_seed(settings.seed)
+    overrides = ["MODEL.META_ARCHITECTURE", "MFDSDETR", "MODEL.WEIGHTS", ""]
+    overrides += ["MODEL.BACKBONE.NAME", "build_timm_backbone"]
+    overrides += ["MODEL.MFDS_DETR.NUM_CLASSES", str(NUM_CLASSES)]
+    overrides += ["MODEL.DEVICE", settings.device.type]
+    return build_model(read_config("", overrides)).to(settings.dtype)
+
+
+def create_peer(settings: Settings) -> nn.Module:
+    """Deformable-DETR of transformers with the same widths and depths, and random weights.
+
+    Raises:
+        ModuleNotFoundError: transformers is not installed.
+    """
+    transformers: Any = importlib.import_module("transformers")
+    torch.manual_seed(settings.seed)
+    backbone = transformers.TimmBackboneConfig(
+        backbone="resnet50", use_pretrained_backbone=False, out_indices=[2, 3, 4]
+    )
+    config = transformers.DeformableDetrConfig(
+        backbone_config=backbone,
+        num_queries=NUM_QUERIES,
+        num_labels=NUM_CLASSES,
+        auxiliary_loss=True,
+    )
+    model = transformers.DeformableDetrForObjectDetection(config)
+    return model.to(settings.device, settings.dtype)
+
+
+def _compare_inference(settings: Settings) -> Comparison:
+    images = torch.randn(1, 3, HEIGHT, WIDTH, device=settings.device).to(settings.dtype)
+    ours, peer = create_ours(settings).eval(), create_peer(settings).eval()
+    return Comparison(
+        Contender("MFDS-DETR", partial(_predict_ours, ours, images)),
+        Contender(PEER, partial(_predict_peer, peer, images)),
+    )
+
+
+def _predict_ours(model: Any, images: Tensor) -> Any:
+    with torch.inference_mode():
+        sizes = [(images.shape[2], images.shape[3])] * len(images)
+        return model.predict(images, sizes)
+
+
+def _predict_peer(model: nn.Module, images: Tensor) -> Any:
+    with torch.inference_mode():
+        return model(pixel_values=images)
+
+
+def _compare_training(settings: Settings) -> Comparison:
+    return Comparison(
+        Contender("MFDS-DETR", _our_step(settings), items=TRAINING_BATCH),
+        Contender(PEER, _peer_step(settings), items=TRAINING_BATCH),
+    )
+
+
+def _objects(settings: Settings) -> list[tuple[Tensor, Tensor]]:
+    """Labels and boxes `(cx, cy, w, h)` in fractions of the image, the same for both."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    objects = []
+    for _ in range(TRAINING_BATCH):
+        labels = torch.randint(NUM_CLASSES, (BOXES_PER_IMAGE,), generator=generator)
+        centres = 0.1 + 0.8 * torch.rand(BOXES_PER_IMAGE, 2, generator=generator)
+        objects.append((labels, torch.cat([centres, torch.full_like(centres, 0.15)], dim=1)))
+    return objects
+
+
+def _our_step(settings: Settings) -> Callable[[], Any]:
+    model = create_ours(settings).train()
+    inputs = []
+    for labels, boxes in _objects(settings):
+        centres, sides = boxes.split(2, dim=1)
+        corners = torch.cat([centres - sides / 2, centres + sides / 2], dim=1)
+        instances = Instances((HEIGHT, WIDTH))
+        instances.gt_boxes = Boxes(corners * torch.tensor([WIDTH, HEIGHT, WIDTH, HEIGHT]))
+        instances.gt_classes = labels
+        inputs.append({"image": torch.rand(3, HEIGHT, WIDTH) * 255, "instances": instances})
+    return _step(model, lambda: torch.stack(list(model(inputs).values())).sum())
+
+
+def _peer_step(settings: Settings) -> Callable[[], Any]:
+    model = create_peer(settings).train()
+    images = torch.rand(TRAINING_BATCH, 3, HEIGHT, WIDTH, device=settings.device)
+    images = images.to(settings.dtype)
+    labels = [
+        {"class_labels": labels.to(settings.device), "boxes": boxes.to(settings.device)}
+        for labels, boxes in _objects(settings)
+    ]
+    return _step(model, lambda: model(pixel_values=images, labels=labels).loss)
+
+
+def _step(model: nn.Module, loss_of: Callable[[], Tensor]) -> Callable[[], Any]:
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-7)
+
+    def step() -> None:
+        loss = loss_of()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 0.1)
+        optimizer.step()
+
+    return step

@@ -1,0 +1,93 @@
+"""Loading of training images over torchvision's, and the smear generator."""
+
+import atexit
+import shutil
+import tempfile
+from functools import cache
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from wbcnets.benchmark.case import Case, Comparison, Contender, Settings
+from wbcnets.data.smears import generate_smear
+
+IMAGES = 128
+SOURCE_SIDE = 360
+IMAGE_SIZE = 224
+BATCH = 32
+
+
+def data_cases() -> list[Case]:
+    """One epoch of 128 JPEG crops without workers, and one generated smear."""
+    return [
+        Case(
+            "data/loading",
+            f"{IMAGES} JPEG crops to {IMAGE_SIZE} px with flips, over torchvision's ImageFolder",
+            _loading,
+            ("data",),
+        ),
+        Case("data/smear", "one generated smear of 640x480", _smear, ("data",)),
+    ]
+
+
+def _loading(settings: Settings) -> Comparison:
+    from wbcnets.data.cell_augmentation import create_cell_augmentation
+    from wbcnets.data.cell_dataset import CellDataset
+    from wbcnets.data.manifest import load_cells
+
+    folder = crops_folder()
+    manifest = load_cells(str(folder))
+    augmentation = create_cell_augmentation("flips", IMAGE_SIZE)
+    ours = CellDataset(manifest, augmentation, mean=(0.5,) * 3, std=(0.5,) * 3)
+    transform = v2.Compose(
+        [
+            v2.ToImage(),
+            v2.Resize((IMAGE_SIZE, IMAGE_SIZE), antialias=True),
+            v2.RandomHorizontalFlip(),
+            v2.RandomVerticalFlip(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize([0.5] * 3, [0.5] * 3),
+        ]
+    )
+    peer = ImageFolder(str(folder), transform)
+    return Comparison(
+        Contender("CellDataset", lambda: _epoch(ours), items=IMAGES),
+        Contender("ImageFolder", lambda: _epoch(peer), items=IMAGES),
+    )
+
+
+def _epoch(dataset: Any) -> int:
+    return sum(len(batch[1]) for batch in DataLoader(dataset, batch_size=BATCH, shuffle=True))
+
+
+@cache
+def crops_folder() -> Path:
+    """Two class folders of JPEG crops of generated smears; removed when the process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="wbcnets-benchmark-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for index in range(IMAGES):
+        name = "even" if index % 2 == 0 else "odd"
+        (folder / name).mkdir(exist_ok=True)
+        # One smear for four crops, each from another corner
+        image = _smear_image(index // 4)
+        top = (index % 2) * (image.shape[0] - SOURCE_SIDE)
+        left = (index // 2 % 2) * (image.shape[1] - SOURCE_SIDE)
+        crop = image[top : top + SOURCE_SIDE, left : left + SOURCE_SIDE]
+        cv2.imwrite(str(folder / name / f"{index:03}.jpg"), crop)
+    return folder
+
+
+@cache
+def _smear_image(seed: int) -> Any:
+    return cv2.cvtColor(generate_smear(seed=seed).image, cv2.COLOR_RGB2BGR)
+
+
+def _smear(settings: Settings) -> Comparison:
+    seeds = count(settings.seed)
+    return Comparison(Contender("generate_smear", lambda: generate_smear(seed=next(seeds))))

@@ -1,0 +1,35 @@
+"""Where the time goes: a trace, and a table of operators."""
+
+import re
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from wbcnets.benchmark.case import Contender
+
+_ROWS = 25
+
+
+def profile_contender(
+    contender: Contender, case_name: str, folder: Path, device: torch.device
+) -> None:
+    """Runs once more under PyTorch's profiler; writes `trace_*.json` and `profile_*.txt`.
+
+    Args:
+        contender: What to run.
+        case_name: Becomes part of the files' names.
+        folder: Where to write.
+        device: Whose kernels are recorded.
+    """
+    on_gpu = device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    contender.run()
+    with profile(activities=activities) as profiler:
+        contender.run()
+    folder.mkdir(parents=True, exist_ok=True)
+    name = re.sub(r"\W+", "_", f"{case_name}_{contender.name}").strip("_")
+    profiler.export_chrome_trace(str(folder / f"trace_{name}.json"))
+    by = "self_cuda_time_total" if on_gpu else "self_cpu_time_total"
+    table = profiler.key_averages().table(sort_by=by, row_limit=_ROWS, max_name_column_width=48)
+    (folder / f"profile_{name}.txt").write_text(table, encoding="utf-8")
