@@ -131,7 +131,7 @@ def _shake(module):
     """Moves weights away from a start at which many of them are zero."""
     torch.manual_seed(2)
     for parameter in module.parameters():
-        parameter.data.add_(0.1 * torch.randn_like(parameter))
+        parameter.data.add_(0.1 * torch.randn(parameter.shape))  # whatever the memory format
 
 
 def _without_bias(module):

@@ -121,7 +121,7 @@ def predict(model: Callable[[Tensor], Tensor], images: Tensor) -> Any:
 def training_step(model: nn.Module, images: Tensor, targets: Tensor) -> Callable[[], Tensor]:
     """A function that does one step of AdamW on the cross-entropy and returns the loss."""
     model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
 
     def step() -> Tensor:
         loss = F.cross_entropy(model(images).float(), targets)

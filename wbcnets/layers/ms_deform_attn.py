@@ -117,11 +117,13 @@ class MultiScaleDeformableAttention(nn.Module):
         offsets = offsets.to(torch.promote_types(reference_points.dtype, torch.float32))
         reference = reference_points[:, :, None, :, None]  # (B, Q, 1, L, 1, 2 or 4)
         if reference_points.shape[-1] == 2:
-            sizes = offsets.new_tensor([(width, height) for height, width in spatial_shapes])
-            return reference + offsets / sizes[:, None]
+            pixels = offsets.new_tensor(
+                [(1 / width, 1 / height) for height, width in spatial_shapes]
+            )
+            return torch.addcmul(reference, offsets, pixels[:, None])
         if reference_points.shape[-1] == 4:
             centers, box_sizes = reference.split(2, dim=-1)
-            return centers + offsets / self.num_points * box_sizes * 0.5
+            return torch.addcmul(centers, offsets, box_sizes * (0.5 / self.num_points))
         raise ValueError(
             "reference_points must end in 2 (point) or 4 (box) numbers, got shape "
             f"{tuple(reference_points.shape)}"

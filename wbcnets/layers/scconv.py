@@ -84,21 +84,31 @@ class SRU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the map with its informative and its redundant part added crosswise."""
-        informative, redundant = self.gates(x)
+        weight, above = self._weights(x)
         x = x.to(torch.promote_types(x.dtype, self.norm.weight.dtype))
-        first, second = (informative.to(x.dtype) * x).chunk(2, dim=1)
-        third, fourth = (redundant.to(x.dtype) * x).chunk(2, dim=1)
+        if self.gate == "hard":
+            informative, redundant = x.masked_fill(~above, 0.0), x.masked_fill(above, 0.0)
+        else:
+            weighed = weight.to(x.dtype) * x
+            informative = torch.where(above, x, weighed)
+            redundant = weighed.masked_fill(above, 0.0)
+        first, second = informative.chunk(2, dim=1)
+        third, fourth = redundant.chunk(2, dim=1)
         return torch.cat([first + fourth, second + third], dim=1)
 
     def gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The weights of the informative and of the redundant part, each (B, C, H, W) in [0, 1]."""
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        weight = torch.sigmoid(self._normalise(wide) * self._scale_shares(wide.dtype))  # eq. 20
+        weight, above = self._weights(x)
         if self.gate == "hard":
-            mask = weight >= self.threshold
-            return mask.to(wide.dtype), (~mask).to(wide.dtype)
-        above = weight > self.threshold
+            return above.to(weight.dtype), (~above).to(weight.dtype)
         return weight.masked_fill(above, 1.0), weight.masked_fill(above, 0.0)
+
+    def _weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """How much each value tells, in [0, 1] (equation 20), and whether it is informative."""
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        weight = torch.sigmoid(self._normalise(wide) * self._scale_shares(wide.dtype))
+        hard = self.gate == "hard"
+        return weight, weight >= self.threshold if hard else weight > self.threshold
 
     def _normalise(self, x: Tensor) -> Tensor:
         """Equation 18, or the released code's form of it: (B, C, H, W) -> (B, C, H, W)."""
@@ -195,27 +205,28 @@ class CRU(nn.Module):
         """Returns the map with its redundant channels made anew from cheaper ones."""
         x = x.to(self.squeeze_upper.weight.dtype)
         if x.device.type == "meta":
-            return self._fuse(self._transform(x))
+            return self._fuse(*self._transform(x))
         with torch.autocast(x.device.type, enabled=False):
-            return self._fuse(self._transform(x))
+            return self._fuse(*self._transform(x))
 
-    def _transform(self, x: Tensor) -> Tensor:
-        """The rich and the cheap transform, stacked: (B, C, H, W) -> (B, 2, C, H, W)."""
+    def _transform(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The rich and the cheap transform: (B, C, H, W) -> (B, C, H, W), twice."""
         upper, lower = x.split(self.shares, dim=1)
         upper, lower = self.squeeze_upper(upper), self.squeeze_lower(lower)
         rich = self.group_conv(upper) + self.point_conv_upper(upper)
         cheap = torch.cat([self.point_conv_lower(lower), lower], dim=1)
-        return torch.stack([rich, cheap], dim=1)
+        return rich, cheap
 
-    def _fuse(self, transformed: Tensor) -> Tensor:
-        """Weighs and adds the two: (B, 2, C, H, W) -> (B, C, H, W)."""
-        wide = torch.promote_types(transformed.dtype, torch.float32)
-        pooled = transformed.mean(dim=(3, 4), keepdim=True, dtype=wide)
+    def _fuse(self, rich: Tensor, cheap: Tensor) -> Tensor:
+        """Weighs and adds the two: (B, C, H, W), (B, C, H, W) -> (B, C, H, W)."""
+        wide = torch.promote_types(rich.dtype, torch.float32)
+        pooled = torch.stack([part.mean(dim=(2, 3), dtype=wide) for part in (rich, cheap)], dim=1)
         if self.fusion == "pairwise":
             weights = pooled.softmax(dim=1)
         else:
             weights = pooled.flatten(1).softmax(dim=1).view_as(pooled)
-        return (weights.to(transformed.dtype) * transformed).sum(dim=1)
+        rich_weight, cheap_weight = weights.to(rich.dtype)[..., None, None].unbind(dim=1)
+        return torch.addcmul(rich_weight * rich, cheap_weight, cheap)
 
 
 class SCConv(nn.Module):

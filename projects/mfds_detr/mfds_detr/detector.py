@@ -86,8 +86,15 @@ class DeformableDetector(nn.Module):
                 # Later layers start from boxes, which they leave as they are
                 nn.init.zeros_(later.get_parameter("layers.2.bias"))
 
-    def forward(self, features: Sequence[Tensor], masks: Sequence[Tensor]) -> dict[str, Any]:
+    def forward(
+        self, features: Sequence[Tensor], masks: Sequence[Tensor], padded: bool = True
+    ) -> dict[str, Any]:
         """`L * (B, C, H_l, W_l)` and padding masks `(B, H_l, W_l)` -> predictions.
+
+        Args:
+            features: The levels' maps.
+            masks: True on padding.
+            padded: Whether a mask may hold a True; nothing is masked otherwise.
 
         Returns:
             `pred_logits` `(B, Q, K)` and `pred_boxes` `(B, Q, 4)` as `(cx, cy, w, h)` in fractions
@@ -95,7 +102,7 @@ class DeformableDetector(nn.Module):
             earlier decoder layer; with two stages, `enc_outputs`, one for every encoder token.
         """
         positions = [self.position_encoding(mask).to(f.dtype) for f, mask in zip(features, masks)]
-        memory = self.transformer.encode(features, masks, positions)
+        memory = self.transformer.encode(features, masks, positions, padded)
         proposals, enc_outputs = None, None
         if self.transformer.two_stage:
             scores, proposals = self.transformer.propose(

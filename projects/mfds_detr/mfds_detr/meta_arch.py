@@ -65,6 +65,10 @@ class MFDSDETR(nn.Module):
         self.detections_per_image = detections_per_image
         self.score_threshold = score_threshold
         self.nms_iou = nms_iou
+        # Maps whose channels lie together become tokens without a copy, and convolve faster
+        for module in (backbone, extra_stage, neck):
+            if module is not None:
+                module.to(memory_format=torch.channels_last)
         mean, std = torch.tensor([pixel_mean, pixel_std]).view(2, -1, 1, 1)
         self.register_buffer("pixel_mean", mean, persistent=False)
         self.register_buffer("pixel_std", std, persistent=False)
@@ -146,12 +150,15 @@ class MFDSDETR(nn.Module):
         Returns:
             The dictionary of `DeformableDetector`.
         """
+        images = images.contiguous(memory_format=torch.channels_last)
         maps = list(self.backbone(images).values())
         if self.extra_stage is not None:
             maps.append(self.extra_stage(maps[-1]))
         features = self.neck(maps)
-        masks = padding_masks(image_sizes, (images.shape[-2], images.shape[-1]), features)
-        return self.detector(features, masks)
+        padded_size = (images.shape[-2], images.shape[-1])
+        masks = padding_masks(image_sizes, padded_size, features)
+        padded = any(tuple(size) != padded_size for size in image_sizes)
+        return self.detector(features, masks, padded)
 
     def _target(self, instances: Instances) -> dict[str, Tensor]:
         height, width = instances.image_size

@@ -32,6 +32,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.AdamW:
         ],
         betas=(0.9, 0.999),
         weight_decay=cfg.SOLVER.WEIGHT_DECAY,
+        fused=True,
     )
 
 

@@ -19,13 +19,14 @@ from torch.nn import functional as F
 
 from mfds_detr.position_encoding import sine_waves
 from wbcnets.layers.ms_deform_attn import MultiScaleDeformableAttention
+from wbcnets.ops.dropout import add_dropout, relu_dropout
 
 
 class Memory(NamedTuple):
     """What the encoder hands to the decoder."""
 
     tokens: Tensor  # (B, S, C)
-    padding_mask: Tensor  # (B, S), True on padding
+    padding_mask: Tensor | None  # (B, S), True on padding; None where there is none
     spatial_shapes: list[tuple[int, int]]
     valid_ratios: Tensor  # (B, L, 2): share of each map's width and height that is image
 
@@ -62,8 +63,12 @@ class FeedForwardLayer(nn.Module):
 
     def feed_forward(self, tokens: Tensor) -> Tensor:
         """`(B, N, C) -> (B, N, C)`, residual included."""
-        hidden = self.dropout(F.relu(self.linear1(tokens)))
-        return tokens + self.dropout(self.linear2(hidden))
+        hidden = relu_dropout(self.linear1(tokens), self.dropout.p, self.training)
+        return self.add(tokens, self.linear2(hidden))
+
+    def add(self, residual: Tensor, change: Tensor) -> Tensor:
+        """The residual and what dropout leaves of a change, which is overwritten: `(B, N, C)`."""
+        return add_dropout(residual, change, self.dropout.p, self.training)
 
 
 class DeformableEncoderLayer(FeedForwardLayer):
@@ -85,13 +90,13 @@ class DeformableEncoderLayer(FeedForwardLayer):
         position: Tensor,
         reference_points: Tensor,
         spatial_shapes: Sequence[tuple[int, int]],
-        padding_mask: Tensor,
+        padding_mask: Tensor | None,
     ) -> Tensor:
         """`(B, S, C) -> (B, S, C)` with reference points `(B, S, L, 2)`."""
         attended = self.self_attn(
             tokens + position, reference_points, tokens, spatial_shapes, padding_mask
         )
-        tokens = self.norm1(tokens + self.dropout(attended))
+        tokens = self.norm1(self.add(tokens, attended))
         return self.norm2(self.feed_forward(tokens))
 
 
@@ -144,7 +149,7 @@ class DeformableDecoderLayer(FeedForwardLayer):
         """`(B, Q, C) -> (B, Q, C)` with reference points `(B, Q, L, 2 or 4)`."""
         queries = target + query_position
         attended, _ = self.self_attn(queries, queries, target, need_weights=False)
-        target = self.norm2(target + self.dropout(attended))
+        target = self.norm2(self.add(target, attended))
         attended = self.cross_attn(
             target + query_position,
             reference_points,
@@ -152,7 +157,7 @@ class DeformableDecoderLayer(FeedForwardLayer):
             memory.spatial_shapes,
             memory.padding_mask,
         )
-        target = self.norm1(target + self.dropout(attended))
+        target = self.norm1(self.add(target, attended))
         return self.norm3(self.feed_forward(target))
 
 
@@ -259,16 +264,27 @@ class DeformableTransformer(nn.Module):
             nn.init.zeros_(self.reference_points.bias)
 
     def encode(
-        self, features: Sequence[Tensor], masks: Sequence[Tensor], positions: Sequence[Tensor]
+        self,
+        features: Sequence[Tensor],
+        masks: Sequence[Tensor],
+        positions: Sequence[Tensor],
+        padded: bool = True,
     ) -> Memory:
-        """`L * (B, C, H_l, W_l)`, masks `(B, H_l, W_l)`, positions like features -> memory."""
+        """`L * (B, C, H_l, W_l)`, masks `(B, H_l, W_l)`, positions like features -> memory.
+
+        Args:
+            features: The levels' maps.
+            masks: True on padding.
+            positions: Position encodings of the levels.
+            padded: Whether a mask may hold a True; nothing is masked otherwise.
+        """
         tokens = torch.cat([feature.flatten(2).transpose(1, 2) for feature in features], dim=1)
         levels = [position.flatten(2).transpose(1, 2) for position in positions]
         if self.level_embed is not None:
             levels = [level + embed for level, embed in zip(levels, self.level_embed)]
         memory = Memory(
             tokens=tokens,
-            padding_mask=torch.cat([mask.flatten(1) for mask in masks], dim=1),
+            padding_mask=torch.cat([mask.flatten(1) for mask in masks], dim=1) if padded else None,
             spatial_shapes=[(feature.shape[2], feature.shape[3]) for feature in features],
             valid_ratios=torch.stack([_valid_ratio(mask) for mask in masks], dim=1),
         )
@@ -365,7 +381,9 @@ def _grid_proposals(memory: Memory) -> tuple[Tensor, Tensor]:
     ]
     side = torch.cat(sides)[None, :, None].expand(len(centers), -1, 2)
     boxes = torch.cat([centers, side], dim=-1)
-    usable = ((boxes > 0.01) & (boxes < 0.99)).all(dim=-1) & ~memory.padding_mask
+    usable = ((boxes > 0.01) & (boxes < 0.99)).all(dim=-1)
+    if memory.padding_mask is not None:
+        usable = usable & ~memory.padding_mask
     logits = torch.log(boxes / (1 - boxes)).masked_fill(~usable[..., None], math.inf)
     return logits, usable
 

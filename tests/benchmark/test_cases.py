@@ -1,0 +1,61 @@
+"""That what is compared computes the same, and that every case builds."""
+
+import pytest
+import torch
+
+from wbcnets.benchmark import operator_cases
+from wbcnets.benchmark.case import Settings
+from wbcnets.benchmark.data_cases import IMAGES, data_cases
+from wbcnets.benchmark.model_cases import PEERS, model_cases, training_step
+from wbcnets.benchmark.operator_cases import RecursiveKAN
+from wbcnets.layers.kan import KANLinear
+
+CASES = {case.name: case for case in operator_cases.operator_cases()}
+
+
+def test_the_recursive_layer_is_the_same_function():
+    torch.manual_seed(0)
+    layer = KANLinear(6, 4)
+    x = torch.randn(20, 6)
+    torch.testing.assert_close(RecursiveKAN(layer)(x), layer(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("ms_deform_attn")])
+def test_layers_run_and_count(name, monkeypatch):
+    monkeypatch.setattr(operator_cases, "KAN_ROWS", 16)
+    comparison = CASES[name].build(Settings())
+    comparison.ours.run()
+    comparison.peer.run()
+    assert comparison.ours.macs > 0
+    assert comparison.ours.bytes_moved > 0
+
+
+@pytest.mark.parametrize("kind", ["forward", "training"])
+def test_attention_by_two_backends_is_the_same(kind, monkeypatch):
+    monkeypatch.setattr(operator_cases, "LEVELS", ((6, 8), (3, 4), (2, 2), (1, 1)))
+    comparison = CASES[f"ms_deform_attn_bag/{kind}"].build(Settings())
+    ours, peer = comparison.ours.run(), comparison.peer.run()
+    for found, expected in zip(ours, peer):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_every_pair_of_models_has_its_three_cases():
+    names = {case.name for case in model_cases()}
+    assert names == {f"{m}/{k}" for m in PEERS for k in ("inference", "compiled", "training")}
+
+
+def test_a_training_step_trains():
+    torch.manual_seed(0)
+    model = torch.nn.Linear(4, 3)
+    step = training_step(model, torch.randn(8, 4), torch.randint(3, (8,)))
+    before = model.weight.clone()
+    first = step()
+    assert not torch.equal(model.weight, before)
+    assert step() < first
+
+
+def test_loading_sees_every_image():
+    cases = {case.name: case for case in data_cases()}
+    comparison = cases["data/loading"].build(Settings())
+    assert comparison.ours.run() == comparison.peer.run() == IMAGES
+    assert cases["data/smear"].build(Settings()).ours.run().image.shape == (480, 640, 3)

@@ -1,0 +1,74 @@
+import time
+
+import pytest
+import torch
+
+from wbcnets.benchmark.case import Comparison, Contender, Settings
+from wbcnets.benchmark.machine import Machine, measure_machine
+from wbcnets.benchmark.measure import Measurement, Timing, measure, peak_memory, saved_bytes
+
+CPU = torch.device("cpu")
+
+
+def test_contenders_take_turns_after_warming_up():
+    runs = []
+    comparison = Comparison(
+        Contender("ours", lambda: runs.append("ours")), Contender("peer", lambda: runs.append("p"))
+    )
+    measurement = measure(comparison, Settings(rounds=3, warmup=2))
+    assert runs[:4] == ["ours", "ours", "p", "p"]
+    assert runs[4:10] == ["ours", "p"] * 3
+    assert len(measurement.ours.seconds) == len(measurement.peer.seconds) == 3
+
+
+def test_the_ratio_is_the_median_of_the_rounds():
+    # One round in which the machine was busy: both took ten times as long
+    measurement = Measurement(Timing([1.0, 10.0, 1.0]), Timing([2.0, 20.0, 4.0]))
+    assert measurement.ratios == [0.5, 0.5, 0.25]
+    assert measurement.ratio == 0.5
+    assert Measurement(Timing([1.0])).ratio is None
+
+
+def test_a_slower_peer_has_a_ratio_below_one():
+    comparison = Comparison(
+        Contender("ours", lambda: None), Contender("peer", lambda: time.sleep(0.01))
+    )
+    assert measure(comparison, Settings(rounds=3)).ratio < 1
+
+
+def test_saved_bytes_counts_each_array_once():
+    x = torch.randn(100, dtype=torch.float32, requires_grad=True)
+    assert saved_bytes(lambda: (x * x).sum()) == 400  # x twice, one storage
+    # exp keeps its result, sin its input
+    assert saved_bytes(lambda: x.exp().sin().sum()) == 400
+    assert saved_bytes(lambda: x.sin().sin().sum()) == 800
+
+
+@pytest.mark.skipif(peak_memory(lambda: None, CPU) is None, reason="needs /proc/self/statm")
+def test_peak_memory_sees_a_large_array():
+    def run():
+        torch.ones(64 * 1024 * 1024 // 4).sum()
+
+    assert peak_memory(run, CPU) > 32 * 1024 * 1024
+
+
+def test_memory_ratio_needs_both():
+    timing = Timing([1.0])
+    assert Measurement(timing, timing, ours_saved=10, peer_saved=40).memory_ratio == 0.25
+    assert Measurement(timing, timing).memory_ratio is None
+
+
+def test_the_floor_is_the_longer_of_operations_and_bytes():
+    machine = Machine("a processor", 2, macs_per_second=100.0, bytes_per_second=10.0, versions={})
+    assert machine.floor_seconds(200, 5) == 2.0
+    assert machine.floor_seconds(200, 50) == 5.0
+    assert machine.floor_seconds(None, 50) == 5.0
+    assert machine.floor_seconds(None, None) is None
+
+
+def test_the_machine_has_a_name_and_limits():
+    machine = measure_machine(CPU, torch.float32)
+    assert machine.processor
+    assert machine.macs_per_second > 1e6
+    assert machine.bytes_per_second > 1e6
+    assert machine.versions["torch"] == torch.__version__.split("+")[0]
