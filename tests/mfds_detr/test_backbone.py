@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 
@@ -6,7 +8,7 @@ pytest.importorskip("detectron2")
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_backbone
 
-from mfds_detr.backbone import TimmBackbone
+from mfds_detr.backbone import FrozenNormConv2d, TimmBackbone, join_frozen_norms
 from wbcnets.errors import ConfigError
 
 TINY = {"channels": [8, 16, 16, 32], "stem_width": 8}
@@ -65,3 +67,31 @@ def test_mistakes_are_named():
         TimmBackbone("resnet18", out_indices=(2, 9), options=TINY)
     with pytest.raises(ConfigError, match=r"OPTIONS=.*'width': 3"):
         TimmBackbone("resnet18", options={"width": 3})
+
+
+def test_joined_norms_change_neither_values_nor_gradients_nor_names(tiny_config):
+    cfg = tiny_config("MODEL.BACKBONE.NAME", "build_resnet_backbone")
+    cfg.MODEL.RESNETS.DEPTH = 18
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
+    cfg.MODEL.RESNETS.OUT_FEATURES = ["res3", "res4", "res5"]
+    cfg.MODEL.RESNETS.NORM = "FrozenBN"
+    torch.manual_seed(0)
+    plain = build_backbone(cfg).double()
+    for name, buffer in plain.named_buffers():
+        buffer.uniform_(0.5, 1.5) if "var" in name or "weight" in name else buffer.normal_()
+    joined = copy.deepcopy(plain)
+    join_frozen_norms(joined)
+    again = copy.deepcopy(joined)  # as an exponential moving average does
+    assert sum(type(m) is FrozenNormConv2d for m in again.modules()) == 20
+    assert list(joined.state_dict()) == list(plain.state_dict())
+
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    results = []
+    for backbone in (plain, joined, again):
+        maps = list(backbone(x).values())
+        parameters = [p for p in backbone.parameters() if p.requires_grad]
+        grads = torch.autograd.grad(sum(m.square().sum() for m in maps), parameters)
+        results.append([*maps, *grads])
+    for result in results[1:]:
+        for found, expected in zip(result, results[0]):
+            torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-8)

@@ -46,6 +46,16 @@ def test_output(two_stage, box_refinement):
         assert output["enc_outputs"]["pred_boxes"].shape == (2, 60, 4)
 
 
+def test_without_padding_masks_may_be_left_out():
+    features, _ = pyramid()
+    masks = padding_masks([(48, 64), (48, 64)], (48, 64), features)
+    for two_stage in (False, True):
+        model = detector(two_stage)
+        expected, output = model(features, masks), model(features, masks, padded=False)
+        assert torch.equal(output["pred_logits"], expected["pred_logits"])
+        assert torch.equal(output["pred_boxes"], expected["pred_boxes"])
+
+
 def test_aux_loss_switch():
     with_aux, without = detector(), detector(aux_loss=False)
     expected, output = with_aux(*pyramid()), without(*pyramid())

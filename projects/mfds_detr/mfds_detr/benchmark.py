@@ -1,8 +1,10 @@
 """MFDS-DETR against transformers' Deformable-DETR of the same size, for tools/benchmark.py."""
 
 import importlib
+import re
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +19,8 @@ from wbcnets.benchmark.scaling import ScalingCase
 HEIGHT, WIDTH = 480, 640
 NUM_CLASSES, NUM_QUERIES = 3, 100
 TRAINING_BATCH, BOXES_PER_IMAGE = 2, 14
+CONFIG = Path(__file__).resolve().parents[1] / "configs" / "mfds_detr_r50_base.yaml"
+FROZEN_PARTS = re.compile(r"backbone\.model\.(conv1|layer1\..*)\.weight$")
 PEER = "transformers' Deformable-DETR"
 
 
@@ -59,17 +63,17 @@ def _scaled(settings: Settings) -> Callable[[int, int, int], Callable[[], Any]]:
 
 
 def create_ours(settings: Settings) -> nn.Module:
-    """MFDS-DETR with the paper's neck and extra stage, and random weights."""
+    """MFDS-DETR as the project's config has it, with random weights."""
     torch.manual_seed(settings.seed)
-    overrides = ["MODEL.META_ARCHITECTURE", "MFDSDETR", "MODEL.WEIGHTS", ""]
-    overrides += ["MODEL.BACKBONE.NAME", "build_timm_backbone"]
-    overrides += ["MODEL.MFDS_DETR.NUM_CLASSES", str(NUM_CLASSES)]
+    overrides = ["MODEL.MFDS_DETR.NUM_CLASSES", str(NUM_CLASSES)]
     overrides += ["MODEL.DEVICE", settings.device.type]
-    return build_model(read_config("", overrides)).to(settings.dtype)
+    return build_model(read_config(str(CONFIG), overrides)).to(settings.dtype)
 
 
 def create_peer(settings: Settings) -> nn.Module:
     """Deformable-DETR of transformers with the same widths and depths, and random weights.
+
+    As in ours, batch norms are constants, and the stem and the first stage are not trained.
 
     Raises:
         ModuleNotFoundError: transformers is not installed.
@@ -86,6 +90,10 @@ def create_peer(settings: Settings) -> nn.Module:
         auxiliary_loss=True,
     )
     model = transformers.DeformableDetrForObjectDetection(config)
+    frozen = [p for name, p in model.named_parameters() if FROZEN_PARTS.search(name)]
+    assert len(frozen) == 1 + 10  # the stem's convolution, and three blocks with one shortcut
+    for parameter in frozen:
+        parameter.requires_grad_(False)
     return model.to(settings.device, settings.dtype)
 
 

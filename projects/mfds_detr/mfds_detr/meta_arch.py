@@ -10,6 +10,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 from torchvision.ops import batched_nms, box_convert
 
+from mfds_detr.backbone import join_frozen_norms
 from mfds_detr.criterion import SetCriterion
 from mfds_detr.detector import DeformableDetector, padding_masks
 from mfds_detr.matcher import HungarianMatcher
@@ -83,6 +84,7 @@ class MFDSDETR(nn.Module):
                 "is registered; name one in DATASETS.TRAIN or set the number"
             )
         backbone = build_backbone(cfg)
+        join_frozen_norms(backbone)
         channels = [shape.channels for shape in backbone.output_shape().values()]
         extra_stage = ExtraStage(channels[-1]) if model.EXTRA_STAGE else None
         if extra_stage is not None:
