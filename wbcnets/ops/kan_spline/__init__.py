@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from wbcnets.ops.kan_spline.bases import bspline_bases
+from wbcnets.ops.kan_spline.fused import fused_spline
 from wbcnets.ops.kan_spline.plain import plain_spline
 from wbcnets.ops.kan_spline.recompute import recomputed_spline
+from wbcnets.ops.triton_switch import wants_triton
 
 __all__ = ["bspline_bases", "kan_spline", "plain_spline", "recomputed_spline"]
 
@@ -58,6 +60,8 @@ def kan_spline(
     tensors = (x.to(wide), grid.to(wide), spline_weight.to(wide), spline_scaler.to(wide))
     if linear is not None:
         linear = (linear[0].to(wide), linear[1].to(wide))
+    if wants_triton(x.device) and uniform and order == 3 and wide == torch.float32:
+        return fused_spline(*tensors, linear)
     # Compilers fuse the plain form and decide themselves what to recompute
     compiling = torch.compiler.is_compiling() or torch.jit.is_tracing()
     evaluate = plain_spline if compiling else recomputed_spline

@@ -15,6 +15,7 @@ from wbcnets.ops.ms_deform_attn.bag import bag_attention
 from wbcnets.ops.ms_deform_attn.fused import fused_attention
 from wbcnets.ops.ms_deform_attn.grid_sample import grid_sample_attention
 from wbcnets.ops.ms_deform_attn.native import is_available
+from wbcnets.ops.triton_switch import wants_triton
 
 __all__ = ["BACKENDS", "ms_deform_attn", "select_backend"]
 
@@ -57,8 +58,13 @@ def ms_deform_attn(
     attend = BACKENDS[select_backend(value.device, backend)]
     with torch.autocast(value.device.type, enabled=False):
         wide = torch.promote_types(value.dtype, torch.float32)
+        # The kernels for GPUs sum half values in float32 themselves
+        in_kernel = attend is fused_attention and value.is_cuda
         sampled = attend(
-            value.to(wide), spatial_shapes, sampling_locations.to(wide), attention_weights.to(wide)
+            value if in_kernel else value.to(wide),
+            spatial_shapes,
+            sampling_locations.to(wide),
+            attention_weights.to(wide),
         )
     return sampled.to(value.dtype)
 
@@ -84,7 +90,7 @@ def select_backend(device: torch.device, requested: str | None = None) -> str:
 
 def _fastest(device: torch.device) -> str:
     if device.type != "cpu":
-        return "grid_sample"
+        return "fused" if wants_triton(device) else "grid_sample"
     return "fused" if is_available() else "bag"
 
 

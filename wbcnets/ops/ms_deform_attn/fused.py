@@ -27,6 +27,7 @@ def fused_attention(
 
     Raises:
         RuntimeError: There are no loops for this machine, see `wbcnets.ops.native`.
+        ModuleNotFoundError: The tensors are on a GPU, and triton is not installed.
     """
     flat_shapes = [side for shape in spatial_shapes for side in shape]
     return _forward(value, flat_shapes, sampling_locations, attention_weights)
@@ -44,6 +45,24 @@ def _backward(
     grad: Tensor, value: Tensor, spatial_shapes: Sequence[int], locations: Tensor, weights: Tensor
 ) -> Gradients:
     return native_backward(grad, value, spatial_shapes, locations, weights)
+
+
+@_forward.register_kernel("cuda")
+def _forward_cuda(
+    value: Tensor, spatial_shapes: Sequence[int], locations: Tensor, weights: Tensor
+) -> Tensor:
+    from wbcnets.ops.ms_deform_attn.triton_kernels import triton_forward
+
+    return triton_forward(value, spatial_shapes, locations, weights)
+
+
+@_backward.register_kernel("cuda")
+def _backward_cuda(
+    grad: Tensor, value: Tensor, spatial_shapes: Sequence[int], locations: Tensor, weights: Tensor
+) -> Gradients:
+    from wbcnets.ops.ms_deform_attn.triton_kernels import triton_backward
+
+    return triton_backward(grad, value, spatial_shapes, locations, weights)
 
 
 @_forward.register_fake

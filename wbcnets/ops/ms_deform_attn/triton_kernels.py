@@ -1,0 +1,214 @@
+"""Deformable attention for CUDA, in Triton: one program for some queries of one head.
+
+A program reads its queries' positions and weights once, gathers 4 * L * P rows of D values, sums in
+registers in float32 and writes one row. Memory therefore moves 4 L P D values in, mostly from the
+second-level cache as neighbouring queries read neighbouring rows, and D out; nothing of size
+Q * L * P * D exists. The backward pass adds to the gradient of the values by atomics in float32, so
+that its last bits depend on the order of programs; the other two gradients are written once.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+# Values of one program, in the registers of its four warps
+_VALUES_PER_PROGRAM = 1024
+_LARGEST_BLOCK = 64
+
+
+@triton.jit
+def _pixel(location, size):
+    """A fraction of the map in pixels, cut one pixel outside of it; NaN stays."""
+    pixel = location * size - 0.5
+    pixel = tl.where(pixel < -2.0, -2.0, pixel)
+    return tl.where(pixel > size, size, pixel)
+
+
+@triton.jit
+def _forward_kernel(
+    value,
+    levels,
+    locations,
+    weights,
+    out,
+    tokens,
+    queries,
+    heads,
+    dim,
+    LEVELS: tl.constexpr,
+    POINTS: tl.constexpr,
+    BLOCK_Q: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    head = tl.program_id(1) % heads
+    image = (tl.program_id(1) // heads).to(tl.int64)
+    query = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    channel = tl.arange(0, BLOCK_D)
+    is_query = query < queries
+    is_value = is_query[:, None] & (channel < dim)[None, :]
+    row = (image * queries + query) * heads + head
+    total = tl.zeros((BLOCK_Q, BLOCK_D), tl.float32)
+    for level in tl.static_range(LEVELS):
+        height = tl.load(levels + 3 * level)
+        width = tl.load(levels + 3 * level + 1)
+        start = tl.load(levels + 3 * level + 2)
+        for point in tl.static_range(POINTS):
+            sample = row * (LEVELS * POINTS) + level * POINTS + point
+            x = tl.load(locations + 2 * sample, mask=is_query, other=0.0)
+            y = tl.load(locations + 2 * sample + 1, mask=is_query, other=0.0)
+            weight = tl.load(weights + sample, mask=is_query, other=0.0)
+            x = _pixel(x, width.to(tl.float32))
+            y = _pixel(y, height.to(tl.float32))
+            left = tl.floor(x)
+            top = tl.floor(y)
+            for corner in tl.static_range(4):
+                column = left + (corner % 2)
+                line = top + (corner // 2)
+                inside = (column >= 0) & (column < width) & (line >= 0) & (line < height)
+                along_x = x - left if corner % 2 == 1 else 1.0 - (x - left)
+                along_y = y - top if corner // 2 == 1 else 1.0 - (y - top)
+                token = tl.where(inside, line * width + column, 0.0).to(tl.int64) + start
+                place = ((image * tokens + token) * heads + head) * dim
+                found = tl.load(
+                    value + place[:, None] + channel[None, :],
+                    mask=is_value & inside[:, None],
+                    other=0.0,
+                )
+                total += (weight * along_x * along_y)[:, None] * found.to(tl.float32)
+    place = row * dim
+    tl.store(out + place[:, None] + channel[None, :], total, mask=is_value)
+
+
+@triton.jit
+def _backward_kernel(
+    grad,
+    value,
+    levels,
+    locations,
+    weights,
+    grad_value,
+    grad_locations,
+    grad_weights,
+    tokens,
+    queries,
+    heads,
+    dim,
+    LEVELS: tl.constexpr,
+    POINTS: tl.constexpr,
+    BLOCK_Q: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    head = tl.program_id(1) % heads
+    image = (tl.program_id(1) // heads).to(tl.int64)
+    query = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    channel = tl.arange(0, BLOCK_D)
+    is_query = query < queries
+    is_value = is_query[:, None] & (channel < dim)[None, :]
+    row = (image * queries + query) * heads + head
+    out_place = (row * dim)[:, None] + channel[None, :]
+    upstream = tl.load(grad + out_place, mask=is_value, other=0.0).to(tl.float32)
+    for level in tl.static_range(LEVELS):
+        height = tl.load(levels + 3 * level)
+        width = tl.load(levels + 3 * level + 1)
+        start = tl.load(levels + 3 * level + 2)
+        for point in tl.static_range(POINTS):
+            sample = row * (LEVELS * POINTS) + level * POINTS + point
+            x = tl.load(locations + 2 * sample, mask=is_query, other=0.0)
+            y = tl.load(locations + 2 * sample + 1, mask=is_query, other=0.0)
+            weight = tl.load(weights + sample, mask=is_query, other=0.0)
+            x = _pixel(x, width.to(tl.float32))
+            y = _pixel(y, height.to(tl.float32))
+            left = tl.floor(x)
+            top = tl.floor(y)
+            of_weight = tl.zeros((BLOCK_Q,), tl.float32)
+            of_x = tl.zeros((BLOCK_Q,), tl.float32)
+            of_y = tl.zeros((BLOCK_Q,), tl.float32)
+            for corner in tl.static_range(4):
+                column = left + (corner % 2)
+                line = top + (corner // 2)
+                inside = (column >= 0) & (column < width) & (line >= 0) & (line < height)
+                along_x = x - left if corner % 2 == 1 else 1.0 - (x - left)
+                along_y = y - top if corner // 2 == 1 else 1.0 - (y - top)
+                slope_x = 1.0 if corner % 2 == 1 else -1.0
+                slope_y = 1.0 if corner // 2 == 1 else -1.0
+                token = tl.where(inside, line * width + column, 0.0).to(tl.int64) + start
+                place = ((image * tokens + token) * heads + head) * dim
+                places = place[:, None] + channel[None, :]
+                is_inside = is_value & inside[:, None]
+                found = tl.load(value + places, mask=is_inside, other=0.0).to(tl.float32)
+                share = (weight * along_x * along_y)[:, None]
+                tl.atomic_add(grad_value + places, share * upstream, mask=is_inside)
+                product = tl.sum(found * upstream, axis=1)
+                of_weight += along_x * along_y * product
+                of_x += slope_x * along_y * product
+                of_y += slope_y * along_x * product
+            tl.store(grad_weights + sample, of_weight, mask=is_query)
+            tl.store(grad_locations + 2 * sample, weight * width * of_x, mask=is_query)
+            tl.store(grad_locations + 2 * sample + 1, weight * height * of_y, mask=is_query)
+
+
+def triton_forward(
+    value: Tensor, spatial_shapes: Sequence[int], locations: Tensor, weights: Tensor
+) -> Tensor:
+    """`(B, S, M, D), (B, Q, M, L, P, 2), (B, Q, M, L, P) -> (B, Q, M * D)`, in value's type.
+
+    Args:
+        value: In float32, float16 or bfloat16; sums are in float32.
+        spatial_shapes: Height and width of every level, one after another.
+        locations: In float32.
+        weights: In float32.
+    """
+    value, locations, weights = (x.contiguous() for x in (value, locations, weights))
+    batch, _, heads, dim = value.shape
+    out = value.new_empty(batch, locations.shape[1], heads * dim)
+    levels = _levels(tuple(spatial_shapes), value.device)
+    _launch(_forward_kernel, [value, levels, locations, weights, out], value, locations)
+    return out
+
+
+def triton_backward(
+    grad: Tensor, value: Tensor, spatial_shapes: Sequence[int], locations: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of value, locations and weights, given that of the result `(B, Q, M * D)`."""
+    grad, value, locations, weights = (x.contiguous() for x in (grad, value, locations, weights))
+    grad_value = torch.zeros_like(value, dtype=torch.float32)
+    grad_locations, grad_weights = torch.empty_like(locations), torch.empty_like(weights)
+    levels = _levels(tuple(spatial_shapes), value.device)
+    tensors = [grad, value, levels, locations, weights, grad_value, grad_locations, grad_weights]
+    _launch(_backward_kernel, tensors, value, locations)
+    return grad_value.to(value.dtype), grad_locations, grad_weights
+
+
+def _launch(kernel: "triton.JITFunction", tensors: list[Tensor], value: Tensor, locations: Tensor):
+    batch, tokens, heads, dim = value.shape
+    queries, levels, points = locations.shape[1], locations.shape[3], locations.shape[4]
+    if not batch * queries:
+        return
+    block_d = max(16, triton.next_power_of_2(dim))
+    block_q = min(_LARGEST_BLOCK, max(1, _VALUES_PER_PROGRAM // block_d))
+    kernel[(triton.cdiv(queries, block_q), batch * heads)](
+        *tensors,
+        tokens,
+        queries,
+        heads,
+        dim,
+        LEVELS=levels,
+        POINTS=points,
+        BLOCK_Q=block_q,
+        BLOCK_D=block_d,
+        num_warps=4,
+    )
+
+
+@functools.lru_cache(maxsize=128)
+def _levels(spatial_shapes: tuple[int, ...], device: torch.device) -> Tensor:
+    """Height, width and first token of every level; kept, since a copy to the device waits."""
+    rows, start = [], 0
+    for height, width in zip(spatial_shapes[::2], spatial_shapes[1::2]):
+        rows.append((height, width, start))
+        start += height * width
+    return torch.tensor(rows, dtype=torch.int32, device=device)
