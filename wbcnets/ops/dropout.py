@@ -16,10 +16,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from wbcnets.ops.native import load_library, thread_count
+from wbcnets.ops.native import TYPES, call, load_library
 
 LIBRARY = "dropout"
-TYPES = {torch.float32: "float32", torch.float64: "float64"}
 _LARGEST_SEED = 2**63 - 1
 
 
@@ -108,11 +107,12 @@ def _draw_seed() -> int:
 def _call(name: str, tensors: list[Tensor], seed: int, p: float) -> None:
     library = load_library(LIBRARY)
     assert library is not None
-    getattr(library, f"{name}_{TYPES[tensors[0].dtype]}")(
-        *(ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors),
+    call(
+        library,
+        name,
+        tensors,
         ctypes.c_int64(tensors[0].numel()),
         ctypes.c_uint64(seed),
         ctypes.c_uint32(round(p * 2**32)),
         ctypes.c_double(1 / (1 - p)),
-        ctypes.c_int(thread_count()),
     )

@@ -7,15 +7,13 @@ With u the distance to the middle of a basis in knot spacings,
 """
 
 import ctypes
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from wbcnets.ops.native import load_library, thread_count
+from wbcnets.ops.native import TYPES, call, load_library
 
 LIBRARY = "kan_spline"
-NATIVE_TYPES = {torch.float32: "float32", torch.float64: "float64"}
 
 
 def cardinal_position(x: Tensor, grid: Tensor) -> Tensor:
@@ -132,34 +130,28 @@ class NativeCardinalCubic:
         self._middle = (first + last) / 2
         self._spacings = (knots - 1) / (last - first)
         self._bases = grid.new_empty(rows, self.count * features)
-        suffix = NATIVE_TYPES[grid.dtype]
-        self._fill_bases = getattr(library, f"bases_{suffix}")
-        self._fill_both = getattr(library, f"bases_and_input_gradient_{suffix}")
+        self._library = library
 
     def bases(self, x: Tensor) -> Tensor:
         """`(r, I) -> (r, n * I)`; overwritten by the next call."""
-        x = x.contiguous()
         bases = self._bases[: len(x)]
-        self._call(self._fill_bases, x, self._middle, self._spacings, bases)
+        self._call("bases", x.contiguous(), self._middle, self._spacings, bases)
         return bases
 
     def bases_and_input_gradient(self, x: Tensor, grad: Tensor, x_grad: Tensor) -> Tensor:
         """`(r, I), (r, n * I) -> (r, n * I)`; `x_grad` takes `grad * slope`, summed over bases."""
         bases = self._bases[: len(x)]
         tensors = (grad, self._middle, self._spacings, bases, x_grad)
-        self._call(self._fill_both, x.contiguous(), *tensors)
+        self._call("bases_and_input_gradient", x.contiguous(), *tensors)
         return bases
 
-    def _call(self, function: Callable[..., None], x: Tensor, *others: Tensor) -> None:
-        function(
-            *(ctypes.c_void_p(tensor.data_ptr()) for tensor in (x, *others)),
-            *map(ctypes.c_int64, (*x.shape, self.count)),
-            ctypes.c_int(thread_count()),
-        )
+    def _call(self, name: str, x: Tensor, *others: Tensor) -> None:
+        sizes = map(ctypes.c_int64, (*x.shape, self.count))
+        call(self._library, name, [x, *others], *sizes)
 
 
 def find_native(grid: Tensor) -> ctypes.CDLL | None:
     """The loops, where they are compiled and fit the grid's device and type."""
-    if grid.device.type != "cpu" or grid.dtype not in NATIVE_TYPES:
+    if grid.device.type != "cpu" or grid.dtype not in TYPES:
         return None
     return load_library(LIBRARY)

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from wbcnets.ops.native import load_library, thread_count
+from wbcnets.ops.native import call, load_library
 
 LIBRARY = "ms_deform_attn"
-TYPES = {torch.float32: "float32", torch.float64: "float64"}
 
 
 @torch.compiler.assume_constant_result
@@ -70,10 +69,6 @@ def _call(
         )
     batch, tokens, heads, dim = value.shape
     queries, levels, points = locations.shape[1], locations.shape[3], locations.shape[4]
-    function = getattr(library, f"{name}_{TYPES[value.dtype]}")
-    function(
-        *(ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors),
-        (ctypes.c_int64 * len(spatial_shapes))(*spatial_shapes),
-        *map(ctypes.c_int64, (batch, tokens, heads, dim, queries, levels, points)),
-        ctypes.c_int(thread_count()),
-    )
+    sizes = (batch, tokens, heads, dim, queries, levels, points)
+    shapes = (ctypes.c_int64 * len(spatial_shapes))(*spatial_shapes)
+    call(library, name, tensors, shapes, *map(ctypes.c_int64, sizes))

@@ -16,13 +16,18 @@ import stat
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
-__all__ = ["ENVIRONMENT_VARIABLE", "load_library", "thread_count"]
+__all__ = ["ENVIRONMENT_VARIABLE", "TYPES", "call", "load_library"]
 
 ENVIRONMENT_VARIABLE = "WBCNETS_NATIVE"
+TYPES = {torch.float32: "float32", torch.float64: "float64"}
+Number = Any  # of ctypes, whose common base is private
 COMPILERS = ("c++", "g++", "clang++")
 COMPILE_SECONDS = 120
 # No -ffast-math: it would take NaN for a number, and change how the whole process rounds
@@ -65,9 +70,18 @@ def load_library(name: str) -> ctypes.CDLL | None:
         return None
 
 
-def thread_count() -> int:
-    """How many threads a loop shall take: those of PyTorch."""
-    return torch.get_num_threads()
+def call(library: ctypes.CDLL, name: str, tensors: Sequence[Tensor], *numbers: Number) -> None:
+    """Runs a loop with as many threads as PyTorch takes.
+
+    Args:
+        library: What `load_library` returned.
+        name: Of the function, without the type behind it.
+        tensors: Contiguous, all of the first one's type, which is one of `TYPES`.
+        numbers: What follows in the function's arguments; the threads come last.
+    """
+    function = getattr(library, f"{name}_{TYPES[tensors[0].dtype]}")
+    pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors)
+    function(*pointers, *numbers, ctypes.c_int(torch.get_num_threads()))
 
 
 def _compiled(source: Path) -> Path:
