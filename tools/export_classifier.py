@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import save
 from timm.models import save_for_hf
 
-from wbcnets.checkpoints import write_atomically
 from wbcnets.errors import WbcnetsError
+from wbcnets.files import write_with_digest
 from wbcnets.train.classifier import Classifier, load_classifier
 
 
@@ -41,7 +41,7 @@ def write_file(classifier: Classifier, path: Path) -> None:
     }
     content = save(state, metadata={"class_names": json.dumps(list(classifier.class_names))})
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda file: file.write(content))
+    write_with_digest(path, lambda file: file.write(content))
 
 
 def write_folder(classifier: Classifier, folder: Path) -> None:

@@ -1,16 +1,15 @@
 """Checkpoint files, read without running code from them.
 
-PyTorch archives, safetensors, and the pickled NumPy arrays of Detectron2's model zoo.
+PyTorch archives, safetensors, and the pickled NumPy arrays of Detectron2's model zoo. Where a
+file's SHA-256 stands beside it (see `wbcnets.files`), it is compared before anything is read.
 """
 
 import argparse
 import io
 import json
-import os
 import pickle
-import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import torch
 from timm.models import clean_state_dict
 
 from wbcnets.errors import CheckpointError
+from wbcnets.files import DigestError, verify_digest, write_with_digest
 
 # The command line that some training tools keep beside the weights is data
 torch.serialization.add_safe_globals([argparse.Namespace])
@@ -58,6 +58,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         CheckpointError: The file is damaged, or is not a checkpoint.
     """
     try:
+        verify_digest(path)
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
         if path.suffix == ".pkl":
@@ -90,41 +91,37 @@ def _holds_tensors(value: Any) -> bool:
     return isinstance(value, dict) and any(hasattr(item, "shape") for item in value.values())
 
 
-def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
-    """Writes a file so that at any instant either the old or the new one stands whole.
+def write_checkpoint(path: Path, data: Mapping[str, Any]) -> None:
+    """Writes tensors and plain values with `torch.save`, whole or not at all, with their SHA-256.
 
     Args:
-        path: The final name.
-        write: Gets a binary file opened for writing.
+        path: The file.
+        data: Of strings, numbers, tensors and containers of them, which load without running code.
 
     Raises:
-        CheckpointError: The file could not be written; the old one is untouched.
+        CheckpointError: The file could not be written, or a tensor holds values that are not
+            finite; the old file is untouched.
     """
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that nobody else may read
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
-    except (OSError, RuntimeError) as error:
+    broken = list(_not_finite(data))
+    if broken:
         raise CheckpointError(
-            f"{path}: could not be written ({error}); the previous file, if any, is untouched. "
-            "Free some space, or choose another output folder"
-        ) from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+            f"{path}: not written, since values are not finite in {', '.join(broken[:5])}"
+            f"{', ...' if len(broken) > 5 else ''}; the previous file, if any, is untouched. Go on "
+            "from that one, with a lower learning rate"
+        )
+    write_with_digest(path, lambda file: torch.save(dict(data), file))
 
 
-def _umask() -> int:
-    """The process's file mode mask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _not_finite(value: Any, name: str = "") -> Iterator[str]:
+    if isinstance(value, torch.Tensor):
+        if value.is_floating_point() and not value.isfinite().all():
+            yield name
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _not_finite(item, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _not_finite(item, f"{name}[{index}]")
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
@@ -154,6 +151,11 @@ def _describe_damage(path: Path, error: Exception) -> str:
         return "this is a Git LFS pointer, not the file itself; run git lfs pull"
     if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
         return "this is a web page, not a checkpoint; download it again"
+    if isinstance(error, DigestError):
+        return (
+            f"damaged: {error}. Take a copy of both, or, if the file is known to be right, remove "
+            "the other"
+        )
     return f"damaged, cut off, or holds more than weights ({type(error).__name__})"
 
 

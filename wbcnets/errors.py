@@ -30,3 +30,7 @@ class CheckpointError(WbcnetsError, RuntimeError):
 
 class ConfigError(WbcnetsError, ValueError):
     """A configuration key or value is unknown or out of range."""
+
+
+class ProcessError(WbcnetsError, RuntimeError):
+    """Another process of the same run died, failed or gives no answer."""

@@ -14,8 +14,9 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from wbcnets.checkpoints import read_checkpoint, write_atomically
+from wbcnets.checkpoints import read_checkpoint
 from wbcnets.errors import CheckpointError
+from wbcnets.files import write_with_digest
 
 
 def export(source: Path, target: Path, dtype: torch.dtype) -> int:
@@ -38,7 +39,7 @@ def export(source: Path, target: Path, dtype: torch.dtype) -> int:
     # safetensors refuses tensors that share memory, as the heads of all layers may
     state = {name: tensor.clone() for name, tensor in state.items()}
     data = safetensors.torch.save(state, metadata={"class_names": json.dumps(names)})
-    write_atomically(target, lambda file: file.write(data))
+    write_with_digest(target, lambda file: file.write(data))
     return len(data)
 
 

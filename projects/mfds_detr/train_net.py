@@ -18,6 +18,7 @@ Without a GPU, add MODEL.DEVICE cpu (it is chosen by itself where no GPU is foun
 import argparse
 import logging
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -40,6 +41,7 @@ from mfds_detr.trainer import Trainer, evaluate, guarded
 from mfds_detr.weight_files import read_weights
 from wbcnets.errors import ConfigError
 from wbcnets.losses.focal import class_share_alpha
+from wbcnets.train.distributed import DEFAULT_TIMEOUT
 
 logger = logging.getLogger("mfds_detr")
 
@@ -136,7 +138,7 @@ def run(args: argparse.Namespace) -> None:
         evaluate(cfg, model)
         return
     warn_of_frozen_noise(cfg)
-    trainer = Trainer(cfg, class_names)
+    trainer = Trainer(cfg, class_names, args.allow_config_change)
     trainer.resume_or_load(resume=args.resume)
     trainer.train()
 
@@ -164,6 +166,20 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME=ANNOTATIONS.json:IMAGE_FOLDER",
         help="make a COCO-format dataset known under a name; may be given several times",
     )
+    parser.add_argument(
+        "--allow-config-change",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="with --resume, go on although this config key differs from the checkpoint's",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=DEFAULT_TIMEOUT,
+        metavar="SECONDS",
+        help="how long one of several processes waits for the others (default: %(default)g)",
+    )
     return parser
 
 
@@ -177,6 +193,7 @@ if __name__ == "__main__":
             arguments.machine_rank,
             arguments.dist_url if arguments.num_machines > 1 else "auto",
             (arguments,),
+            timedelta(seconds=arguments.timeout),
         )
     except ProcessExitedException as error:
         # The process has said what was wrong; a traceback of its launch would only hide that

@@ -15,9 +15,10 @@ import safetensors.torch
 from mfds_detr.checkpoint import AtomicCheckpointer, fit_weights
 from mfds_detr.weight_files import read_weights
 from mfds_detr.weight_names import translate
-from wbcnets import checkpoints
-from wbcnets.checkpoints import read_checkpoint, write_atomically
+from wbcnets import files
+from wbcnets.checkpoints import read_checkpoint
 from wbcnets.errors import CheckpointError
+from wbcnets.files import write_atomically
 
 
 class Canary:
@@ -294,7 +295,7 @@ def test_a_failing_rename_leaves_the_old_file(tmp_path, monkeypatch):
     def refuse(*args):
         raise OSError("read-only")
 
-    monkeypatch.setattr(checkpoints.os, "replace", refuse)
+    monkeypatch.setattr(files.os, "replace", refuse)
     with pytest.raises(CheckpointError, match="read-only"):
         write_atomically(path, lambda file: file.write(b"new"))
     monkeypatch.undo()
@@ -307,7 +308,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path):
 import resource, signal, sys, torch
 from pathlib import Path
 sys.path[:0] = {sys.path!r}
-from wbcnets.checkpoints import write_atomically
+from wbcnets.files import write_atomically
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 path = Path({str(tmp_path / "model.pth")!r})
 write_atomically(path, lambda file: torch.save({{"a": torch.zeros(10)}}, file))

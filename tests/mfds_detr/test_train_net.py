@@ -313,8 +313,8 @@ def test_kill_and_resume(command, smears, tmp_path, repository):
         assert checkpoints
         for path in checkpoints:
             assert read_checkpoint(path)["iteration"] >= 0, moments
-    arguments = command(*smears, "SOLVER.MAX_ITER", newest + 3, flags=["--resume"])
-    process = start(arguments, repository)
+    flags = ["--resume", "--allow-config-change", "SOLVER.MAX_ITER"]
+    process = start(command(*smears, "SOLVER.MAX_ITER", newest + 3, flags=flags), repository)
     shown, _ = process.communicate(timeout=300)
     assert process.returncode == 0, shown
     assert f"Training from iteration {newest + 1} to {newest + 3}" in shown

@@ -107,29 +107,64 @@ def test_clipping(make_trainer):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_gradients_that_are_not_finite_change_nothing(make_trainer, value):
-    trainer = make_trainer()
+def test_gradients_that_are_not_finite_change_nothing(make_trainer, tmp_path, value):
+    trainer = make_trainer("SOLVER.MAX_BAD_STEPS", 3)
     run_steps(trainer)
     before, state = weights(trainer.network), copy.deepcopy(trainer.optimizer.state_dict())
     averaged = weights(trainer.ema.module)
     trainer.network.detector.query_embed.weight.register_hook(lambda gradient: gradient * value)
-    statistics = [name for name in before if "running_" in name or "num_batches" in name]
     with pytest.raises(FloatingPointError) as caught:
-        run_steps(trainer)
+        run_steps(trainer, 5)
+    assert trainer.iter == 2
     message = str(caught.value)
-    assert "iteration 0" in message
+    assert "iteration 2" in message
     assert "weights were not changed" in message
+    assert "bad step 3 in a row" in message
     assert message.count("smear_0000") == 2
     after = trainer.network.state_dict()
-    assert all(torch.equal(before[name], after[name]) for name in before if name not in statistics)
+    counters = [name for name in before if "num_batches" in name]
+    assert all(torch.equal(before[name], after[name]) for name in before if name not in counters)
+    kept = torch.load(tmp_path / "bad_step.pth", weights_only=True)
+    assert (kept["iteration"], len(kept["images"]), len(kept["files"])) == (2, 2, 2)
+    assert (tmp_path / "bad_step.png").is_file()
     assert same(averaged, trainer.ema.module.state_dict())
     for key, slots in state["state"].items():
         for name, slot in slots.items():
             assert torch.equal(slot, trainer.optimizer.state_dict()["state"][key][name])
 
 
-def test_losses_that_are_not_finite_stop(make_trainer):
+def test_a_single_bad_step_is_left_out(make_trainer, caplog):
     trainer = make_trainer()
+    calls = []
+
+    def spoil(gradient):
+        calls.append(1)
+        return gradient * float("nan") if len(calls) == 2 else gradient
+
+    trainer.network.detector.query_embed.weight.register_hook(spoil)
+    run_steps(trainer, 3)
+    assert "iteration 1: loss" in caplog.text
+    assert "The step was left out" in caplog.text
+    assert (trainer.run_record.bad_steps, trainer.run_record.bad_in_a_row) == (1, 0)
+    assert all(tensor.isfinite().all() for tensor in trainer.network.state_dict().values())
+
+
+def test_activations_that_are_not_finite_do_not_reach_running_statistics(make_trainer):
+    trainer = make_trainer("SOLVER.MAX_BAD_STEPS", 1, "MODEL.TIMM.FROZEN_BN", False)
+    before = weights(trainer.network)
+    assert any(name.endswith("running_mean") for name in before)
+    # Adding a NaN to the first map makes all statistics behind it NaN
+    trainer.network.backbone.register_forward_pre_hook(lambda module, args: (args[0] * torch.nan,))
+    with pytest.raises(FloatingPointError, match="weights were not changed"):
+        run_steps(trainer)
+    after = trainer.network.state_dict()
+    for name in before:
+        if not name.endswith("num_batches_tracked"):
+            assert torch.equal(before[name], after[name]), name
+
+
+def test_losses_that_are_not_finite_stop(make_trainer):
+    trainer = make_trainer("SOLVER.MAX_BAD_STEPS", 1)
     with torch.no_grad():
         trainer.network.neck.outputs[0][0].weight.fill_(float("nan"))
     with pytest.raises(FloatingPointError):

@@ -145,9 +145,32 @@ def test_what_cannot_go_on_is_refused(cells, tmp_path):
     others = make_cells(tmp_path / "others", train=13)
     with pytest.raises(DataError, match="other images"):
         resume_training(run, [f"data.source={others}"])
-    (run / "last.pth").write_bytes((run / "last.pth").read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match=r"last\.pth: damaged"):
-        resume_training(run)
+    (run / "last.pth.sha256").unlink()
     (run / "last.pth").write_bytes((run / "best.pth").read_bytes())
     with pytest.raises(CheckpointError, match="holds weights alone"):
         resume_training(run)
+
+
+def test_a_damaged_checkpoint_is_passed_over(cells, tmp_path, monkeypatch, caplog):
+    train_classifier(toy_config(cells, tmp_path / "whole"))
+    run = tmp_path / "run"
+    options = ("training.checkpoint_minutes=0",)
+    crash_after(5, monkeypatch, toy_config(cells, run, *options))
+    last = bytearray((run / "last.pth").read_bytes())
+    last[len(last) // 2] ^= 1
+    (run / "last.pth").write_bytes(last)
+    resume_training(run)
+    assert "last.pth: damaged" in caplog.text
+    assert "trying the one before" in caplog.text
+    assert differences(tmp_path / "whole" / "last.pth", run / "last.pth") == []
+
+
+def test_without_a_whole_checkpoint_all_are_named(cells, tmp_path):
+    run = tmp_path / "run"
+    train_classifier(toy_config(cells, run))
+    for name in ("last.pth", "previous.pth"):
+        (run / name).write_bytes((run / name).read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="no checkpoint can be resumed") as caught:
+        resume_training(run)
+    assert "last.pth: damaged" in str(caught.value)
+    assert "previous.pth: damaged" in str(caught.value)

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from wbcnets.data.cell_card import ClassTable, normalise_name
-from wbcnets.data.cell_manifest import CellImage, CellManifest, path_problem, sha256_of_file
+from wbcnets.data.cell_manifest import CellImage, CellManifest, path_problem
 from wbcnets.data.cell_sources import CellFile, CellListing
 from wbcnets.data.images import image_conversions, read_image
 from wbcnets.data.near_duplicates import Fingerprint, fingerprint_image
 from wbcnets.data.report import Counts
 from wbcnets.errors import DataError
+from wbcnets.files import sha256_of_file
 
 # A cell of fewer pixels shows nothing that its class could be told from
 MIN_SIDE = 8

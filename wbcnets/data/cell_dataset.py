@@ -99,6 +99,10 @@ class CellDataset(Dataset[tuple[Tensor, int]]):
         pixels = image.to(torch.float32).mul_(self._scale).add_(self._shift)
         return pixels, self.manifest.images[index].label
 
+    def describe(self, index: int) -> str:
+        """The file of an item, for messages."""
+        return str(self.manifest.path(self.manifest.images[index]))
+
     def image(self, index: int) -> npt.NDArray[np.uint8]:
         """The augmented image of an item, `(H, W, 3)` uint8 RGB, as it is before normalisation."""
         if not 0 <= index < len(self):

@@ -8,7 +8,6 @@ A manifest is a CSV file beside its images. Its first line says what it is, the 
 """
 
 import csv
-import hashlib
 import io
 import json
 import os
@@ -21,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from wbcnets.errors import DataError
+from wbcnets.files import sha256_of_file, write_atomically
 
 MANIFEST_NAME = "manifest.csv"
 _MAGIC = "# wbcnets manifest 1 "
@@ -139,9 +139,7 @@ def write_manifest(manifest: CellManifest, path: str | os.PathLike[str]) -> None
     text = stream.getvalue()
     _parse(text, target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(target.name + ".part")
-    temporary.write_text(text, encoding="utf-8", newline="")
-    temporary.replace(target)
+    write_atomically(target, lambda file: file.write(text.encode("utf-8")))
 
 
 def read_manifest(path: str | os.PathLike[str], *, must_exist: bool = True) -> CellManifest:
@@ -198,15 +196,6 @@ def verify_hashes(manifest: CellManifest) -> None:
         problems = [line for line in pool.map(check, manifest.images) if line]
     if problems:
         raise DataError(f"{manifest.name}: {len(problems)} images were changed", problems)
-
-
-def sha256_of_file(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with Path(path).open("rb") as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def path_problem(file: str) -> str | None:

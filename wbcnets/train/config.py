@@ -52,6 +52,7 @@ class DataConfig:
         sampler: "shuffle", or "class_balanced" for as many images of each class in an epoch.
         repeats: How often a training image of a class is listed, by class name.
         workers: Processes that load images; -1 for as many as there are processors, up to 8.
+        worker_timeout: Seconds in which a worker must give a batch; 0 waits for ever.
         cache: Decode all images once and keep them in memory.
     """
 
@@ -69,6 +70,7 @@ class DataConfig:
     sampler: str = "shuffle"
     repeats: dict[str, int] = field(default_factory=dict)
     workers: int = -1
+    worker_timeout: float = 300.0
     cache: bool = False
 
 
@@ -173,6 +175,7 @@ class TrainingConfig:
         checkpoint_minutes: At most so long until `last.pth` is written again.
         checkpoint_epochs: `last.pth` is written every so many epochs.
         max_bad_steps: Steps in a row without finite loss and gradients until training stops.
+        process_timeout: Seconds that one of several processes waits for the others.
     """
 
     epochs: int = 30
@@ -192,6 +195,7 @@ class TrainingConfig:
     checkpoint_minutes: float = 5.0
     checkpoint_epochs: int = 1
     max_bad_steps: int = 10
+    process_timeout: float = 600.0
 
 
 @dataclass
@@ -263,6 +267,8 @@ _LIMITS: dict[str, str] = {
     "training.checkpoint_minutes": "at least 0",
     "training.checkpoint_epochs": "at least 1",
     "training.max_bad_steps": "at least 1",
+    "training.process_timeout": "above 0",
+    "data.worker_timeout": "at least 0",
 }
 
 

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import cv2
@@ -20,6 +21,7 @@ from wbcnets.data.cell_dataset import CellDataset
 from wbcnets.data.cell_manifest import CellManifest
 from wbcnets.data.manifest import load_cells
 from wbcnets.data.splits import repeat_classes, split_cells
+from wbcnets.data.watched_loading import DEFAULT_TIMEOUT, WatchedDataset, watched_batches
 from wbcnets.errors import ConfigError, DataError
 from wbcnets.train.config import DataConfig, TrainConfig
 from wbcnets.train.distributed import Processes
@@ -146,20 +148,33 @@ def create_sampler(
 
 
 def create_train_loader(
-    dataset: CellDataset, sampler: StepSampler, workers: int, device: torch.device
+    dataset: CellDataset,
+    sampler: StepSampler,
+    workers: int,
+    device: torch.device,
+    timeout: float = DEFAULT_TIMEOUT,
 ) -> DataLoader[tuple[Tensor, int]]:
-    """Loads the parts of steps in order."""
-    return DataLoader(dataset, batch_sampler=sampler, **_worker_options(workers, device))
+    """Loads the parts of steps in order; for `watched_batches`."""
+    watched = WatchedDataset(dataset, dataset.describe)
+    return DataLoader(watched, batch_sampler=sampler, **_worker_options(workers, device, timeout))
 
 
 def create_val_loader(
-    dataset: CellDataset, batch_size: int, workers: int, processes: Processes
+    dataset: CellDataset,
+    batch_size: int,
+    workers: int,
+    processes: Processes,
+    timeout: float = DEFAULT_TIMEOUT,
 ) -> DataLoader[tuple[Tensor, int]]:
     """Loads this process's share of the evaluation images: every one of `Processes.count`."""
-    indices = range(processes.rank, len(dataset), processes.count)
-    return DataLoader(
-        Subset(dataset, indices), batch_size, **_worker_options(workers, processes.device)
-    )
+    share = Subset(dataset, range(processes.rank, len(dataset), processes.count))
+    watched = WatchedDataset(share, partial(_describe_share, share))
+    return DataLoader(watched, batch_size, **_worker_options(workers, processes.device, timeout))
+
+
+def _describe_share(share: Subset[Any], index: int) -> str:
+    dataset: Any = share.dataset
+    return str(dataset.describe(share.indices[index]))
 
 
 def count_workers(workers: int, processes: int) -> int:
@@ -172,7 +187,7 @@ def count_workers(workers: int, processes: int) -> int:
 
 def measure_loader(loader: DataLoader[Any], seconds: float = 3.0, batches: int = 50) -> float:
     """Images per second of the loader alone, after the workers have started."""
-    start, images, iterator = time.perf_counter(), 0, iter(loader)
+    start, images, iterator = time.perf_counter(), 0, watched_batches(loader)
     if len(loader) > 1:
         next(iterator)
         start = time.perf_counter()
@@ -184,12 +199,13 @@ def measure_loader(loader: DataLoader[Any], seconds: float = 3.0, batches: int =
     return images / max(time.perf_counter() - start, 1e-9)
 
 
-def _worker_options(workers: int, device: torch.device) -> dict[str, Any]:
+def _worker_options(workers: int, device: torch.device, timeout: float) -> dict[str, Any]:
     options: dict[str, Any] = {"num_workers": workers, "pin_memory": device.type == "cuda"}
     if workers:
         options |= {
             "persistent_workers": True,
             "prefetch_factor": 4,
+            "timeout": timeout,
             "worker_init_fn": _start_worker,
         }
     return options

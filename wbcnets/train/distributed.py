@@ -1,15 +1,25 @@
 """Several processes on one task, as torchrun starts them: gloo on CPUs, NCCL on GPUs."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from wbcnets.errors import ConfigError
+from wbcnets.errors import ConfigError, ProcessError, WbcnetsError
+
+# Seconds that a process waits for the others; PyTorch's own default is half an hour
+DEFAULT_TIMEOUT = 600.0
+_LOST = re.compile(
+    r"connection (closed|reset|refused)|broken pipe|socket timeout|timed out|timeout|watchdog|"
+    r"remote process exited|connectFullMesh|heartbeat",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -70,14 +80,18 @@ class Processes:
 
 
 @contextmanager
-def started_processes(device: str = "auto") -> Iterator[Processes]:
+def started_processes(
+    device: str = "auto", timeout: float = DEFAULT_TIMEOUT
+) -> Iterator[Processes]:
     """Joins the processes that torchrun started, or is the only one; leaves them at the end.
 
     Args:
         device: "auto" takes a GPU where there is one; "cpu" or "cuda".
+        timeout: Seconds that a process waits for the others in an exchange.
 
     Raises:
         ConfigError: There is no GPU, or fewer than processes on this machine.
+        ProcessError: Another process died, failed, or gave no answer for `timeout`.
     """
     rank, count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     chosen = _choose_device(device, int(os.environ.get("LOCAL_RANK", 0)))
@@ -85,12 +99,36 @@ def started_processes(device: str = "auto") -> Iterator[Processes]:
         torch.cuda.set_device(chosen)
     started = count > 1 and not dist.is_initialized()
     if started:
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        backend = "nccl" if chosen.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
     try:
         yield Processes(chosen, rank, count)
+    except RuntimeError as error:
+        reason = lost_process(error, rank, count)
+        if reason is None:
+            raise
+        raise ProcessError(reason) from error
     finally:
         if started:
             dist.destroy_process_group()
+
+
+def lost_process(error: RuntimeError, rank: int, count: int) -> str | None:
+    """What to say of an error in an exchange between processes; None where it is no such error.
+
+    Args:
+        error: What PyTorch raised.
+        rank: This process.
+        count: How many there are.
+    """
+    if count == 1 or isinstance(error, WbcnetsError) or not _LOST.search(str(error)):
+        return None
+    others = ", ".join(str(other) for other in range(count) if other != rank)
+    first = str(error).strip().splitlines()[0][:200]
+    return (
+        f"process {rank} of {count} had no answer from the others ({others}): one of them died, "
+        f"failed, or hangs; look for its own message. Resume from the last checkpoint ({first})"
+    )
 
 
 def _choose_device(device: str, local_rank: int) -> torch.device:

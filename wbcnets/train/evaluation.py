@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from wbcnets.data.watched_loading import watched_batches
 from wbcnets.train.distributed import Processes
 from wbcnets.train.metrics import Judgement, judge
 
@@ -25,7 +26,7 @@ def predict_shard(
     was_training = model.training
     model.eval()
     rows = []
-    for images, _ in loader:
+    for images, _ in watched_batches(loader):
         images = images.to(device, non_blocking=True, memory_format=memory_format)
         with torch.autocast(device.type, amp_dtype, enabled=amp_dtype is not None):
             logits = model(images)

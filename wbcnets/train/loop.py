@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from wbcnets.data.cell_dataset import CellDataset
+from wbcnets.data.watched_loading import watched_batches
 from wbcnets.train.config import TrainConfig
 from wbcnets.train.display import Display
 from wbcnets.train.distributed import Processes
 from wbcnets.train.evaluation import evaluate, watched
 from wbcnets.train.interruption import Interruption
-from wbcnets.train.run_folder import RunFolder
+from wbcnets.train.run_folder import LAST_NAME, RunFolder
 from wbcnets.train.sampling import StepSampler
 from wbcnets.train.step import Stepper, StepResult
 from wbcnets.train.training_state import TrainingState
@@ -100,7 +101,7 @@ class TrainingLoop:
         start, before = time.perf_counter(), progress.seconds
         self._waited, images, first = 0.0, 0, 0.0
         display.start_epoch(progress.epoch, self.config.training.epochs, steps, progress.step)
-        batches = iter(self.parts.train_loader)
+        batches = watched_batches(self.parts.train_loader)
         while True:
             parts = self._next_parts(batches)
             result = self.parts.stepper.take(parts, interruption.requested, self._is_late())
@@ -139,11 +140,23 @@ class TrainingLoop:
         indices = self.parts.sampler.step_indices(progress.epoch, progress.step - 1)
         files = [self.parts.train_set.manifest.images[index].file for index in indices]
         where = f"epoch {progress.epoch + 1}, step {progress.step}"
+        if self.folder is not None:
+            self.folder.keep_bad_step(
+                self.parts.train_set,
+                indices,
+                {
+                    "epoch": progress.epoch + 1,
+                    "step": progress.step,
+                    "loss": result.loss,
+                    "norm": result.norm,
+                },
+            )
         logger.warning(
-            "%s: loss %.4g with gradients of norm %.4g: the step was left out",
+            "%s: loss %.4g with gradients of norm %.4g: the step was left out; its images: %s",
             where,
             result.loss,
             result.norm,
+            ", ".join(files),
         )
         if progress.bad_in_a_row >= limit:
             raise FloatingPointError(
@@ -263,7 +276,7 @@ class TrainingLoop:
         progress.total_seconds = self._elapsed()
         self._saved_at = time.perf_counter()
         metrics = progress.rows[-1] if progress.rows else {}
-        self._save("last.pth", metrics, self.state.resume_state())
+        self._save(LAST_NAME, metrics, self.state.resume_state())
 
     def _save(
         self, name: str, metrics: dict[str, float], resume: dict[str, Any] | None = None

@@ -57,7 +57,7 @@ def train_classifier(config: TrainConfig) -> Progress:
         FloatingPointError: Too many steps in a row were not finite.
         KeyboardInterrupt: The run was asked to stop and can be resumed.
     """
-    with started_processes(config.device) as processes:
+    with started_processes(config.device, config.training.process_timeout) as processes:
         path = check_new(config.output)
         processes.wait()  # before the main one writes into it
         return _run(config, path, processes)
@@ -76,7 +76,7 @@ def resume_training(output: str | Path, overrides: Sequence[str] = ()) -> Progre
         KeyboardInterrupt: The run was asked to stop and can be resumed.
     """
     config = read_run(Path(output), overrides)
-    with started_processes(config.device) as processes:
+    with started_processes(config.device, config.training.process_timeout) as processes:
         return _run(config, Path(output), processes, resume=True)
 
 
@@ -90,7 +90,7 @@ def _run(config: TrainConfig, path: Path, processes: Processes, resume: bool = F
     parts = _create_parts(config, splits, model, data_config, processes)
     folder = _start_folder(path, config, splits, data_config) if processes.is_main else None
     if checkpoint is not None:
-        parts.state.restore(checkpoint, str(path / "last.pth"))
+        parts.state.restore(checkpoint, checkpoint["origin"])
         checkpoint.clear()
     progress = parts.state.progress
     if resume:
@@ -146,14 +146,15 @@ def _create_parts(
     )
     mixup = create_mixup(config.mixup, num_classes, sampler.part_size)
     workers = count_workers(config.data.workers, processes.count)
+    timeout = config.data.worker_timeout
     return RunParts(
         state,
         Stepper(state, wrap(pair, training, processes), training, processes, mixup),
         sampler,
         train_set,
         val_set,
-        create_train_loader(train_set, sampler, workers, processes.device),
-        create_val_loader(val_set, 2 * sampler.part_size, workers, processes),
+        create_train_loader(train_set, sampler, workers, processes.device, timeout),
+        create_val_loader(val_set, 2 * sampler.part_size, workers, processes, timeout),
     )
 
 

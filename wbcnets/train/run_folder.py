@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from PIL import Image
 
-from wbcnets.checkpoints import read_checkpoint, write_atomically
+from wbcnets.checkpoints import read_checkpoint, write_checkpoint
 from wbcnets.data.cell_dataset import CellDataset
 from wbcnets.data.draw import contact_sheet
-from wbcnets.errors import ConfigError, DataError
+from wbcnets.errors import CheckpointError, ConfigError, DataError
+from wbcnets.files import keep_copy, write_atomically
 from wbcnets.train.config import TrainConfig
 from wbcnets.train.config_file import dump_config, load_config
 from wbcnets.train.data_loading import CellSplits
@@ -24,10 +25,13 @@ from wbcnets.train.metrics import Judgement
 logger = logging.getLogger(__name__)
 
 CONFIG_NAME = "config.yaml"
+LAST_NAME = "last.pth"
+PREVIOUS_NAME = "previous.pth"
 # What may differ when a run goes on: it changes nothing in the weights that come out of each step
 CHANGEABLE = (
     "data.cache",
     "data.source",
+    "data.worker_timeout",
     "data.workers",
     "device",
     "output",
@@ -36,6 +40,7 @@ CHANGEABLE = (
     "training.early_stopping",
     "training.max_bad_steps",
     "training.max_minutes",
+    "training.process_timeout",
 )
 _README = """\
 A run of wbcnets' tools/train_classifier.py.
@@ -47,14 +52,17 @@ tensorboard/     the same curves for TensorBoard, where it is installed
 best.pth         weights of the best epoch by {metric}, with class names and image size
 best.json        its figures on the evaluation images, of all classes and of each
 last.pth         the newest weights and all that `--resume` needs to go on from them
+previous.pth     the same, one checkpoint earlier, should the newest be damaged
+*.sha256         SHA-256 of the files, for `sha256sum --check`
 classes.json     class names in the order of the model's outputs
 splits.json      the images of training and evaluation
 first_batch.png  images of the first step, augmented as the model saw them
+bad_step.*       images of the newest step whose numbers were not finite, where there was one
 
-Both .pth files are dictionaries for torch.load(..., weights_only=True): "state_dict" (and
+The .pth files are dictionaries for torch.load(..., weights_only=True): "state_dict" (and
 "state_dict_ema", the moving average, where there is one), "model" (name, keywords and number of
 classes), "class_names", "data_config" (size, mean and std of the images), "epoch", "metrics" and
-"config"; last.pth also has "resume".
+"config"; last.pth and previous.pth also have "resume".
 """
 
 
@@ -126,7 +134,9 @@ class RunFolder:
         }
         if resume is not None:
             data["resume"] = {**resume, "images": self.fingerprint}
-        write_atomically(self.path / name, lambda file: torch.save(data, file))
+        if resume is not None:
+            keep_copy(self.path / name, self.path / PREVIOUS_NAME)
+        write_checkpoint(self.path / name, data)
 
     def write_log(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Writes `log.csv` anew."""
@@ -152,8 +162,7 @@ class RunFolder:
             lists[name] = rows
         self.write_text("splits.json", json.dumps(lists, indent=0, ensure_ascii=False))
 
-    def draw_first_batch(self, dataset: CellDataset, indices: Sequence[int]) -> None:
-        """Writes `first_batch.png`: at most 32 images of a step."""
+    def _draw(self, dataset: CellDataset, indices: Sequence[int], name: str) -> None:
         images = [dataset.image(index) for index in indices[:32]]
         captions = [
             f"{self.class_names[dataset.labels[index]]} "
@@ -161,7 +170,31 @@ class RunFolder:
             for index in indices[:32]
         ]
         sheet = Image.fromarray(contact_sheet(images, 8, captions, tile_width=160))
-        write_atomically(self.path / "first_batch.png", lambda file: sheet.save(file, "PNG"))
+        write_atomically(self.path / name, lambda file: sheet.save(file, "PNG"))
+
+    def keep_bad_step(
+        self, dataset: CellDataset, indices: Sequence[int], figures: Mapping[str, float]
+    ) -> None:
+        """Writes `bad_step.pth` and `bad_step.png`: the images of a step that was left out.
+
+        Args:
+            dataset: The training images, in the epoch of the step.
+            indices: Those of the step, over all processes.
+            figures: Epoch, step, loss and norm of the gradients.
+        """
+        items = [dataset[index] for index in indices]
+        data = {
+            "images": torch.stack([pixels for pixels, _ in items]),
+            "labels": torch.tensor([label for _, label in items]),
+            "files": [dataset.describe(index) for index in indices],
+            **figures,
+        }
+        write_atomically(self.path / "bad_step.pth", lambda file: torch.save(data, file))
+        self._draw(dataset, indices, "bad_step.png")
+
+    def draw_first_batch(self, dataset: CellDataset, indices: Sequence[int]) -> None:
+        """Writes `first_batch.png`: at most 32 images of a step."""
+        self._draw(dataset, indices, "first_batch.png")
 
     def write_text(self, name: str, text: str) -> None:
         """Writes a small file whole or not at all."""
@@ -210,24 +243,32 @@ def read_run(output: Path, overrides: Sequence[str] = ()) -> TrainConfig:
 
 
 def read_last(output: Path, fingerprint: str) -> dict[str, Any] | None:
-    """The newest checkpoint of a run, None where it stopped before its first.
+    """The newest checkpoint of a run that can be read, None where it stopped before its first.
 
     Args:
         output: The run's folder.
         fingerprint: Of the images, see `wbcnets.train.data_loading.CellSplits`.
 
     Raises:
-        CheckpointError: The file is damaged.
+        CheckpointError: There are checkpoints, and all of them are damaged.
         DataError: It was trained on other images.
     """
-    path = output / "last.pth"
-    if not path.exists():
-        return None
-    checkpoint = read_checkpoint(path)
-    checkpoint["state_dict"] = checkpoint.pop("model")
-    if checkpoint.get("resume", {}).get("images", fingerprint) != fingerprint:
-        raise DataError(
-            f"{path}: was trained on other images, labels or splits than the data source has now - "
-            "put them back, or start a new run"
-        )
-    return checkpoint
+    damaged: list[str] = []
+    for path in (output / LAST_NAME, output / PREVIOUS_NAME):
+        if not path.exists():
+            continue
+        try:
+            checkpoint = read_checkpoint(path)
+        except CheckpointError as error:
+            logger.warning("%s; trying the one before", error)
+            damaged.append(str(error))
+            continue
+        if checkpoint.get("resume", {}).get("images", fingerprint) != fingerprint:
+            raise DataError(
+                f"{path}: was trained on other images, labels or splits than the data source has "
+                "now - put them back, or start a new run"
+            )
+        return {**checkpoint, "state_dict": checkpoint["model"], "origin": str(path)}
+    if damaged:
+        raise CheckpointError("no checkpoint can be resumed:\n  " + "\n  ".join(damaged))
+    return None

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor, nn
 
 from mfds_detr.weight_files import read_weights
 from mfds_detr.weight_names import Translation, translate
-from wbcnets.checkpoints import read_checkpoint, write_atomically
-from wbcnets.errors import CheckpointError
+from wbcnets.checkpoints import read_checkpoint, write_checkpoint
+from wbcnets.errors import CheckpointError, ConfigError
+from wbcnets.files import write_atomically
 
 # A class head has one row per class: with other classes it has to be learned anew
 _HEAD = re.compile(r"^detector\.class_embed\.\d+\.(weight|bias)$")
@@ -26,8 +26,9 @@ _HEAD = re.compile(r"^detector\.class_embed\.\d+\.(weight|bias)$")
 class AtomicCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer that a `kill -9` cannot harm and that refuses to guess.
 
-    Files are written beside their final name, synced and renamed. When resuming, damaged files
-    are passed over for the newest one that loads. Loading never runs code from a file.
+    Files are written beside their final name, synced and renamed, with their SHA-256 beside them.
+    When resuming, damaged files are passed over for the newest one that loads. Loading never runs
+    code from a file.
 
     Args:
         model: The model, wrapped for several processes or not.
@@ -59,9 +60,16 @@ class AtomicCheckpointer(DetectionCheckpointer):
         data |= kwargs
         path = Path(self.save_dir) / f"{name}.pth"
         self.logger.info(f"Saving checkpoint to {path}")
-        write_atomically(path, lambda file: torch.save(data, file))
+        write_checkpoint(path, data)
+        self._remove_lone_digests()
         if name != "model_best":  # the best is not the newest, from which to resume
             self.tag_last_checkpoint(path.name)
+
+    def _remove_lone_digests(self) -> None:
+        """Those of checkpoints that Detectron2's hook has removed to make room."""
+        for sidecar in Path(self.save_dir).glob("model_*.pth.sha256"):
+            if not sidecar.with_suffix("").exists():
+                sidecar.unlink(missing_ok=True)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Points `last_checkpoint` at a file of the output folder."""
@@ -113,6 +121,8 @@ class AtomicCheckpointer(DetectionCheckpointer):
         for key, obj in self.checkpointables.items():
             try:
                 obj.load_state_dict(checkpoint.pop(key))
+            except ConfigError:
+                raise
             except (ValueError, KeyError, RuntimeError) as error:
                 raise CheckpointError(
                     f"{path}: its {key} does not fit this config ({error}); resume with the config "

@@ -91,6 +91,8 @@ def _add_training_keys(cfg: CfgNode) -> None:
     cfg.SOLVER.CLIP_NORM = 0.1  # of all gradients together, 0 for none
     cfg.SOLVER.EMA = CfgNode({"ENABLED": False, "DECAY": 0.9998})
     cfg.SOLVER.CHECKPOINTS_KEPT = 3
+    cfg.SOLVER.MAX_BAD_STEPS = 10  # in a row whose numbers are not finite, before training stops
+    cfg.DATALOADER.TIMEOUT = 300.0  # seconds in which a worker must give a batch, 0 for ever
 
     cfg.INPUT.VERTICAL_FLIP = False  # a smear has no upside
     # Shares of the image that a random crop keeps at least, (1.0, 1.0) for no crop
@@ -135,5 +137,7 @@ def check_config(cfg: CfgNode) -> None:
         )
     if not 0 <= cfg.TEST.NMS_IOU <= 1:
         raise ConfigError(f"TEST.NMS_IOU={cfg.TEST.NMS_IOU}: give an IoU from 0 (off) to 1")
+    if cfg.SOLVER.MAX_BAD_STEPS < 1 or cfg.DATALOADER.TIMEOUT < 0:
+        raise ConfigError("SOLVER.MAX_BAD_STEPS must be at least 1, DATALOADER.TIMEOUT at least 0")
     if cfg.SOLVER.MAX_ITER < 1 or cfg.SOLVER.IMS_PER_BATCH < 1:
         raise ConfigError("SOLVER.MAX_ITER and SOLVER.IMS_PER_BATCH must be at least 1")

@@ -8,7 +8,7 @@ from typing import Any
 from detectron2.evaluation import COCOEvaluator
 from tabulate import tabulate
 
-from wbcnets.checkpoints import write_atomically
+from wbcnets.files import write_atomically
 
 _ORDER = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 

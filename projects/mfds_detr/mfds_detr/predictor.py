@@ -28,10 +28,10 @@ from mfds_detr.config import read_config
 from mfds_detr.dataset_mapper import build_augmentations
 from mfds_detr.weight_files import read_weights
 from mfds_detr.weight_names import Translation, translate
-from wbcnets.checkpoints import write_atomically
 from wbcnets.data.draw import draw_boxes
 from wbcnets.data.images import SUFFIXES, read_image
 from wbcnets.errors import CheckpointError, ConfigError, DataError
+from wbcnets.files import write_atomically
 
 logger = logging.getLogger("mfds_detr.predictor")
 

@@ -1,6 +1,7 @@
 """The training loop: Detectron2's hooks around a step that checks before it changes anything."""
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -9,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader, build_detection_train_loader
 from detectron2.engine import TrainerBase, hooks
 from detectron2.evaluation import inference_on_dataset
 from detectron2.modeling import build_model
@@ -26,12 +27,18 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mfds_detr.bad_step import keep_bad_step
 from mfds_detr.checkpoint import AtomicCheckpointer
+from mfds_detr.data_loading import build_test_loader, build_train_loader
 from mfds_detr.dataset_mapper import SmearMapper
 from mfds_detr.evaluation import LeukocyteEvaluator, save_results
 from mfds_detr.hooks import BestCheckpointer, Pictures
 from mfds_detr.optimizer import build_optimizer
-from wbcnets.errors import WbcnetsError
+from mfds_detr.run_record import RunRecord
+from wbcnets.data.watched_loading import watched_batches
+from wbcnets.errors import ProcessError, WbcnetsError
+from wbcnets.train.distributed import lost_process
+from wbcnets.train.optimization import BufferBackup, seed_everything
 
 logger = logging.getLogger("mfds_detr.trainer")
 
@@ -54,12 +61,18 @@ class EmaState:
 class Trainer(TrainerBase):
     """Trains `MFDSDETR` from a config.
 
+    Everything random in a step follows from the run's seed and the iteration, so that a resumed
+    run goes on as if it had not stopped: on a CPU, with the same bits.
+
     Args:
         cfg: The whole config; its datasets are registered.
         class_names: The classes in the model's order.
+        allowed_changes: Config keys that may differ from those of the run that goes on.
     """
 
-    def __init__(self, cfg: CfgNode, class_names: Sequence[str]) -> None:
+    def __init__(
+        self, cfg: CfgNode, class_names: Sequence[str], allowed_changes: Sequence[str] = ()
+    ) -> None:
         super().__init__()
         self.cfg = cfg
         self.max_iter = cfg.SOLVER.MAX_ITER
@@ -73,7 +86,9 @@ class Trainer(TrainerBase):
             and cfg.SOLVER.AMP.PRECISION == "float16"
             and cfg.MODEL.DEVICE == "cuda"
         )
+        self.run_record = RunRecord.of(cfg, allowed_changes)
         stateful: dict[str, Any] = {
+            "run": self.run_record,
             "optimizer": self.optimizer,
             "scheduler": self.scheduler,
             "scaler": self.scaler,
@@ -90,9 +105,10 @@ class Trainer(TrainerBase):
             **stateful,
         )
         self.model = distribute(model)
-        self.data_loader = build_detection_train_loader(
-            cfg, mapper=SmearMapper.from_config(cfg, is_train=True)
-        )
+        self._parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self._buffers = BufferBackup(model)
+        self._mapper = SmearMapper.from_config(cfg, is_train=True)
+        self.data_loader = build_train_loader(cfg, self._mapper, self.run_record.seed)
         self.register_hooks(self.build_hooks())
 
     @property
@@ -106,6 +122,9 @@ class Trainer(TrainerBase):
         self.start_iter = extra.get("iteration", -1) + 1
         if self.start_iter == 0 and self.ema is not None:
             self.ema.set(self.network)
+        self.data_loader = build_train_loader(
+            self.cfg, self._mapper, self.run_record.seed, self.start_iter
+        )
         if self.start_iter >= self.max_iter:
             logger.info(f"Iteration {self.start_iter} of {self.max_iter}: training had ended")
 
@@ -122,9 +141,9 @@ class Trainer(TrainerBase):
         return [
             hooks.IterationTimer(),
             hooks.LRScheduler(self.optimizer, self.scheduler),
-            saver if main else None,
             hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self.evaluate),
             BestCheckpointer(self.checkpointer) if main else None,
+            saver if main else None,  # last, so that it knows of the best so far
             hooks.PeriodicWriter(self.build_writers(), period=20) if main else None,
             Pictures(cfg, lambda: self.evaluated_model) if main else None,
         ]
@@ -147,12 +166,12 @@ class Trainer(TrainerBase):
 
         Raises:
             WbcnetsError: An image turned out to be unreadable, or a checkpoint unwritable.
-            FloatingPointError: Losses or gradients are not finite; weights were not touched.
+            FloatingPointError: Too many steps in a row were not finite; none touched the weights.
         """
         logger.info(f"Training from iteration {self.start_iter} to {self.max_iter}")
         self.iter = self.start_iter
         self.model.train()
-        self._batches = iter(self.data_loader)
+        self._batches = watched_batches(self.data_loader)
         with EventStorage(self.start_iter) as self.storage:
             self.before_train()
             while self.iter < self.max_iter:
@@ -163,49 +182,77 @@ class Trainer(TrainerBase):
             self.after_train()
 
     def run_step(self) -> None:
-        """One optimiser step: losses, gradients, a check that all is finite, the update."""
+        """One optimiser step: losses, gradients, a check that all is finite, the update.
+
+        Raises:
+            FloatingPointError: The last of too many steps in a row that were not finite.
+        """
         start = time.perf_counter()
         batch = next(self._batches)
         data_time = time.perf_counter() - start
+        # After the batch: a loader that starts draws from torch's generator
+        seed_everything(self.run_record.seed, self.iter, comm.get_rank())
+        self._buffers.keep()
+        try:
+            metrics = self._compute_gradients(batch)
+        except FloatingPointError as error:
+            # Other processes wait for this one's gradients, so that it cannot leave out a step
+            self._leave_out(batch, str(error), stop=comm.get_world_size() > 1)
+            return
+        loss, norm = metrics["total_loss"], metrics["gradient_norm"]
+        # float16's gradients overflow now and then; the scaler leaves such a step out by itself
+        if not (math.isfinite(loss) and (math.isfinite(norm) or self.scaler.is_enabled())):
+            self._leave_out(batch, f"loss {loss:.4g} with gradient norm {norm:.4g}")
+            return
+        self.run_record.bad_in_a_row = 0
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.ema is not None:
+            self.ema.update(self.network, step=self.iter)
+        if comm.is_main_process():
+            self.storage.put_scalars(**metrics, data_time=data_time)
+
+    def _compute_gradients(self, batch: Sequence[dict[str, Any]]) -> dict[str, float]:
+        """Clipped gradients, and losses and norm as means over all processes.
+
+        Reading these is the step's one wait for the device, beside the matcher's.
+        """
         with autocast(self.cfg):
             losses: dict[str, Tensor] = self.model(batch)
         total = torch.stack(list(losses.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(total).backward()
         self.scaler.unscale_(self.optimizer)
-        clip = self.cfg.SOLVER.CLIP_NORM or float("inf")
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, clip)
-        self._check_finite(total, norm, batch)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if self.ema is not None:
-            self.ema.update(self.network, step=self.iter)
-        self._write_metrics(losses, total, norm, data_time)
+        clip = self.cfg.SOLVER.CLIP_NORM or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, clip)
+        values = torch.stack([*losses.values(), total, norm]).detach()
+        if comm.get_world_size() > 1:
+            dist.all_reduce(values)
+            values /= comm.get_world_size()
+        return dict(zip([*losses, "total_loss", "gradient_norm"], values.tolist()))
 
-    def _check_finite(self, total: Tensor, norm: Tensor, batch: Sequence[dict[str, Any]]) -> None:
-        overflow_is_normal = self.scaler.is_enabled() and torch.isfinite(total)
-        if torch.isfinite(norm) or overflow_is_normal:
-            return
-        images = ", ".join(str(entry.get("file_name", "?")) for entry in batch[:8])
-        raise FloatingPointError(
-            f"iteration {self.iter}: loss {total.item():.4g} with gradient norm {norm.item():.4g}; "
-            f"the weights were not changed. Lower SOLVER.BASE_LR, or look at the images: {images}"
+    def _leave_out(self, batch: Sequence[dict[str, Any]], reason: str, stop: bool = False) -> None:
+        """Undoes what a step that was not finite changed, keeps its images, and counts it."""
+        self._buffers.restore()
+        self.run_record.bad_steps += 1
+        self.run_record.bad_in_a_row += 1
+        kept = keep_bad_step(Path(self.cfg.OUTPUT_DIR), batch, self.iter, self.class_names)
+        images = ", ".join(
+            f"{entry.get('file_name', '?')} (image id {entry.get('image_id', '?')})"
+            for entry in batch[:8]
         )
-
-    def _write_metrics(
-        self, losses: dict[str, Tensor], total: Tensor, norm: Tensor, data_time: float
-    ) -> None:
-        names = [*losses, "total_loss", "gradient_norm"]
-        values = torch.stack([*losses.values(), total, norm]).detach().cpu().tolist()
-        gathered = comm.gather({**dict(zip(names, values)), "data_time": data_time})
-        if comm.is_main_process():
-            self.storage.put_scalars(
-                **{
-                    name: sum(rank[name] for rank in gathered) / len(gathered)
-                    for name in gathered[0]
-                }
-            )
+        text = (
+            f"iteration {self.iter}: {reason}; the weights were not changed. The images, kept in "
+            f"{kept}: {images}"
+        )
+        limit = self.cfg.SOLVER.MAX_BAD_STEPS
+        if not stop and self.run_record.bad_in_a_row < limit:
+            logger.warning(f"{text}. The step was left out")
+            return
+        raise FloatingPointError(
+            f"{text}. This was bad step {self.run_record.bad_in_a_row} in a row "
+            f"(SOLVER.MAX_BAD_STEPS {limit}): lower SOLVER.BASE_LR, or look at the images"
+        )
 
 
 def evaluate(cfg: CfgNode, model: nn.Module, iteration: int | None = None) -> dict[str, Any]:
@@ -221,9 +268,7 @@ def evaluate(cfg: CfgNode, model: nn.Module, iteration: int | None = None) -> di
     """
     results: dict[str, Any] = {}
     for name in cfg.DATASETS.TEST:
-        loader = build_detection_test_loader(
-            cfg, name, mapper=SmearMapper.from_config(cfg, is_train=False)
-        )
+        loader = build_test_loader(cfg, name, SmearMapper.from_config(cfg, is_train=False))
         evaluator = LeukocyteEvaluator(name, Path(cfg.OUTPUT_DIR) / "inference" / name)
         with autocast(cfg):
             figures = inference_on_dataset(model, loader, evaluator)
@@ -262,9 +307,20 @@ def guarded(main: Callable[..., Any], *args: Any) -> Any:
         SystemExit: With status 2, on an error that the user can mend.
     """
     try:
-        return main(*args)
+        return _named(main, *args)
     except (WbcnetsError, FloatingPointError) as error:
         logger.error(str(error))
         if not comm.is_main_process():
             print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _named(main: Callable[..., Any], *args: Any) -> Any:
+    """Runs a function, and says so where it failed for want of another process's answer."""
+    try:
+        return main(*args)
+    except RuntimeError as error:
+        reason = lost_process(error, comm.get_rank(), comm.get_world_size())
+        if reason is None:
+            raise
+        raise ProcessError(reason) from error
