@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wbcnets.data.overlap import difference_hash, find_overlaps
+from wbcnets.data.image_facts import difference_hash
+from wbcnets.data.overlap import find_overlaps
 from wbcnets.errors import DataError
 
 

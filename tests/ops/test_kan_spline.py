@@ -4,8 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.reference import kan as reference
+from wbcnets.layers.kan import KANLinear
 from wbcnets.ops.kan_spline import bspline_bases, kan_spline, plain_spline, recompute
 from wbcnets.ops.kan_spline.cox_de_boor import cox_de_boor_bases_and_slopes
+from wbcnets.ops.kan_spline.fused import has_loops
 from wbcnets.ops.kan_spline.knots import (
     adaptive_knots,
     are_uniform,
@@ -318,3 +320,46 @@ def test_refit_by_blocks_of_features_equals_one(monkeypatch):
     expected = refitted_weight(*arguments)
     monkeypatch.setattr("wbcnets.ops.kan_spline.knots.REFIT_BLOCK", 80)
     torch.testing.assert_close(refitted_weight(*arguments), expected)
+
+
+@pytest.mark.skipif(not has_loops(), reason="no compiled loops on this machine")
+def test_compilers_take_the_loops_and_exports_do_not():
+    torch.manual_seed(0)
+    layer = KANLinear(7, 5, device="cpu")
+    compiled = torch.compile(layer, fullgraph=True)
+    inputs = [torch.randn(3, 4, 7, requires_grad=True) for _ in range(2)]
+    inputs[1].data.copy_(inputs[0].data)
+    results = []
+    for network, x in zip((layer, compiled), inputs):
+        layer.zero_grad(set_to_none=True)
+        y = network(x)
+        y.square().sum().backward()
+        results.append([y.detach(), x.grad, *(p.grad for p in layer.parameters())])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-6)
+    graphs = []
+
+    def keep(graph, example_inputs):
+        graphs.append(str(graph.graph))
+        return graph.forward
+
+    torch.compile(layer, backend=keep, fullgraph=True)(inputs[0])
+    assert "wbcnets.kan_spline" in graphs[0]
+    exported = torch.export.export(layer, (inputs[0].detach(),))
+    assert "wbcnets" not in str(exported.graph)
+    torch.testing.assert_close(exported.module()(inputs[0]), layer(inputs[0]), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(not has_loops(), reason="no compiled loops on this machine")
+def test_the_operator_keeps_its_promises_to_pytorch():
+    torch.manual_seed(0)
+    grid = torch.linspace(-2, 2, 12, dtype=torch.float64).expand(3, -1).contiguous()
+    x = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, 3, 8, dtype=torch.float64, requires_grad=True)
+    scaler = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+    base = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
+    activated = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
+    for extra in ((None, None), (activated, base)):
+        torch.library.opcheck(
+            torch.ops.wbcnets.kan_spline.default, (x, grid, weight, scaler, *extra)
+        )

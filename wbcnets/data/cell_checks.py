@@ -5,19 +5,23 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from wbcnets.data.cell_card import ClassTable, normalise_name
 from wbcnets.data.cell_manifest import CellImage, CellManifest, path_problem
 from wbcnets.data.cell_sources import CellFile, CellListing
-from wbcnets.data.images import image_conversions, read_image
+from wbcnets.data.content_cache import shared_cache
+from wbcnets.data.images import MAX_PIXELS, image_conversions, read_image
 from wbcnets.data.near_duplicates import Fingerprint, fingerprint_image
 from wbcnets.data.report import Counts
 from wbcnets.errors import DataError
-from wbcnets.files import sha256_of_file
 
 # A cell of fewer pixels shows nothing that its class could be told from
 MIN_SIDE = 8
 _NAMED_PER_LINE = 5
+# To be counted up when readers or fingerprints change
+_KIND = f"cell 1 {MAX_PIXELS} {MIN_SIDE}"
+_PLACEHOLDER = "<the image>"
 
 
 @dataclass
@@ -84,6 +88,7 @@ def check_cells(
     *,
     drop_unusable: bool,
     left_out: Sequence[str] = (),
+    repair: bool = False,
 ) -> CheckedCells:
     """Checks the images of a source and makes a manifest of those that can be used.
 
@@ -95,6 +100,8 @@ def check_cells(
             class and split, are left out and counted. Otherwise the former are problems, and the
             latter are kept and noted.
         left_out: Classes of the source that are not wanted.
+        repair: Whether an image that is in two classes, which is a problem otherwise, is left out
+            of both and counted.
 
     Raises:
         DataError: A class is unknown, one image is in two classes, a name cannot be written, no
@@ -122,6 +129,8 @@ def check_cells(
         inspected.append(result)
     if not drop_unusable:
         problems += [f"{file}: {reason}" for file, reason in report.dropped.items()]
+    if repair:
+        images, inspected = _without_conflicts(images, inspected, table, report)
     kept, more = _without_duplicates(images, inspected, table, report, drop_unusable)
     problems += more
     if not kept and not problems:
@@ -187,16 +196,50 @@ def _name_problem(name: str) -> str | None:
 
 
 def _inspect(path: Path) -> _Inspected | str:
-    """Decodes an image once; a text says why it cannot be used."""
+    """Decodes an image, or recalls what was found; a text says why it cannot be used."""
+    try:
+        found = shared_cache().facts(path, _KIND, _find)
+        digest = shared_cache().digest(path)
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    if "error" in found:
+        return str(found["error"]).replace(_PLACEHOLDER, path.name)
+    return _Inspected(digest, Fingerprint.from_json(found), tuple(found["conversions"]))
+
+
+def _find(path: Path) -> dict[str, Any]:
     try:
         image = read_image(path)
         height, width = image.shape[:2]
         if min(height, width) < MIN_SIDE:
-            return f"{width}x{height} px show no cell, at least {MIN_SIDE} px a side are needed"
+            reason = f"{width}x{height} px show no cell, at least {MIN_SIDE} px a side are needed"
+            return {"error": reason}
         conversions = image_conversions(path)
-        return _Inspected(sha256_of_file(path), fingerprint_image(image), conversions)
     except DataError as error:
-        return str(error).removeprefix(f"{path}: ")
+        text = str(error).removeprefix(f"{path}: ")
+        return {"error": text.replace(str(path), _PLACEHOLDER)}
+    return {**fingerprint_image(image).as_json(), "conversions": conversions}
+
+
+def _without_conflicts(
+    images: Sequence[CellImage],
+    inspected: Sequence[_Inspected],
+    table: ClassTable,
+    report: CellReport,
+) -> tuple[list[CellImage], list[_Inspected]]:
+    """The images that are not in two classes; nobody here can tell which of two is right."""
+    classes: dict[str, set[int]] = defaultdict(set)
+    for image, result in zip(images, inspected):
+        classes[result.fingerprint.digest].add(image.label)
+    pairs = []
+    for image, result in zip(images, inspected):
+        found = sorted(classes[result.fingerprint.digest])
+        if len(found) == 1:
+            pairs.append((image, result))
+            continue
+        names = " and ".join(table.names[label] for label in found)
+        report.dropped[image.file] = f"the same image is in the classes {names}"
+    return [image for image, _ in pairs], [result for _, result in pairs]
 
 
 def _without_duplicates(

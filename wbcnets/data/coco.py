@@ -65,8 +65,10 @@ class CocoDataset:
         category_ids: The JSON's own ids in the same order, that is, ascending.
         images: All images; those without boxes are kept as negatives.
         counts: What became of the annotations.
+        image_counts: What became of the images.
         repaired: One line per repaired annotation or image: file, item, what was done.
         dropped: One line per dropped annotation: file, item, why.
+        dropped_images: One line per dropped image.
         notes: What a person should know and nothing was changed for.
     """
 
@@ -76,8 +78,10 @@ class CocoDataset:
     category_ids: tuple[int, ...]
     images: list[CocoImage]
     counts: Counts
+    image_counts: Counts
     repaired: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
+    dropped_images: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -104,9 +108,11 @@ class CocoDataset:
         lines = [
             f"{self.source}: {len(self.images)} images, {self.n_negatives} of them without boxes, "
             f"at most {self.max_boxes} boxes in one",
+            f"  images: {self.image_counts}",
             f"  annotations: {self.counts}",
             f"  boxes per class: {classes}",
         ]
+        lines += [f"  dropped image: {line}" for line in self.dropped_images]
         lines += [f"  dropped: {line}" for line in self.dropped]
         lines += [f"  repaired: {line}" for line in self.repaired]
         lines += [f"  note: {line}" for line in self.notes]
@@ -174,6 +180,7 @@ def load_coco(
     bad_box: BadBox = "drop",
     check_images: bool = True,
     strict: bool = False,
+    repair: bool = False,
 ) -> CocoDataset:
     """Reads and checks a COCO detection file.
 
@@ -183,8 +190,11 @@ def load_coco(
         bad_box: What happens to boxes without area or outside the image ("drop" or "error") and
             whether swapped corners and boxes far over the border are mended ("fix"); see
             `wbcnets.data.box_checks.check_box`.
-        check_images: Whether all image files are opened and their sizes compared.
+        check_images: Whether all image files are decoded and their sizes compared; what was found
+            is kept by content, so that the next time costs little.
         strict: Whether repairs, drops and notes are problems too.
+        repair: Whether annotations and images that would be problems are left out and listed, and
+            annotation ids that stand twice are numbered anew.
 
     Returns:
         The dataset. Segmentations are not read.
@@ -201,6 +211,7 @@ def load_coco(
         bad_box=bad_box,
         check_images=check_images,
         strict=strict,
+        repair=repair,
     )
 
 
@@ -212,6 +223,7 @@ def parse_coco(
     bad_box: BadBox = "drop",
     check_images: bool = True,
     strict: bool = False,
+    repair: bool = False,
 ) -> CocoDataset:
     """Checks a COCO object that is already in memory; see `load_coco`.
 
@@ -222,6 +234,7 @@ def parse_coco(
         bad_box: As for `load_coco`.
         check_images: As for `load_coco`.
         strict: As for `load_coco`.
+        repair: As for `load_coco`.
 
     Raises:
         DataError: The object has problems.
@@ -230,7 +243,7 @@ def parse_coco(
         raise DataError(f"bad_box={bad_box!r} is unknown - choose from {list(BAD_BOX_CHOICES)}")
     if not Path(image_root).is_dir():
         raise DataError(f"{source}: the image folder {os.fspath(image_root)} does not exist")
-    report = ConversionReport()
+    report = ConversionReport(repair=repair)
     root = Path(image_root).resolve()
     categories = read_categories(data, report)
     records = read_images(data, root, check_images, report)
@@ -241,7 +254,8 @@ def parse_coco(
     image_repairs = [f"{r.item}: {'; '.join(r.repairs)}" for r in records.values() if r.repairs]
     problems = list(report.problems)
     if strict:
-        problems += [f"{line} (strict)" for line in report.dropped + report.repaired]
+        left_out = report.dropped_images + report.dropped
+        problems += [f"{line} (strict)" for line in left_out + report.repaired]
         problems += [f"{line} (strict)" for line in image_repairs + report.notes]
     if problems:
         raise DataError(
@@ -256,8 +270,15 @@ def parse_coco(
         category_ids=tuple(categories),
         images=[_to_image(record, Path(image_root).absolute()) for record in records.values()],
         counts=report.counts,
+        image_counts=Counts(
+            report.n_images,
+            len(records) - len(image_repairs),
+            len(image_repairs),
+            len(report.dropped_images),
+        ),
         repaired=[f"{name}: {line}" for line in report.repaired + image_repairs],
         dropped=[f"{name}: {line}" for line in report.dropped],
+        dropped_images=[f"{name}: {line}" for line in report.dropped_images],
         notes=[f"{name}: {line}" for line in report.notes],
     )
 

@@ -4,7 +4,6 @@ Every function takes the report and adds to it what it found; none of them stops
 """
 
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -12,16 +11,16 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from wbcnets.data.box_checks import BadBox, Box, check_box, looks_like_corners, read_box
+from wbcnets.data.image_facts import ImageFacts, facts_or_reasons
 from wbcnets.data.image_paths import normalise_file_name, refuse_file_name
-from wbcnets.data.images import image_size
 from wbcnets.data.report import ConversionReport
-from wbcnets.errors import DataError
 
 # From this share of boxes on, corners stored as [x, y, width, height] are taken to be systematic.
 CORNERS_SHARE = 0.05
 CORNERS_MINIMUM = 3
 NEAR_DUPLICATE_IOU = 0.95
-HEADER_THREADS = 8
+# An image with a shorter side shows no cell
+SMALL_SIDE = 16
 
 
 @dataclass
@@ -109,8 +108,8 @@ def read_images(
     Args:
         data: The COCO file.
         root: Resolved folder that the images must lie in.
-        check_images: Whether every file is opened for its size; without it only the files whose
-            size the JSON lacks are.
+        check_images: Whether every file is decoded; without it only those whose size the JSON
+            lacks are.
         report: Where findings go.
 
     Returns:
@@ -120,10 +119,11 @@ def read_images(
     names: dict[str, str] = {}
     for index, entry in enumerate(read_section(data, "images", report)):
         record = _read_image_entry(index, entry, root, report)
+        report.n_images += 1
         if record is None:
             continue
         if record.id in records:
-            report.problems.append(
+            report.refuse_image(
                 f"{record.item}: its id is already that of {records[record.id].item} - "
                 "give each image its own id"
             )
@@ -133,15 +133,19 @@ def read_images(
         names[record.file_name] = record.item
         records[record.id] = record
     wanted = [r for r in records.values() if check_images or r.width <= 0 or r.height <= 0]
-    _compare_with_files(wanted, root, report)
-    return records
+    unusable = _compare_with_files(wanted, root, report)
+    unusable |= {record.id for record in records.values() if not record.file_name}
+    if not report.repair:
+        # Their annotations are checked all the same, so that one pass finds all problems
+        return records
+    return {number: record for number, record in records.items() if number not in unusable}
 
 
 def _read_image_entry(
     index: int, entry: object, root: Path, report: ConversionReport
 ) -> ImageRecord | None:
     if not isinstance(entry, dict) or not is_integer(entry.get("id")):
-        report.problems.append(f"images[{index}]: {entry!r:.200} needs an integer id")
+        report.refuse_image(f"images[{index}]: {entry!r:.200} needs an integer id")
         return None
     name = entry.get("file_name")
     item = f'images[{index}] (id={entry["id"]}, "{name}")'
@@ -151,7 +155,7 @@ def _read_image_entry(
         record.repairs.append("backslashes of the file name turned into slashes")
     refusal = refuse_file_name(name, root)
     if refusal:
-        report.problems.append(f"{item}: {refusal}")
+        report.refuse_image(f"{item}: {refusal}")
         # Kept without a size check, so that the image's annotations are not reported as orphans.
         record.width = record.height = 1 << 30
         record.file_name = ""
@@ -163,32 +167,49 @@ def _read_image_entry(
 
 def _compare_with_files(
     records: Sequence[ImageRecord], root: Path, report: ConversionReport
-) -> None:
-    """Compares the sizes in the JSON with the headers of the files, in a few threads."""
+) -> set[int]:
+    """Decodes the files and compares their sizes with the JSON's; ids of unusable images."""
     readable = [record for record in records if record.file_name]
-    with ThreadPoolExecutor(HEADER_THREADS) as pool:
-        sizes = pool.map(lambda record: _size_or_reason(root / record.file_name), readable)
-        for record, size in zip(readable, sizes):
-            if isinstance(size, str):
-                report.problems.append(f"{record.item}: {size}")
-                record.width, record.height = record.width or 1 << 30, record.height or 1 << 30
-            elif record.width <= 0 or record.height <= 0:
-                record.width, record.height = size
-                record.repairs.append(f"width and height {size} taken from the file")
-            elif (record.width, record.height) != size:
-                turned = (record.height, record.width) == size
-                hint = " (the JSON ignores the EXIF orientation of the file)" if turned else ""
-                report.problems.append(
-                    f"{record.item}: the JSON says {record.width}x{record.height}, the file is "
-                    f"{size[0]}x{size[1]}{hint} - correct width and height, and check the boxes"
-                )
+    unusable = set()
+    found = facts_or_reasons(root / record.file_name for record in readable)
+    for record, facts in zip(readable, found):
+        if isinstance(facts, str):
+            report.refuse_image(f"{record.item}: {facts}")
+            unusable.add(record.id)
+            record.width, record.height = record.width or 1 << 30, record.height or 1 << 30
+            continue
+        size = (facts.width, facts.height)
+        if record.width <= 0 or record.height <= 0:
+            record.width, record.height = size
+            record.repairs.append(f"width and height {size} taken from the file")
+        elif (record.width, record.height) != size:
+            turned = (record.height, record.width) == size
+            hint = " (the JSON ignores the EXIF orientation of the file)" if turned else ""
+            report.refuse_image(
+                f"{record.item}: the JSON says {record.width}x{record.height}, the file is "
+                f"{size[0]}x{size[1]}{hint} - correct width and height, and check the boxes"
+            )
+            unusable.add(record.id)
+    _note_conversions(readable, found, report)
+    return unusable
 
 
-def _size_or_reason(path: Path) -> tuple[int, int] | str:
-    try:
-        return image_size(path)
-    except DataError as error:
-        return str(error)
+def _note_conversions(
+    records: Sequence[ImageRecord], found: Sequence[ImageFacts | str], report: ConversionReport
+) -> None:
+    """Notes what reading does to the images, and which of them are hardly any."""
+    kinds: dict[str, list[str]] = {}
+    for record, facts in zip(records, found):
+        if isinstance(facts, str):
+            continue
+        tiny = (
+            [f"smaller than {SMALL_SIDE} px"] if min(facts.width, facts.height) < SMALL_SIDE else []
+        )
+        for kind in (*facts.conversions, *tiny):
+            kinds.setdefault(kind, []).append(record.file_name)
+    for kind, names in sorted(kinds.items()):
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        report.notes.append(f"{len(names)} images: {kind} ({', '.join(names[:3])}{more})")
 
 
 def read_annotations(
@@ -213,7 +234,7 @@ def read_annotations(
     without_area = 0
     for index, entry in enumerate(read_section(data, "annotations", report)):
         item = _annotation_item(index, entry, records)
-        problems = _schema_problems(entry, records, labels, seen_ids)
+        problems = _schema_problems(entry, records, labels, {} if report.repair else seen_ids)
         box = read_box(entry.get("bbox")) if isinstance(entry, dict) else ""
         if isinstance(box, str):
             problems += [box] if box else []
@@ -222,13 +243,16 @@ def read_annotations(
         name = _category_name(entry, categories)
         report.read[name] += 1
         if problems or isinstance(box, str):
-            report.problems += [f"{item}: {problem}" for problem in problems]
+            report.refuse_box(item, problems)
             continue
         record = records[entry["image_id"]]
         if looks_like_corners(box, record.width, record.height):
             corners.append(item)
         without_area += "area" not in entry or "iscrowd" not in entry
-        _place_box(item, entry, box, labels[entry["category_id"]], record, bad_box, report, name)
+        twice = report.repair and seen_ids[entry["id"]] != item
+        repairs = ["its id stands twice: numbered anew"] if twice else []
+        label = labels[entry["category_id"]]
+        _place_box(item, entry, box, label, record, bad_box, report, name, repairs)
     if without_area:
         report.notes.append(f"{without_area} annotations lacked area or iscrowd: filled in")
     if len(corners) >= max(CORNERS_MINIMUM, CORNERS_SHARE * report.n_read):
@@ -289,11 +313,12 @@ def _place_box(
     bad_box: BadBox,
     report: ConversionReport,
     name: str,
+    repairs: Sequence[str],
 ) -> None:
     """Judges one well-formed annotation and books it: used, repaired, dropped, or a problem."""
     verdict = check_box(box, record.width, record.height, bad_box)
     if verdict.action == "error":
-        report.problems.append(f"{item}: {verdict.reason}")
+        report.refuse_box(item, [verdict.reason])
         return
     if verdict.action == "drop":
         report.dropped.append(f"{item}: {verdict.reason}")
@@ -304,7 +329,7 @@ def _place_box(
         report.dropped.append(f"{item}: exact duplicate of {record.box_items[key]}")
         return
     record.box_items[key] = item
-    repairs = [verdict.reason] if verdict.reason else []
+    repairs = [*repairs, verdict.reason] if verdict.reason else list(repairs)
     if not crowd and any(entry.get(flag, 0) for flag in ("ignore", "difficult")):
         crowd = True
         repairs.append("marked ignore or difficult: kept as iscrowd=1, which evaluation ignores")

@@ -15,14 +15,17 @@ class CocoBuilder:
     Args:
         class_names: The classes; category ids are 1, 2, ... in this order.
         bad_box: See `wbcnets.data.box_checks.check_box`.
+        repair: Whether boxes and files that would be problems are left out and listed.
     """
 
-    def __init__(self, class_names: Sequence[str], bad_box: BadBox = "drop") -> None:
+    def __init__(
+        self, class_names: Sequence[str], bad_box: BadBox = "drop", repair: bool = False
+    ) -> None:
         if len(set(class_names)) != len(class_names) or not class_names:
             raise DataError(f"the classes {list(class_names)} must be distinct and at least one")
         self.class_names = tuple(class_names)
         self.bad_box = bad_box
-        self.report = ConversionReport()
+        self.report = ConversionReport(repair=repair)
         self._images: list[dict[str, Any]] = []
         self._annotations: list[dict[str, Any]] = []
         self._boxes: dict[tuple[str, Box], str] = {}
@@ -55,12 +58,12 @@ class CocoBuilder:
         self.report.read[name] += 1
         refusal = self.refuse_class(name)
         if refusal:
-            self.report.problems.append(f"{item}: {refusal}")
+            self.report.refuse_box(item, [refusal])
             return
         image = self._images[-1]
         verdict = check_box(box, image["width"], image["height"], self.bad_box)
         if verdict.action == "error":
-            self.report.problems.append(f"{item}: {verdict.reason}")
+            self.report.refuse_box(item, [verdict.reason])
             return
         if verdict.action == "drop":
             self.report.dropped.append(f"{item}: {verdict.reason}")
@@ -94,6 +97,11 @@ class CocoBuilder:
         """Books a box that has no rectangle to judge."""
         self.report.read[name] += 1
         self.report.dropped.append(f"{item}: {reason}")
+
+    def reject(self, item: str, name: str, reason: str) -> None:
+        """Books a box that has no rectangle to judge because it is written wrongly."""
+        self.report.read[name] += 1
+        self.report.refuse_box(item, [reason])
 
     def problem(self, item: str, reason: str) -> None:
         """Adds what must stop the conversion at its end."""

@@ -14,8 +14,8 @@ from typing import Any
 
 from wbcnets.data.box_checks import BadBox, Box
 from wbcnets.data.conversion import CocoBuilder
+from wbcnets.data.image_facts import image_facts
 from wbcnets.data.image_paths import find_by_stem, normalise_file_name
-from wbcnets.data.images import image_size
 from wbcnets.data.report import ConversionReport
 from wbcnets.data.strict_json import read_json
 from wbcnets.errors import DataError
@@ -43,6 +43,7 @@ def labelme_to_coco(
     aliases: Mapping[str, str] | None = None,
     image_root: str | os.PathLike[str] | None = None,
     bad_box: BadBox = "drop",
+    repair: bool = False,
 ) -> tuple[dict[str, Any], ConversionReport]:
     """Converts LabelMe files to a COCO object.
 
@@ -54,6 +55,7 @@ def labelme_to_coco(
         aliases: Other labels in the files -> class, such as `{"NEU": "neutrophil"}`.
         image_root: Folder that `file_name` is relative to, `image_folder` by default.
         bad_box: See `wbcnets.data.box_checks.check_box`.
+        repair: Whether shapes and files that would be problems are left out and listed.
 
     Returns:
         The COCO object, and the report. Shapes merged by group_id count as one repaired box and
@@ -62,21 +64,24 @@ def labelme_to_coco(
     Raises:
         DataError: With all problems of all files, each with file and shape.
     """
-    builder = CocoBuilder(classes, bad_box)
+    builder = CocoBuilder(classes, bad_box, repair)
     folder = Path(image_folder)
     root = Path(image_root) if image_root is not None else folder
     images: dict[Path, Path] = {}
     for path in map(Path, annotation_files):
+        builder.report.n_images += 1
+        data: dict[str, Any] = {}
         try:
             data = read_json(path, MAX_BYTES)
             image = _find_image(path, data.get("imagePath"), folder)
-            width, height = image_size(image)
+            facts = image_facts(image)
+            if image in images:
+                raise DataError(f"{path}: annotates the same image as {images[image].name}")
         except DataError as error:
-            builder.report.problems.append(str(error))
+            builder.report.refuse_image(str(error))
+            _reject_shapes(path, data.get("shapes"), builder)
             continue
-        if image in images:
-            builder.problem(str(path), f"annotates the same image as {images[image].name}")
-            continue
+        width, height = facts.width, facts.height
         images[image] = path
         if (data.get("imageWidth"), data.get("imageHeight")) not in ((width, height), (None, None)):
             builder.report.notes.append(
@@ -86,6 +91,14 @@ def labelme_to_coco(
         builder.add_image(image.relative_to(root).as_posix(), width, height)
         _add_shapes(path, data.get("shapes"), aliases or {}, builder)
     return builder.finish(f"{len(annotation_files)} LabelMe files")
+
+
+def _reject_shapes(path: Path, entries: object, builder: CocoBuilder) -> None:
+    """Counts the shapes of a file that is left out."""
+    for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+        name = str(entry.get("label")) if isinstance(entry, dict) else "?"
+        if builder.report.repair:
+            builder.reject(f"{path.name}: shapes[{index}]", name, "its file is left out")
 
 
 def _find_image(path: Path, image_path: object, folder: Path) -> Path:
@@ -105,7 +118,7 @@ def _add_shapes(
     path: Path, entries: object, aliases: Mapping[str, str], builder: CocoBuilder
 ) -> None:
     if not isinstance(entries, list):
-        builder.problem(str(path), f'"shapes" is {entries!r:.80}, expected a list')
+        builder.report.refuse_image(f'{path}: "shapes" is {entries!r:.80}, expected a list')
         return
     groups: dict[tuple[str, int], list[Shape]] = {}
     for index, entry in enumerate(entries):
@@ -130,15 +143,15 @@ def _read_shape(
     item: str, entry: object, aliases: Mapping[str, str], builder: CocoBuilder
 ) -> Shape | None:
     if not isinstance(entry, dict) or not isinstance(entry.get("label"), str):
-        builder.problem(item, f"{entry!r:.120} needs a label")
+        builder.reject(item, "?", f"{entry!r:.120} needs a label")
         return None
     name = aliases.get(entry["label"], entry["label"])
     item = f'{item} "{entry["label"]}"'
     kind = entry.get("shape_type") or "polygon"
     points = _read_points(entry.get("points"))
     if points is None:
-        builder.problem(
-            item, f"points {entry.get('points')!r:.120} must be pairs of finite numbers"
+        builder.reject(
+            item, name, f"points {entry.get('points')!r:.120} must be pairs of finite numbers"
         )
         return None
     if kind not in _MINIMUM_POINTS:
@@ -149,7 +162,7 @@ def _read_shape(
         return None
     group = entry.get("group_id")
     if group is not None and (isinstance(group, bool) or not isinstance(group, int)):
-        builder.problem(item, f"group_id {group!r:.80} must be a whole number or null")
+        builder.reject(item, name, f"group_id {group!r:.80} must be a whole number or null")
         return None
     return Shape(item, name, group, _corners(kind, points))
 

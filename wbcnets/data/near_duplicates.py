@@ -10,15 +10,17 @@ two more pairs, at fourteen times the work. Crops that are centred on two neighb
 field overlap, and are found only while the shift is small.
 """
 
-import hashlib
+import base64
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from wbcnets.data.overlap import difference_hash, similar_pairs
+from wbcnets.data.image_facts import difference_hash, pixel_digest
+from wbcnets.data.overlap import similar_pairs
 
 CANDIDATE_BITS = 16
 MIN_CORRELATION = 0.95
@@ -44,14 +46,35 @@ class Fingerprint:
     thumbnail: npt.NDArray[np.uint8]
     contrast: float
 
+    def as_json(self) -> dict[str, Any]:
+        """All of it, for `from_json`."""
+        return {
+            "digest": self.digest,
+            "hash": self.hash.tobytes().hex(),
+            "thumbnail": base64.b64encode(self.thumbnail.tobytes()).decode(),
+            "contrast": self.contrast,
+        }
+
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> "Fingerprint":
+        """What `as_json` gave."""
+        thumbnail = np.frombuffer(base64.b64decode(found["thumbnail"]), dtype=np.uint8)
+        return cls(
+            found["digest"],
+            np.frombuffer(bytes.fromhex(found["hash"]), dtype=np.uint8),
+            thumbnail.reshape(THUMBNAIL_SIDE, THUMBNAIL_SIDE),
+            found["contrast"],
+        )
+
 
 def fingerprint_image(image: npt.NDArray[np.uint8]) -> Fingerprint:
     """The fingerprint of `(H, W, 3)` uint8 RGB."""
-    digest = hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest()
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     size = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
     thumbnail = np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
-    return Fingerprint(digest, difference_hash(image), thumbnail, float(thumbnail.std()))
+    return Fingerprint(
+        pixel_digest(image), difference_hash(image), thumbnail, float(thumbnail.std())
+    )
 
 
 def duplicate_pairs(

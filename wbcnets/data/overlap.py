@@ -1,20 +1,14 @@
-"""Images that stand in two splits: equal pixels, and near duplicates by a perceptual hash.
+"""Images that stand in two splits: equal pixels, and near duplicates by a perceptual hash."""
 
-A difference hash (dHash) shrinks the grey image to 9x8 and notes for each pixel whether its right
-neighbour is brighter: 64 bits that survive re-compression, rescaling and small changes of colour.
-"""
-
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from wbcnets.data.images import read_image
+from wbcnets.data.image_facts import ImageFacts, facts_or_reasons
+from wbcnets.errors import DataError
 
 MAX_DISTANCE = 4
 _ROWS_AT_A_TIME = 256
@@ -105,21 +99,14 @@ def fingerprint(
 
     Returns:
         The SHA-256 of the decoded pixels and their size, and the difference hashes `(N, 8)` uint8.
+
+    Raises:
+        DataError: Images cannot be read; all are listed.
     """
-    with ThreadPoolExecutor(4) as pool:
-        hashes = list(pool.map(_fingerprint_one, paths))
-    bits = np.array([item[1] for item in hashes], dtype=np.uint8).reshape(-1, 8)
-    return [item[0] for item in hashes], bits
-
-
-def _fingerprint_one(path: str | os.PathLike[str]) -> tuple[str, npt.NDArray[np.uint8]]:
-    image = read_image(path)
-    digest = hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest()
-    return digest, difference_hash(image)
-
-
-def difference_hash(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """The 64-bit difference hash: `(H, W, 3)` uint8 RGB -> `(8,)` uint8, one byte a row."""
-    grey = Image.fromarray(image).convert("L").resize((9, 8), Image.Resampling.BOX)
-    values = np.asarray(grey, dtype=np.int16)
-    return np.packbits(values[:, 1:] > values[:, :-1], axis=1)[:, 0]
+    found = facts_or_reasons(paths)
+    problems = [reason for reason in found if isinstance(reason, str)]
+    if problems:
+        raise DataError(f"{len(problems)} images cannot be read", problems)
+    facts = [item for item in found if isinstance(item, ImageFacts)]
+    bits = np.array([item.hash for item in facts], dtype=np.uint8).reshape(-1, 8)
+    return [item.digest for item in facts], bits

@@ -1,6 +1,7 @@
 """What became of every annotation that was read: used, repaired, or dropped."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from wbcnets.errors import DataError
@@ -50,6 +51,9 @@ class ConversionReport:
         dropped: One line per box left out: file, item, why.
         notes: What a person should know and no box was changed for.
         problems: What stops the conversion; empty in a report that is returned.
+        repair: Whether what would be a problem of one box or image is dropped instead.
+        n_images: Images found in the input.
+        dropped_images: One line per image left out: file, item, why.
     """
 
     read: Counter[str] = field(default_factory=Counter)
@@ -59,6 +63,26 @@ class ConversionReport:
     dropped: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    repair: bool = False
+    n_images: int = 0
+    dropped_images: list[str] = field(default_factory=list)
+
+    def refuse_box(self, item: str, reasons: Sequence[str]) -> None:
+        """Books a box that cannot be used and that `read` counts: a problem, or a drop."""
+        if self.repair:
+            self.dropped.append(f"{item}: {'; '.join(reasons)}")
+        else:
+            self.problems += [f"{item}: {reason}" for reason in reasons]
+
+    def refuse_image(self, line: str) -> None:
+        """Books an image that cannot be used: a problem, or a drop."""
+        (self.dropped_images if self.repair else self.problems).append(line)
+
+    @property
+    def image_counts(self) -> Counts:
+        """What became of the images of a conversion."""
+        dropped = len(self.dropped_images)
+        return Counts(self.n_images, self.n_images - dropped, 0, dropped)
 
     @property
     def n_read(self) -> int:
@@ -93,6 +117,7 @@ class ConversionReport:
     def summary(self) -> str:
         """The counts, then one line per dropped box, repaired box and note."""
         lines = [f"boxes: {self.counts}"]
+        lines += [f"  dropped image: {line}" for line in self.dropped_images]
         lines += [f"  dropped: {line}" for line in self.dropped]
         lines += [f"  repaired: {line}" for line in self.repaired]
         lines += [f"  note: {line}" for line in self.notes]

@@ -22,8 +22,8 @@ from defusedxml.ElementTree import fromstring
 
 from wbcnets.data.box_checks import BadBox, Box
 from wbcnets.data.conversion import CocoBuilder
+from wbcnets.data.image_facts import image_facts
 from wbcnets.data.image_paths import find_by_stem, normalise_file_name, refuse_file_name
-from wbcnets.data.images import image_size
 from wbcnets.data.report import ConversionReport
 from wbcnets.errors import DataError
 
@@ -61,6 +61,7 @@ def voc_to_coco(
     *,
     image_root: str | os.PathLike[str] | None = None,
     bad_box: BadBox = "drop",
+    repair: bool = False,
 ) -> tuple[dict[str, Any], ConversionReport]:
     """Converts Pascal VOC files to a COCO object.
 
@@ -72,6 +73,7 @@ def voc_to_coco(
             and 1 otherwise; the notes of the report state it.
         image_root: Folder that `file_name` is relative to, `image_folder` by default.
         bad_box: See `wbcnets.data.box_checks.check_box`.
+        repair: Whether objects and files that would be problems are left out and listed.
 
     Returns:
         The COCO object, and the report. Objects marked difficult become `iscrowd=1`, which
@@ -80,20 +82,22 @@ def voc_to_coco(
     Raises:
         DataError: With all problems of all files, each with file and place.
     """
-    builder = CocoBuilder(classes, bad_box)
+    builder = CocoBuilder(classes, bad_box, repair)
     files = []
     for path in annotation_files:
+        builder.report.n_images += 1
         try:
             files.append(_parse_file(Path(path), builder))
         except DataError as error:
-            builder.report.problems.append(str(error))
+            builder.report.refuse_image(str(error))
     shift = _decide_origin(files, origin, builder)
     folder = Path(image_folder)
     root = Path(image_root) if image_root is not None else folder
     for file in files:
         image = _find_image(file, folder, builder)
-        if image is not None:
-            _add_file(file, image, root, shift, builder)
+        if image is None or not _add_file(file, image, root, shift, builder):
+            for entry in file.objects if repair else ():
+                builder.reject(entry.item, entry.name, "its image is left out")
     return builder.finish(f"{len(annotation_files)} Pascal VOC files")
 
 
@@ -166,10 +170,10 @@ def _objects(path: Path, element: Element, builder: CocoBuilder) -> Iterator[Voc
         try:
             xmin, ymin, xmax, ymax = (float(text or "") for text in texts)
         except ValueError:
-            builder.problem(item, f"bndbox {dict(zip(_CORNERS, texts))} needs four numbers")
+            builder.reject(item, name, f"bndbox {dict(zip(_CORNERS, texts))} needs four numbers")
             continue
         if not all(abs(value) <= 1e9 for value in (xmin, ymin, xmax, ymax)):
-            builder.problem(item, f"bndbox {texts} holds a value that is not finite")
+            builder.reject(item, name, f"bndbox {texts} holds a value that is not finite")
             continue
         difficult = (entry.findtext("difficult") or "0").strip() == "1"
         yield VocObject(item, name, (xmin, ymin, xmax, ymax), difficult)
@@ -198,19 +202,21 @@ def _find_image(file: VocFile, folder: Path, builder: CocoBuilder) -> Path | Non
     name = normalise_file_name(file.file_name)
     if refuse_file_name(name, folder.resolve()) is None and (folder / name).is_file():
         return folder / name
-    builder.problem(
-        str(file.path),
-        f'neither "{file.path.stem}.*" nor the <filename> "{file.file_name}" is in {folder}',
+    builder.report.refuse_image(
+        f'{file.path}: neither "{file.path.stem}.*" nor the <filename> "{file.file_name}" is in '
+        f"{folder}"
     )
     return None
 
 
-def _add_file(file: VocFile, image: Path, root: Path, shift: int, builder: CocoBuilder) -> None:
+def _add_file(file: VocFile, image: Path, root: Path, shift: int, builder: CocoBuilder) -> bool:
+    """Books a file's objects; False where its image cannot be read."""
     try:
-        width, height = image_size(image)
+        facts = image_facts(image)
     except DataError as error:
-        builder.report.problems.append(str(error))
-        return
+        builder.report.refuse_image(str(error))
+        return False
+    width, height = facts.width, facts.height
     if file.size != (width, height):
         builder.report.notes.append(
             f"{file.path.name}: <size> {file.size[0]}x{file.size[1]} is not that of the image, "
@@ -231,3 +237,4 @@ def _add_file(file: VocFile, image: Path, root: Path, shift: int, builder: CocoB
             box_width, box_height = box_width + shift, box_height + shift
         box = (xmin - shift, ymin - shift, box_width, box_height)
         builder.add_box(entry.item, entry.name, box, repairs=repairs, crowd=entry.difficult)
+    return True

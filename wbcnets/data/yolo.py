@@ -8,7 +8,7 @@ from typing import Any
 
 from wbcnets.data.box_checks import BadBox
 from wbcnets.data.conversion import CocoBuilder
-from wbcnets.data.images import image_size
+from wbcnets.data.image_facts import image_facts
 from wbcnets.data.report import ConversionReport
 from wbcnets.errors import DataError
 
@@ -28,6 +28,7 @@ def yolo_to_coco(
     label_names: Sequence[str] | None = None,
     other_images: Sequence[str | os.PathLike[str]] = (),
     bad_box: BadBox = "drop",
+    repair: bool = False,
 ) -> tuple[dict[str, Any], ConversionReport]:
     """Converts YOLO labels to a COCO object.
 
@@ -40,6 +41,7 @@ def yolo_to_coco(
         label_names: Name of each class number in the label files, `classes` by default.
         other_images: Images that are left out on purpose and whose labels may lie in the folder.
         bad_box: See `wbcnets.data.box_checks.check_box`.
+        repair: Whether lines and files that would be problems are left out and listed.
 
     Returns:
         The COCO object, and the report.
@@ -48,7 +50,7 @@ def yolo_to_coco(
         DataError: With all problems of all files, each as `file.txt:line`.
     """
     names = tuple(label_names if label_names is not None else classes)
-    builder = CocoBuilder(classes, bad_box)
+    builder = CocoBuilder(classes, bad_box, repair)
     folder = Path(label_folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: the label folder does not exist - correct the path")
@@ -56,13 +58,16 @@ def yolo_to_coco(
     _refuse_stray_labels(images, [Path(image) for image in other_images], folder, builder)
     without_labels = 0
     for image in images:
-        try:
-            width, height = image_size(image)
-        except DataError as error:
-            builder.report.problems.append(str(error))
-            continue
-        builder.add_image(image.relative_to(image_root).as_posix(), width, height)
+        builder.report.n_images += 1
         labels = folder / f"{image.stem}.txt"
+        try:
+            facts = image_facts(image)
+        except DataError as error:
+            builder.report.refuse_image(str(error))
+            _reject_labels(labels, builder)
+            continue
+        width, height = facts.width, facts.height
+        builder.add_image(image.relative_to(image_root).as_posix(), width, height)
         if labels.is_file():
             _add_labels(labels, names, width, height, builder)
         else:
@@ -72,6 +77,15 @@ def yolo_to_coco(
             f"{without_labels} images have no label file: kept as images without cells"
         )
     return builder.finish(f"YOLO labels in {folder.name}")
+
+
+def _reject_labels(path: Path, builder: CocoBuilder) -> None:
+    """Counts the lines of an image that is left out."""
+    if not builder.report.repair or not path.is_file():
+        return
+    for number, line in enumerate(path.read_bytes()[:MAX_BYTES].splitlines(), start=1):
+        if line.strip():
+            builder.reject(f"{path.name}:{number}", "?", "its image is left out")
 
 
 def _refuse_stray_labels(
@@ -84,19 +98,21 @@ def _refuse_stray_labels(
     # classes.txt is where annotation tools keep the class names.
     for path in sorted(folder.glob("*.txt")):
         if path.stem not in stems and path.name != "classes.txt":
-            builder.problem(str(path), "there is no image of this name - add the image")
+            builder.report.n_images += 1
+            builder.report.refuse_image(f"{path}: there is no image of this name - add the image")
+            _reject_labels(path, builder)
 
 
 def _add_labels(
     path: Path, names: Sequence[str], width: int, height: int, builder: CocoBuilder
 ) -> None:
     if path.stat().st_size > MAX_BYTES:
-        builder.problem(str(path), f"exceeds the limit of {MAX_BYTES:,} bytes")
+        builder.reject(str(path), "?", f"exceeds the limit of {MAX_BYTES:,} bytes")
         return
     try:
         lines = path.read_bytes().decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        builder.problem(str(path), f"byte {error.start} is no UTF-8 - save the file as UTF-8")
+        builder.reject(str(path), "?", f"byte {error.start} is no UTF-8 - save the file as UTF-8")
         return
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -104,7 +120,7 @@ def _add_labels(
         item = f"{path.name}:{number}"
         parsed = parse_line(line, len(names))
         if isinstance(parsed, str):
-            builder.problem(item, parsed)
+            builder.reject(item, "?", parsed)
             continue
         label, x, y, w, h = parsed
         box = ((x - w / 2) * width, (y - h / 2) * height, w * width, h * height)

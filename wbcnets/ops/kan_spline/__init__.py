@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from wbcnets.ops.kan_spline.bases import bspline_bases
-from wbcnets.ops.kan_spline.fused import fused_spline
+from wbcnets.ops.kan_spline.fused import fused_spline, has_loops
 from wbcnets.ops.kan_spline.plain import plain_spline
 from wbcnets.ops.kan_spline.recompute import recomputed_spline
 from wbcnets.ops.triton_switch import wants_triton
@@ -62,13 +62,26 @@ def kan_spline(
         linear = (linear[0].to(wide), linear[1].to(wide))
     if wants_triton(x.device) and uniform and order == 3 and wide == torch.float32:
         return fused_spline(*tensors, linear)
-    # Compilers fuse the plain form and decide themselves what to recompute
-    compiling = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    evaluate = plain_spline if compiling else recomputed_spline
+    # Compilers fuse the plain form and decide themselves what to recompute; an exported graph must
+    # run where this library is not
+    exporting = _is_exporting() or torch.jit.is_tracing()
+    compiling = torch.compiler.is_compiling() or exporting
     if x.device.type == "meta":
+        evaluate = plain_spline if compiling else recomputed_spline
         return evaluate(*tensors, order, uniform, linear)
     with torch.autocast(x.device.type, enabled=False):
-        return evaluate(*tensors, order, uniform, linear)
+        if not compiling:
+            return recomputed_spline(*tensors, order, uniform, linear)
+        if not exporting and x.device.type == "cpu" and uniform and order == 3 and has_loops():
+            return fused_spline(*tensors, linear)
+        return plain_spline(*tensors, order, uniform, linear)
+
+
+def _is_exporting() -> bool:
+    """Releases of PyTorch that cannot tell get the form that is always right."""
+    if not hasattr(torch.compiler, "is_exporting"):
+        return True
+    return torch.compiler.is_exporting()
 
 
 def _check_shapes(

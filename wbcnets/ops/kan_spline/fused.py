@@ -1,4 +1,4 @@
-"""The spline branch on GPUs as an operator of PyTorch's, by kernels in Triton.
+"""The spline branch as an operator of PyTorch's: C++ loops on processors, Triton on CUDA.
 
 `torch.ops.wbcnets.kan_spline` is opaque to compilers, has shapes on the meta device, and a backward
 operator of its own, which makes the bases again.
@@ -9,7 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wbcnets.ops.kan_spline.cardinal import LIBRARY
+from wbcnets.ops.kan_spline.recompute import blockwise_forward, blockwise_gradients
+from wbcnets.ops.native import load_library
+
 Gradients = tuple[Tensor, Tensor, Tensor]
+ORDER = 3
+
+
+@torch.compiler.assume_constant_result
+def has_loops() -> bool:
+    """Whether there are compiled loops for processors."""
+    return load_library(LIBRARY) is not None
 
 
 def fused_spline(
@@ -19,24 +30,58 @@ def fused_spline(
     spline_scaler: Tensor,
     linear: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """`(..., I) -> (..., O)` on uniform cubic knots, in float32, on a GPU.
+    """`(..., I) -> (..., O)` on uniform cubic knots, in float32 or wider; on GPUs float32 alone.
 
     The arguments are those of `wbcnets.ops.kan_spline.kan_spline`.
     """
-    y = _forward(x.reshape(-1, x.shape[-1]), grid, spline_weight, spline_scaler)
-    y = y.view(*x.shape[:-1], spline_weight.shape[0])
-    return y if linear is None else torch.nn.functional.linear(*linear) + y
+    activated, base_weight = (None, None) if linear is None else linear
+    if activated is not None:
+        activated = activated.reshape(-1, activated.shape[-1])
+    rows = x.reshape(-1, x.shape[-1])
+    y = _forward(rows, grid, spline_weight, spline_scaler, activated, base_weight)
+    return y.view(*x.shape[:-1], spline_weight.shape[0])
 
 
-@torch.library.custom_op("wbcnets::kan_spline", mutates_args=(), device_types="cuda")
-def _forward(x: Tensor, grid: Tensor, spline_weight: Tensor, spline_scaler: Tensor) -> Tensor:
+@torch.library.custom_op("wbcnets::kan_spline", mutates_args=(), device_types="cpu")
+def _forward(
+    x: Tensor,
+    grid: Tensor,
+    spline_weight: Tensor,
+    spline_scaler: Tensor,
+    activated: Tensor | None,
+    base_weight: Tensor | None,
+) -> Tensor:
+    return blockwise_forward(
+        x, grid, spline_weight, spline_scaler, activated, base_weight, ORDER, True
+    )
+
+
+@torch.library.custom_op("wbcnets::kan_spline_backward", mutates_args=(), device_types="cpu")
+def _backward(
+    grad: Tensor, x: Tensor, grid: Tensor, spline_weight: Tensor, spline_scaler: Tensor
+) -> Gradients:
+    return blockwise_gradients(grad, x, grid, spline_weight, spline_scaler, ORDER, True)
+
+
+@_forward.register_kernel("cuda")
+def _forward_cuda(
+    x: Tensor,
+    grid: Tensor,
+    spline_weight: Tensor,
+    spline_scaler: Tensor,
+    activated: Tensor | None,
+    base_weight: Tensor | None,
+) -> Tensor:
     from wbcnets.ops.kan_spline.triton_kernels import triton_forward
 
-    return triton_forward(x, grid, spline_weight, spline_scaler)
+    y = triton_forward(x, grid, spline_weight, spline_scaler)
+    if activated is None or base_weight is None:
+        return y
+    return torch.addmm(y, activated, base_weight.t())
 
 
-@torch.library.custom_op("wbcnets::kan_spline_backward", mutates_args=(), device_types="cuda")
-def _backward(
+@_backward.register_kernel("cuda")
+def _backward_cuda(
     grad: Tensor, x: Tensor, grid: Tensor, spline_weight: Tensor, spline_scaler: Tensor
 ) -> Gradients:
     from wbcnets.ops.kan_spline.triton_kernels import triton_backward
@@ -45,7 +90,14 @@ def _backward(
 
 
 @_forward.register_fake
-def _forward_fake(x: Tensor, grid: Tensor, spline_weight: Tensor, spline_scaler: Tensor) -> Tensor:
+def _forward_fake(
+    x: Tensor,
+    grid: Tensor,
+    spline_weight: Tensor,
+    spline_scaler: Tensor,
+    activated: Tensor | None,
+    base_weight: Tensor | None,
+) -> Tensor:
     return x.new_empty(x.shape[0], spline_weight.shape[0])
 
 
@@ -66,8 +118,12 @@ def _keep_arguments(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x_grad, weight_grad, scaler_grad = _backward(grad, *ctx.saved_tensors)
-    return x_grad, None, weight_grad, scaler_grad
+    *spline, activated, base_weight = ctx.saved_tensors
+    x_grad, weight_grad, scaler_grad = _backward(grad.contiguous(), *spline)
+    if activated is None or base_weight is None:
+        return x_grad, None, weight_grad, scaler_grad, None, None
+    base = (grad @ base_weight, grad.t() @ activated)
+    return x_grad, None, weight_grad, scaler_grad, *base
 
 
 _forward.register_autograd(_differentiate, setup_context=_keep_arguments)

@@ -40,6 +40,30 @@ def recomputed_spline(
     return y.view(*x.shape[:-1], spline_weight.shape[0])
 
 
+def blockwise_forward(
+    x: Tensor,
+    grid: Tensor,
+    spline_weight: Tensor,
+    spline_scaler: Tensor,
+    activated: Tensor | None,
+    base_weight: Tensor | None,
+    order: int,
+    uniform: bool,
+) -> Tensor:
+    """`(R, I) -> (R, O)`: the spline branch, and the product of the last two matrices added."""
+    block = _block_rows(x)
+    form = _select_form(grid, order, uniform, block)
+    matrix = _weight_matrix(spline_weight, spline_scaler * form.scale)
+    y = x.new_empty(len(x), len(spline_weight))
+    # Added to by the blocks below: a second array of the output's size costs more than its sum
+    if activated is not None and base_weight is not None:
+        torch.mm(activated, base_weight.t(), out=y)
+    for x_block, y_block in zip(x.split(block), y.split(block)):
+        beta = 0 if activated is None else 1
+        torch.addmm(y_block, form.bases(x_block), matrix, beta=beta, out=y_block)
+    return y
+
+
 class _RecomputedSpline(torch.autograd.Function):
     """`(R, I) -> (R, O)`; keeps its arguments and nothing else."""
 
@@ -54,17 +78,9 @@ class _RecomputedSpline(torch.autograd.Function):
         order: int,
         uniform: bool,
     ) -> Tensor:
-        block = _block_rows(x)
-        form = _select_form(grid, order, uniform, block)
-        matrix = _weight_matrix(spline_weight, spline_scaler * form.scale)
-        y = x.new_empty(len(x), len(spline_weight))
-        # Added to by the blocks below: a second array of the output's size costs more than its sum
-        if activated is not None and base_weight is not None:
-            torch.mm(activated, base_weight.t(), out=y)
-        for x_block, y_block in zip(x.split(block), y.split(block)):
-            beta = 0 if activated is None else 1
-            torch.addmm(y_block, form.bases(x_block), matrix, beta=beta, out=y_block)
-        return y
+        return blockwise_forward(
+            x, grid, spline_weight, spline_scaler, activated, base_weight, order, uniform
+        )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -79,10 +95,10 @@ class _RecomputedSpline(torch.autograd.Function):
         if torch.is_grad_enabled():  # somebody wants derivatives of these derivatives
             gradients = _differentiable_gradients(grad, *spline)
         elif grad.device.type == "meta":
-            gradients = _gradients(grad, *spline)
+            gradients = blockwise_gradients(grad, *spline)
         else:
             with torch.autocast(grad.device.type, enabled=False):
-                gradients = _gradients(grad, *spline)
+                gradients = blockwise_gradients(grad, *spline)
         x_grad, weight_grad, scaler_grad = gradients
         activated_grad = base_grad = None
         if activated is not None and base_weight is not None:
@@ -90,7 +106,7 @@ class _RecomputedSpline(torch.autograd.Function):
         return x_grad, None, weight_grad, scaler_grad, activated_grad, base_grad, None, None
 
 
-def _gradients(
+def blockwise_gradients(
     grad: Tensor,
     x: Tensor,
     grid: Tensor,

@@ -1,0 +1,9 @@
+#!/usr/bin/env python
+"""`wbcnets check` from a clone; see `--help`."""
+
+import sys
+
+from wbcnets.check.command import main
+
+if __name__ == "__main__":
+    sys.exit(main())
