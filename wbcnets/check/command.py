@@ -90,6 +90,9 @@ def run(args: argparse.Namespace) -> int:
             return UNREADABLE
         options = replace(options, images=options.images or named[0][1])
         result = check_datasets(paths, options)
+        for given, path in zip(args.paths, paths):
+            for entry in result.sets:  # an unpacked zip goes by its own name
+                entry.name = entry.name.replace(str(path), str(given))
         _print(result)
         if args.json is not None:
             args.json.parent.mkdir(parents=True, exist_ok=True)

@@ -44,11 +44,19 @@ def find_shared(
         _compare_cells(cells, leaks, suspicions)
     datasets = [entry.dataset for entry in results if entry.dataset is not None]
     for first, second in combinations(datasets, 2):
+        if _is_part_by_name(first, second):
+            continue
         compare_datasets(first, second, leaks, suspicions, group_pattern)
     several = len(datasets) > 1 and not group_pattern
     if several or (cells and len({c.place for c in cells}) > 1 and not any(c.group for c in cells)):
         suspicions.append("patients or slides: unknown, name them with --group-by")
     return leaks, suspicions
+
+
+def _is_part_by_name(first: CocoDataset, second: CocoDataset) -> bool:
+    """Whether one is the union that many sets publish beside its parts."""
+    names = {Path(dataset.source).stem.casefold() for dataset in (first, second)}
+    return "trainval" in names and bool(names & {"train", "val"})
 
 
 def compare_datasets(
