@@ -17,6 +17,7 @@ import safetensors
 import safetensors.torch
 import torch
 from timm.models import clean_state_dict
+from torch import nn
 
 from wbcnets.errors import CheckpointError
 from wbcnets.files import DigestError, verify_digest, write_with_digest
@@ -46,6 +47,29 @@ def read_state_dict(path: Path, averaged: bool = True) -> dict[str, torch.Tensor
             state = checkpoint[name]
             break
     return clean_state_dict({k: v for k, v in state.items() if isinstance(v, torch.Tensor)})
+
+
+def load_into(model: nn.Module, path: Path) -> None:
+    """Loads all weights of a model from a file, the averaged ones where there are some.
+
+    Raises:
+        CheckpointError: The file is damaged, lacks weights, has others or other shapes, or values
+            that are not finite; the model is left as it was.
+    """
+    state, own = read_state_dict(path), model.state_dict()
+    problems = [f"not in the file: {name}" for name in own if name not in state]
+    problems += [f"not in the model: {name}" for name in state if name not in own]
+    problems += [
+        f"{name}: {tuple(tensor.shape)} in the file, {tuple(own[name].shape)} in the model"
+        for name, tensor in state.items()
+        if name in own and tensor.shape != own[name].shape
+    ]
+    problems += [f"not finite: {name}" for name in _not_finite(state)]
+    if problems:
+        shown = "\n  ".join(problems[:10])
+        more = f"\n  ... and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise CheckpointError(f"{path}: {len(problems)} tensors do not fit:\n  {shown}{more}")
+    model.load_state_dict(state)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -39,6 +39,7 @@ from mfds_detr.datasets import (
 )
 from mfds_detr.trainer import Trainer, evaluate, guarded
 from mfds_detr.weight_files import read_weights
+from wbcnets.check.leaks import refuse_leaks
 from wbcnets.errors import ConfigError
 from wbcnets.losses.focal import class_share_alpha
 from wbcnets.train.distributed import DEFAULT_TIMEOUT
@@ -74,6 +75,11 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> tuple[str, ...]:
     train = () if args.eval_only else cfg.DATASETS.TRAIN
     cache = Path(cfg.OUTPUT_DIR) / "datasets" / f"rank{comm.get_rank()}"
     datasets = register_datasets(train, cfg.DATASETS.TEST, given, cache, known)
+    own = [name for name in cfg.DATASETS.TEST if name not in train]
+    if train and own and not cfg.DATASETS.ALLOW_LEAKS and comm.is_main_process():
+        near = refuse_leaks([datasets[name] for name in train], [datasets[name] for name in own])
+        for line in near:
+            logger.warning(f"perhaps in training and test: {line}")
     if not datasets:
         raise ConfigError("DATASETS.TRAIN and DATASETS.TEST are both empty")
     class_names = known or next(iter(datasets.values())).class_names

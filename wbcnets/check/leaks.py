@@ -112,7 +112,7 @@ def refuse_leaks(train: Sequence[CocoDataset], test: Sequence[CocoDataset]) -> l
     if leaks:
         raise DataError(
             f"{len(leaks)} images are in a training set and in a test set, so that the figures "
-            "would be too good - remove them from the training set",
+            "would be too good - remove them, or go on with DATASETS.ALLOW_LEAKS True",
             leaks,
         )
     return suspicions

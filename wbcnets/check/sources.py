@@ -5,18 +5,16 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-import yaml
-
 from wbcnets.data.cell_manifest import MANIFEST_NAME, is_manifest
 from wbcnets.data.images import SUFFIXES
 from wbcnets.data.prepare import IGNORED_FOLDERS
 from wbcnets.data.strict_json import read_json
-from wbcnets.errors import DataError
+from wbcnets.data.strict_yaml import read_yaml
+from wbcnets.errors import ConfigError, DataError
 
 FORMATS = ("coco", "voc", "labelme", "yolo", "cells")
 # How many files of a folder are looked at to tell what it is
 _LOOKED_AT = 2000
-_MAX_YAML_BYTES = 1 << 20
 _IMAGE_FOLDERS = ("images", "JPEGImages", "imgs", "img")
 
 
@@ -145,12 +143,12 @@ def _yolo_classes(path: Path, labels: Path) -> tuple[str, ...]:
             lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
             return tuple(line.strip() for line in lines if line.strip())
     file = path / "data.yaml"
-    if not file.is_file() or file.stat().st_size > _MAX_YAML_BYTES:
+    if not file.is_file():
         return ()
     try:
-        names = (yaml.safe_load(file.read_text(encoding="utf-8-sig")) or {}).get("names", ())
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, RecursionError) as error:
-        raise DataError(f"{file}: cannot be read ({error}) - expected `names: [...]`") from error
+        names = (read_yaml(file) or {}).get("names", ())
+    except (ConfigError, AttributeError) as error:
+        raise DataError(f"{file}: cannot be used ({error}) - expected `names: [...]`") from error
     if isinstance(names, dict):
         names = [names[key] for key in sorted(names)]
     return tuple(str(name) for name in names)

@@ -154,6 +154,7 @@ def _list_folder(folder: Path) -> CellListing:
             problems.append(f"{', '.join(named)}: a split beside classes - move it or rename it")
         problems += _list_classes(listing, root, "")
     listing.class_texts.sort(key=natural_order)
+    listing.ignored = list(dict.fromkeys(listing.ignored))  # the root was looked at twice
     if not listing.files and not problems:
         problems.append("there is no image in it")
     if problems:

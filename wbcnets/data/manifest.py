@@ -25,6 +25,7 @@ __all__ = [
     "MANIFEST_NAME",
     "CellImage",
     "CellManifest",
+    "is_prepared",
     "load_cells",
     "read_manifest",
     "verify_hashes",
@@ -78,6 +79,12 @@ def load_cells(
     for note in checked.report.notes:
         _LOGGER.warning("%s: %s", path, note)
     return checked.manifest
+
+
+def is_prepared(source: str | os.PathLike[str]) -> bool:
+    """Whether a source is a set that was checked when its manifest was written."""
+    path = _find(source, None)
+    return path.is_file() and is_manifest(path)
 
 
 def _find(source: str | os.PathLike[str], root: str | os.PathLike[str] | None) -> Path:

@@ -189,10 +189,26 @@ def find_leaks(manifest: CellManifest, fingerprints: Sequence[Fingerprint]) -> l
         if splits[first] != splits[second]:
             reason = "equal pixels" if correlation == 1.0 else "near duplicate"
             leaks.append(Leak(reason, first, second, correlation))
+    return leaks + _shared_groups(manifest)
+
+
+def find_shared_files(manifest: CellManifest) -> list[Leak]:
+    """What `find_leaks` finds by the manifest alone: equal files, and groups."""
+    first: dict[str, int] = {}
+    leaks = []
+    for index, image in enumerate(manifest.images):
+        other = first.setdefault(image.sha256 or f"{index}", index)
+        if manifest.images[other].split != image.split:
+            leaks.append(Leak("equal pixels", other, index, 1.0))
+    return leaks + _shared_groups(manifest)
+
+
+def _shared_groups(manifest: CellManifest) -> list[Leak]:
     members: dict[str, dict[str, int]] = defaultdict(dict)
     for index, image in enumerate(manifest.images):
         if image.group:
             members[image.group].setdefault(image.split, index)
+    leaks = []
     for found in members.values():
         first, *others = found.values()
         leaks += [Leak("same group", first, other) for other in others]

@@ -10,7 +10,7 @@ from timm.data import resolve_model_data_config
 from torch import nn
 
 import wbcnets
-from wbcnets.checkpoints import read_checkpoint, read_state_dict
+from wbcnets.checkpoints import load_into, read_checkpoint
 from wbcnets.data.cell_augmentation import CellAugmentation, create_cell_augmentation
 from wbcnets.errors import CheckpointError
 
@@ -99,7 +99,9 @@ def _from_checkpoint(path: Path) -> Classifier:
         model = timm.create_model(
             name, num_classes=len(class_names), pretrained=False, **architecture.get("kwargs", {})
         )
-        model.load_state_dict(read_state_dict(path))
+        load_into(model, path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}\nexpected {name} of {len(class_names)} classes") from error
     except (RuntimeError, TypeError) as error:
         raise CheckpointError(f"{path}: does not fit {name}: {error}") from error
     return _classifier(str(path), model, class_names, checkpoint.get("data_config", {}))

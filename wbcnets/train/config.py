@@ -54,6 +54,7 @@ class DataConfig:
         workers: Processes that load images; -1 for as many as there are processors, up to 8.
         worker_timeout: Seconds in which a worker must give a batch; 0 waits for ever.
         cache: Decode all images once and keep them in memory.
+        allow_leaks: Go on although images or patients are in training and evaluation.
     """
 
     source: str = ""
@@ -72,6 +73,7 @@ class DataConfig:
     workers: int = -1
     worker_timeout: float = 300.0
     cache: bool = False
+    allow_leaks: bool = False
 
 
 @dataclass

@@ -11,11 +11,12 @@ from typing import Any
 
 import yaml
 
+from wbcnets.data.strict_yaml import StrictLoader, read_yaml
 from wbcnets.errors import ConfigError
 from wbcnets.train.config import TrainConfig, check_values
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(StrictLoader):
     """Reads numbers as people write them: 8:2 is text, not 482, and 1e-3 is a number."""
 
 
@@ -107,10 +108,7 @@ def _find(source: str | Path) -> Path:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        settings = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML ({error})") from error
+    settings = read_yaml(path, _Loader)
     if settings is None:
         return {}
     if not isinstance(settings, dict):

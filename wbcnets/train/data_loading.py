@@ -17,10 +17,11 @@ from torch.utils.data import DataLoader, Subset
 
 from wbcnets.data.cell_augmentation import create_cell_augmentation
 from wbcnets.data.cell_cards import CELL_CARDS
+from wbcnets.data.cell_checks import fingerprint_manifest
 from wbcnets.data.cell_dataset import CellDataset
 from wbcnets.data.cell_manifest import CellManifest
-from wbcnets.data.manifest import load_cells
-from wbcnets.data.splits import repeat_classes, split_cells
+from wbcnets.data.manifest import is_prepared, load_cells
+from wbcnets.data.splits import find_leaks, find_shared_files, repeat_classes, split_cells
 from wbcnets.data.watched_loading import DEFAULT_TIMEOUT, WatchedDataset, watched_batches
 from wbcnets.errors import ConfigError, DataError
 from wbcnets.train.config import DataConfig, TrainConfig
@@ -75,12 +76,44 @@ def find_splits(data: DataConfig) -> CellSplits:
             f"{min(shared)} - choose other splits"
         )
     _check_classes(train, val, data)
+    _check_leaks(train, val, data)
     return CellSplits(repeat_classes(train, data.repeats), val)
 
 
 def _joined(manifest: CellManifest, names: str) -> CellManifest:
     parts = [manifest.split(name.strip()) for name in names.split("+")]
     return replace(manifest, images=tuple(image for part in parts for image in part.images))
+
+
+def _check_leaks(train: CellManifest, val: CellManifest, data: DataConfig) -> None:
+    """Images and patients on both sides are an error, near duplicates a warning.
+
+    Prepared sets were searched for near duplicates when they were made, which takes a while.
+    """
+    images = tuple(
+        replace(image, split=split)
+        for split, manifest in (("training", train), ("evaluation", val))
+        for image in manifest.images
+    )
+    joint = replace(train, images=images)
+    if is_prepared(data.source):
+        leaks = find_shared_files(joint)
+    else:
+        leaks = find_leaks(joint, fingerprint_manifest(joint))
+    near = [leak.describe(joint) for leak in leaks if leak.reason == "near duplicate"]
+    certain = [leak.describe(joint) for leak in leaks if leak.reason != "near duplicate"]
+    if near:
+        logger.warning(
+            "%d pairs of near duplicates in training and evaluation, such as %s", len(near), near[0]
+        )
+    if certain and not data.allow_leaks:
+        raise DataError(
+            f"{train.name}: {len(certain)} leaks between training and evaluation, so that the "
+            "figures would be too good - remove them, or go on with data.allow_leaks=true",
+            certain,
+        )
+    for line in certain:
+        logger.warning("leak: %s", line)
 
 
 def _check_classes(train: CellManifest, val: CellManifest, data: DataConfig) -> None:

@@ -29,6 +29,7 @@ LAST_NAME = "last.pth"
 PREVIOUS_NAME = "previous.pth"
 # What may differ when a run goes on: it changes nothing in the weights that come out of each step
 CHANGEABLE = (
+    "data.allow_leaks",
     "data.cache",
     "data.source",
     "data.worker_timeout",

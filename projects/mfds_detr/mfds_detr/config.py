@@ -1,11 +1,15 @@
 """The configuration keys that MFDS-DETR adds to Detectron2's."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
+from wbcnets.data.strict_yaml import read_yaml
 from wbcnets.errors import ConfigError
+
+MAX_BASES = 16
 
 
 def add_mfds_detr_config(cfg: CfgNode) -> None:
@@ -29,13 +33,32 @@ def read_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
     source = config_file
     try:
         if config_file:
+            _check_files(Path(config_file))
             cfg.merge_from_file(config_file, allow_unsafe=False)
         source = "the command line"
         cfg.merge_from_list(list(overrides))
-    except (KeyError, ValueError, AssertionError, OSError, yaml.YAMLError) as error:
+    except ConfigError:
+        raise
+    except (KeyError, ValueError, TypeError, AssertionError, OSError, yaml.YAMLError) as error:
         raise ConfigError(f"{source}: {error}; see mfds_detr/config.py for the keys") from error
     check_config(cfg)
     return cfg
+
+
+def _check_files(path: Path, depth: int = 0) -> None:
+    """Refuses what Detectron2 would stumble over, in a file and in those that it builds on."""
+    if path.suffix not in (".yaml", ".yml"):
+        raise ConfigError(f"{path}: is no .yaml file; Python configs would be run, not read")
+    if depth > MAX_BASES:
+        raise ConfigError(f"{path}: builds on more than {MAX_BASES} files, perhaps on itself")
+    settings = read_yaml(path)
+    if not isinstance(settings, (dict, type(None))):
+        raise ConfigError(f"{path}: holds a {type(settings).__name__}, expected sections of keys")
+    base = (settings or {}).get("_BASE_")
+    if isinstance(base, str) and "://" not in base:
+        _check_files(path.parent / Path(base).expanduser(), depth + 1)
+    elif base is not None:
+        raise ConfigError(f"{path}: _BASE_ {base!r} is no path of a local file")
 
 
 def _add_model_keys(cfg: CfgNode) -> None:
@@ -92,6 +115,8 @@ def _add_training_keys(cfg: CfgNode) -> None:
     cfg.SOLVER.EMA = CfgNode({"ENABLED": False, "DECAY": 0.9998})
     cfg.SOLVER.CHECKPOINTS_KEPT = 3
     cfg.SOLVER.MAX_BAD_STEPS = 10  # in a row whose numbers are not finite, before training stops
+    # True goes on although images are in a training set and in a test set
+    cfg.DATASETS.ALLOW_LEAKS = False
     cfg.DATALOADER.TIMEOUT = 300.0  # seconds in which a worker must give a batch, 0 for ever
 
     cfg.INPUT.VERTICAL_FLIP = False  # a smear has no upside

@@ -18,6 +18,7 @@ from wbcnets.errors import ConfigError
 CHANGEABLE = (
     "DATALOADER.NUM_WORKERS",
     "DATALOADER.TIMEOUT",
+    "DATASETS.ALLOW_LEAKS",
     "DATASETS.TEST",
     "MODEL.DEVICE",
     "MODEL.WEIGHTS",

@@ -1,0 +1,54 @@
+"""YAML files as plain data: no code, no key twice, no aliases that unfold to gigabytes."""
+
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from wbcnets.errors import ConfigError
+
+MAX_BYTES = 1 << 20
+MAX_ALIASES = 100
+
+
+class StrictLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, which also refuses what could not have been meant."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Counts the aliases: ten levels of ten are ten thousand million entries."""
+        if self.check_event(yaml.AliasEvent):
+            self.aliases = getattr(self, "aliases", 0) + 1
+            if self.aliases > MAX_ALIASES:
+                mark = self.peek_event().start_mark
+                raise yaml.YAMLError(f"more than {MAX_ALIASES} aliases{mark}")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+        """Refuses a key that stands twice, of which PyYAML keeps the last."""
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen and isinstance(key, yaml.ScalarNode):
+                raise yaml.YAMLError(f"the key {key.value!r} stands twice{key.start_mark}")
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path, loader: type[yaml.SafeLoader] = StrictLoader) -> Any:
+    """Reads a YAML file.
+
+    Args:
+        path: The file.
+        loader: `StrictLoader`, or a subclass.
+
+    Raises:
+        ConfigError: It cannot be read, is larger than 1 MiB, or is no such YAML.
+    """
+    if path.is_file() and path.stat().st_size > MAX_BYTES:
+        raise ConfigError(f"{path}: is larger than {MAX_BYTES:,} bytes, which no settings are")
+    try:
+        return yaml.load(path.read_text(encoding="utf-8-sig"), loader)
+    except RecursionError as error:
+        raise ConfigError(f"{path}: nested too deeply") from error
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML ({error})") from error
