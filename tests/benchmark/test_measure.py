@@ -47,7 +47,9 @@ def test_saved_bytes_counts_each_array_once():
 @pytest.mark.skipif(peak_memory(lambda: None, CPU) is None, reason="needs /proc/self/statm")
 def test_peak_memory_sees_a_large_array():
     def run():
-        torch.ones(64 * 1024 * 1024 // 4).sum()
+        array = torch.ones(64 * 1024 * 1024 // 4)
+        time.sleep(0.5)  # the sampler's thread may have to wait for its turn
+        array.sum()
 
     assert peak_memory(run, CPU) > 32 * 1024 * 1024
 
