@@ -10,12 +10,19 @@ export NO_ALBUMENTATIONS_UPDATE = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 BIN := .venv/bin
+# LOCKED=1 installs the very files of tools/requirements.lock (Python 3.11, Linux on x86-64)
+ifdef LOCKED
+INSTALL = $(BIN)/python -m pip install --quiet --require-hashes -r tools/requirements.lock \
+	&& $(BIN)/python -m pip install --quiet --no-deps -e .
+else
+INSTALL = $(BIN)/python -m pip install --quiet -e '.[detection,train,dev]'
+endif
 PACKAGES := .venv/.packages
 READY := .venv/.ready
 INSTALLER := tools/install_detectron2.py tools/detectron2_operators.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check clean
+.PHONY: help setup demo test check soak faults audit lock clean
 
 help:  ## list what can be made
 	@echo "make TARGET [PYTHON=python3.12] [ARGS='...']"
@@ -29,11 +36,29 @@ demo: $(READY)  ## fine-tune, evaluate and draw on a small generated smear set
 test: check  ## run the checks, then the tests (ARGS='-k name' picks some)
 	@$(BIN)/python -m pytest $(ARGS)
 
+soak: $(READY)  ## the long form of tests/soak: kills, fuzzing, thousands of images (about an hour)
+	@$(BIN)/python -m pip install --quiet -e '.[soak]'
+	@WBCNETS_SOAK=1 $(BIN)/python -m pytest -s tests/soak $(ARGS)
+
+faults: $(READY)  ## the corpus of faults, here and in its peers, into tests/faults/README.md
+	@$(BIN)/python tests/faults/report.py --output tests/faults/README.md
+
+audit: $(READY)  ## known weaknesses of the installed packages (asks the network)
+	@$(BIN)/python -m pip install --quiet pip-audit
+	@$(BIN)/pip-audit --skip-editable
+
+lock: $(READY)  ## write tools/requirements.lock anew (asks the network)
+	@$(BIN)/python -m pip install --quiet uv
+	@$(BIN)/uv pip compile --quiet pyproject.toml --extra detection --extra train --extra dev \
+		--generate-hashes --no-header --no-annotate --python $(BIN)/python \
+		--output-file tools/requirements.lock
+
 check: $(READY)  ## formatting, lint and types
 	@$(BIN)/ruff format --check --quiet . \
 		|| { echo "Not formatted, see: $(BIN)/ruff format --diff ."; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
+	@$(BIN)/bandit --quiet --recursive --severity-level medium wbcnets projects tools datasets
 
 clean:  ## remove the environment and caches; keeps output/ and datasets/
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -53,8 +78,7 @@ environment:
 	@rm -rf .venv
 	@$(PYTHON) -m venv .venv
 	@start=$$(date +%s); \
-		$(BIN)/python -m pip install --quiet -e '.[detection,train,dev]' \
-		&& echo "Packages installed in $$(( $$(date +%s) - start )) s."
+		$(INSTALL) && echo "Packages installed in $$(( $$(date +%s) - start )) s."
 	@cp pyproject.toml $(PACKAGES)
 
 $(READY): $(PACKAGES) $(INSTALLER)

@@ -114,10 +114,11 @@ def fit_config(
         alpha = class_share_alpha(counts, model.LOSS.FOCAL_ALPHA_RULE)
         model.LOSS.FOCAL_ALPHA = [round(value, 6) for value in alpha.tolist()]
     most, densest = most_objects(datasets)
-    if most > min(model.NUM_QUERIES, cfg.TEST.DETECTIONS_PER_IMAGE, 100):
+    if most > min(model.NUM_QUERIES, cfg.TEST.DETECTIONS_PER_IMAGE):
         logger.warning(
-            f"{densest} holds {most} objects: more than MODEL.MFDS_DETR.NUM_QUERIES, "
-            "TEST.DETECTIONS_PER_IMAGE or COCO's limit of 100 detections; some cannot be found"
+            f"{densest} holds {most} objects: more than MODEL.MFDS_DETR.NUM_QUERIES "
+            f"({model.NUM_QUERIES}) or TEST.DETECTIONS_PER_IMAGE "
+            f"({cfg.TEST.DETECTIONS_PER_IMAGE}); some cannot be found, so raise both"
         )
     cfg.freeze()
 

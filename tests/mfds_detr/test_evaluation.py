@@ -77,6 +77,26 @@ def test_perfect_predictions(zero_based, tmp_path, reverse):
     assert {entry["category_id"] for entry in written} <= {0, 10, 20, 30, 40}
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_figures_of_a_class_are_under_its_name(zero_based, tmp_path, reverse):
+    names = register_datasets([], ["zero_based"], [zero_based], tmp_path)["zero_based"].class_names
+    order = tuple(names[::-1] if reverse else names)
+    register_datasets([], ["zero_based"], [zero_based], tmp_path, order)
+    missed = order[0]
+    assert any(a["category_id"] == 0 for r in DatasetCatalog.get("zero_based")
+               for a in r["annotations"])  # fmt: skip
+
+    def without_one_class(record):
+        found = perfect(record)
+        return found[found.pred_classes != 0]
+
+    figures = evaluate("zero_based", tmp_path / "out", without_one_class)
+    found = {name: figures[f"AP-{name}"] for name in order if figures[f"AP-{name}"] >= 0}
+    assert found.pop(missed) == 0
+    assert found
+    assert all(value == pytest.approx(100) for value in found.values())
+
+
 def test_wrong_classes_score_nothing(zero_based, tmp_path):
     register_datasets([], ["zero_based"], [zero_based], tmp_path)
     figures = evaluate("zero_based", tmp_path / "out", wrong_class)

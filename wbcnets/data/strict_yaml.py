@@ -47,7 +47,8 @@ def read_yaml(path: Path, loader: type[yaml.SafeLoader] = StrictLoader) -> Any:
     if path.is_file() and path.stat().st_size > MAX_BYTES:
         raise ConfigError(f"{path}: is larger than {MAX_BYTES:,} bytes, which no settings are")
     try:
-        return yaml.load(path.read_text(encoding="utf-8-sig"), loader)
+        text = path.read_text(encoding="utf-8-sig")
+        return yaml.load(text, loader)  # nosec B506, always a kind of safe loader
     except RecursionError as error:
         raise ConfigError(f"{path}: nested too deeply") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
