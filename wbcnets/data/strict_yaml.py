@@ -48,7 +48,8 @@ def read_yaml(path: Path, loader: type[yaml.SafeLoader] = StrictLoader) -> Any:
         raise ConfigError(f"{path}: is larger than {MAX_BYTES:,} bytes, which no settings are")
     try:
         text = path.read_text(encoding="utf-8-sig")
-        return yaml.load(text, loader)  # nosec B506, always a kind of safe loader
+        # Always a kind of safe loader
+        return yaml.load(text, loader)  # nosec B506
     except RecursionError as error:
         raise ConfigError(f"{path}: nested too deeply") from error
     except (OSError, ValueError, yaml.YAMLError) as error:

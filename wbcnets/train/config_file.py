@@ -122,7 +122,7 @@ def _apply(settings: dict[str, Any], override: str) -> None:
     if not equals or not all(parts):
         raise ConfigError(f"{override!r}: expected KEY=VALUE, such as training.epochs=10")
     try:
-        value = yaml.load(text, _Loader)  # nosec B506, a kind of safe loader
+        value = yaml.load(text, _Loader)  # nosec B506
     except yaml.YAMLError as error:
         raise ConfigError(f"{override!r}: the value is no YAML ({error})") from error
     inner = settings
