@@ -49,8 +49,13 @@ def read_state_dict(path: Path, averaged: bool = True) -> dict[str, torch.Tensor
     return clean_state_dict({k: v for k, v in state.items() if isinstance(v, torch.Tensor)})
 
 
-def load_into(model: nn.Module, path: Path) -> None:
+def load_into(model: nn.Module, path: Path, name: str = "the model") -> None:
     """Loads all weights of a model from a file, the averaged ones where there are some.
+
+    Args:
+        model: The model.
+        path: The file.
+        name: What messages call the model.
 
     Raises:
         CheckpointError: The file is damaged, lacks weights, has others or other shapes, or values
@@ -68,7 +73,9 @@ def load_into(model: nn.Module, path: Path) -> None:
     if problems:
         shown = "\n  ".join(problems[:10])
         more = f"\n  ... and {len(problems) - 10} more" if len(problems) > 10 else ""
-        raise CheckpointError(f"{path}: {len(problems)} tensors do not fit:\n  {shown}{more}")
+        raise CheckpointError(
+            f"{path}: does not fit {name}, in {len(problems)} tensors:\n  {shown}{more}"
+        )
     model.load_state_dict(state)
 
 

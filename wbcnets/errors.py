@@ -34,3 +34,7 @@ class ConfigError(WbcnetsError, ValueError):
 
 class ProcessError(WbcnetsError, RuntimeError):
     """Another process of the same run died, failed or gives no answer."""
+
+
+class OutOfMemoryError(WbcnetsError, RuntimeError):
+    """The memory of the GPU or of the machine is full."""

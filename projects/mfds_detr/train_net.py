@@ -36,6 +36,7 @@ from mfds_detr.datasets import (
     most_objects,
     parse_dataset_argument,
     register_datasets,
+    save_data_report,
 )
 from mfds_detr.trainer import Trainer, evaluate, guarded
 from mfds_detr.weight_files import read_weights
@@ -80,6 +81,8 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> tuple[str, ...]:
         near = refuse_leaks([datasets[name] for name in train], [datasets[name] for name in own])
         for line in near:
             logger.warning(f"perhaps in training and test: {line}")
+    if comm.is_main_process():
+        save_data_report(Path(cfg.OUTPUT_DIR), datasets)
     if not datasets:
         raise ConfigError("DATASETS.TRAIN and DATASETS.TEST are both empty")
     class_names = known or next(iter(datasets.values())).class_names

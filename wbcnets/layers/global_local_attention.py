@@ -61,13 +61,15 @@ class SqueezeExcite(nn.Module):
         self.fc2 = nn.Linear(hidden, channels, device=device, dtype=dtype)
         self.gate = nn.Hardsigmoid()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns the weighed map."""
+    def forward(self, x: Tensor, overwrite: bool = False) -> Tensor:
+        """Returns the weighed map, in the place of `x` where the caller has no more use for it."""
         pooled = x.mean(dim=(2, 3)).to(self.fc1.weight.dtype)
         if x.device.type == "meta":
             return x * self._weights(pooled)
         with torch.autocast(x.device.type, enabled=False):
-            return x * self._weights(pooled)
+            weights = self._weights(pooled)
+            in_place = overwrite and weights.dtype == x.dtype
+            return x.mul_(weights) if in_place else x * weights
 
     def _weights(self, pooled: Tensor) -> Tensor:
         """(B, C) -> (B, C, 1, 1), in [0, 1]."""
@@ -143,7 +145,9 @@ class LocalPart(nn.Module):
         wide = activate(self.expand_act, normalise(self.expand_norm, wide))
         wide = convolve(self.depthwise, wide)
         wide = activate(self.depthwise_act, normalise(self.depthwise_norm, wide))
-        return x + normalise(self.project_norm, convolve(self.project, self.squeeze_excite(wide)))
+        if isinstance(self.squeeze_excite, SqueezeExcite):
+            wide = self.squeeze_excite(wide, overwrite=may_overwrite())
+        return x + normalise(self.project_norm, convolve(self.project, wide))
 
 
 class GlobalLocalAttention(nn.Module):

@@ -99,9 +99,9 @@ def _from_checkpoint(path: Path) -> Classifier:
         model = timm.create_model(
             name, num_classes=len(class_names), pretrained=False, **architecture.get("kwargs", {})
         )
-        load_into(model, path)
-    except CheckpointError as error:
-        raise CheckpointError(f"{error}\nexpected {name} of {len(class_names)} classes") from error
+        load_into(model, path, f"{name} of {len(class_names)} classes")
+    except CheckpointError:
+        raise
     except (RuntimeError, TypeError) as error:
         raise CheckpointError(f"{path}: does not fit {name}: {error}") from error
     return _classifier(str(path), model, class_names, checkpoint.get("data_config", {}))

@@ -16,6 +16,7 @@ from wbcnets.train.display import Display
 from wbcnets.train.distributed import Processes
 from wbcnets.train.evaluation import evaluate, watched
 from wbcnets.train.interruption import Interruption
+from wbcnets.train.memory import explained_memory
 from wbcnets.train.run_folder import LAST_NAME, RunFolder
 from wbcnets.train.sampling import StepSampler
 from wbcnets.train.step import Stepper, StepResult
@@ -104,7 +105,8 @@ class TrainingLoop:
         batches = watched_batches(self.parts.train_loader)
         while True:
             parts = self._next_parts(batches)
-            result = self.parts.stepper.take(parts, interruption.requested, self._is_late())
+            with explained_memory(self._memory_hint):
+                result = self.parts.stepper.take(parts, interruption.requested, self._is_late())
             images += self.parts.sampler.batch_size
             spent = time.perf_counter() - start
             if not first:
@@ -126,6 +128,16 @@ class TrainingLoop:
     def _learning_rate(self) -> float:
         """The largest of the parameter groups, which layer-wise decay makes differ."""
         return max(group["lr"] for group in self.state.optimizer.param_groups)
+
+    @property
+    def _memory_hint(self) -> str:
+        training, data = self.config.training, self.config.data
+        return (
+            f"with training.batch_size={training.batch_size} in "
+            f"training.accumulation={training.accumulation} parts of {data.image_size} px: double "
+            "training.accumulation, set training.grad_checkpointing=true or training.amp=bfloat16, "
+            "or use smaller images"
+        )
 
     def _next_parts(self, batches: Iterator[list[Tensor]]) -> list[list[Tensor]]:
         start = time.perf_counter()

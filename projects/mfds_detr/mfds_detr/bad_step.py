@@ -13,6 +13,12 @@ from wbcnets.data.draw import contact_sheet, draw_boxes
 from wbcnets.files import write_atomically
 
 
+def _as_picture(image: torch.Tensor) -> np.ndarray:
+    """`(3, H, W)` of any type and any values -> `(H, W, 3)` uint8."""
+    pixels = image.float().nan_to_num(0, 255, 0).clamp(0, 255).to(torch.uint8)
+    return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
+
+
 def keep_bad_step(
     folder: Path, batch: Sequence[dict[str, Any]], iteration: int, class_names: Sequence[str]
 ) -> Path:
@@ -45,7 +51,7 @@ def keep_bad_step(
     write_atomically(path, lambda file: torch.save(data, file))
     drawn = [
         draw_boxes(
-            np.ascontiguousarray(entry["image"].permute(1, 2, 0).numpy()),
+            _as_picture(entry["image"]),
             np.nan_to_num(corners.numpy()),
             classes.numpy(),
             class_names,

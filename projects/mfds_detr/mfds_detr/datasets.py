@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from detectron2.structures import BoxMode
 
 from wbcnets.data.cards import dataset_paths
 from wbcnets.data.coco import CocoDataset, load_coco
+from wbcnets.data.strict_json import write_json
 from wbcnets.errors import ConfigError, DataError
 
 logger = logging.getLogger("mfds_detr.datasets")
@@ -93,6 +94,23 @@ def register_datasets(
         register_dataset(name, dataset, source, cache, names)
         datasets[name] = dataset
     return datasets
+
+
+def save_data_report(folder: Path, datasets: Mapping[str, CocoDataset]) -> None:
+    """Writes `data_report.json`: what became of every box and image, exceptions by name."""
+    report = {
+        name: {
+            "source": dataset.source,
+            "boxes": vars(dataset.counts),
+            "images": vars(dataset.image_counts),
+            "boxes_per_class": dataset.box_counts,
+            "repaired": dataset.repaired,
+            "dropped": dataset.dropped,
+            "notes": dataset.notes,
+        }
+        for name, dataset in datasets.items()
+    }
+    write_json(report, folder / "data_report.json")
 
 
 def register_dataset(

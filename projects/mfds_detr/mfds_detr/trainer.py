@@ -38,6 +38,7 @@ from mfds_detr.run_record import RunRecord
 from wbcnets.data.watched_loading import watched_batches
 from wbcnets.errors import ProcessError, WbcnetsError
 from wbcnets.train.distributed import lost_process
+from wbcnets.train.memory import explained_memory
 from wbcnets.train.optimization import BufferBackup, seed_everything
 
 logger = logging.getLogger("mfds_detr.trainer")
@@ -194,7 +195,8 @@ class Trainer(TrainerBase):
         seed_everything(self.run_record.seed, self.iter, comm.get_rank())
         self._buffers.keep()
         try:
-            metrics = self._compute_gradients(batch)
+            with explained_memory(self._memory_hint(batch)):
+                metrics = self._compute_gradients(batch)
         except FloatingPointError as error:
             # Other processes wait for this one's gradients, so that it cannot leave out a step
             self._leave_out(batch, str(error), stop=comm.get_world_size() > 1)
@@ -211,6 +213,14 @@ class Trainer(TrainerBase):
             self.ema.update(self.network, step=self.iter)
         if comm.is_main_process():
             self.storage.put_scalars(**metrics, data_time=data_time)
+
+    def _memory_hint(self, batch: Sequence[dict[str, Any]]) -> str:
+        largest = max((tuple(entry["image"].shape[1:]) for entry in batch), default=(0, 0))
+        return (
+            f"with SOLVER.IMS_PER_BATCH {self.cfg.SOLVER.IMS_PER_BATCH} and images of up to "
+            f"{largest[0]}x{largest[1]} px: lower it, or INPUT.MIN_SIZE_TRAIN and "
+            "INPUT.MAX_SIZE_TRAIN, or set SOLVER.AMP.ENABLED True"
+        )
 
     def _compute_gradients(self, batch: Sequence[dict[str, Any]]) -> dict[str, float]:
         """Clipped gradients, and losses and norm as means over all processes.
