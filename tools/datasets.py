@@ -3,25 +3,20 @@
   python tools/datasets.py list
   python tools/datasets.py show bccd_test --output bccd_test.png
   python tools/datasets.py show my.json --images my_images --count 4
-  python tools/datasets.py check my.json --images my_images --strict
 
-`check` ends with 0 when the annotations are usable, 1 when they have problems, 2 when a file cannot
-be read at all.
+`wbcnets check` tells whether annotations can be used.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
-from wbcnets.data.box_checks import BAD_BOX_CHOICES
 from wbcnets.data.cards import CARDS, ROOT_VARIABLE, dataset_paths, dataset_root
 from wbcnets.data.coco import load_coco
 from wbcnets.data.preview import preview
-from wbcnets.data.strict_json import write_json
 from wbcnets.errors import DataError
 
 
@@ -61,32 +56,6 @@ def show(args: argparse.Namespace) -> int:
     return 0
 
 
-def check(args: argparse.Namespace) -> int:
-    """Checks annotations; see the exit codes above."""
-    found: dict[str, Any] = {"file": args.name, "problems": []}
-    try:
-        annotations, images = find_dataset(args.name, args.images, args.root)
-        dataset = load_coco(annotations, images, bad_box=args.bad_box, strict=args.strict)
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        found.update(error=str(error).splitlines()[0], problems=list(error.problems))
-        code = 1 if error.problems else 2
-    else:
-        print(dataset.summary())
-        found.update(
-            counts=vars(dataset.counts),
-            boxes=dataset.box_counts,
-            images=len(dataset.images),
-            dropped=dataset.dropped,
-            repaired=dataset.repaired,
-            notes=dataset.notes,
-        )
-        code = 0
-    if args.json is not None:
-        write_json(found, args.json)
-    return code
-
-
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -109,17 +78,6 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--output", type=Path, default=Path("output/dataset.png"), metavar="FILE")
     command.add_argument("--seed", type=int, default=0, help="which images (default: 0)")
     command.set_defaults(run=show)
-
-    command = commands.add_parser("check", parents=[one], help="finds all problems of annotations")
-    command.add_argument("--json", type=Path, metavar="FILE", help="writes the findings as JSON")
-    command.add_argument("--strict", action="store_true", help="repairs and drops are problems too")
-    command.add_argument(
-        "--bad-box",
-        choices=BAD_BOX_CHOICES,
-        default="drop",
-        help="drop boxes without area (default), also fix swapped and overhanging ones, or refuse",
-    )
-    command.set_defaults(run=check)
     return parser
 
 

@@ -63,33 +63,13 @@ def test_show_by_name_and_by_file(main, prepared, tmp_path, capsys, monkeypatch)
     np.testing.assert_array_equal(read_image(first), read_image(second))
 
 
-def test_check_exit_codes_and_json(main, prepared, tmp_path, capsys):
-    out = tmp_path / "found.json"
-    arguments = ["check", "bccd_test", "--root", str(prepared), "--json", str(out)]
-    assert main(arguments) == 0
-    found = json.loads(out.read_text())
-    assert found["counts"] == {"n_read": 2, "n_used": 1, "n_repaired": 0, "n_dropped": 1}
-    assert "zero area" in found["dropped"][0]
-    assert found["problems"] == []
-
-    assert main([*arguments, "--strict"]) == 1
-    found = json.loads(out.read_text())
-    assert len(found["problems"]) == 1
-    assert "zero area" in capsys.readouterr().err
-    assert main([*arguments, "--bad-box", "error"]) == 1
-
-    (prepared / "bccd" / "annotations" / "test.json").write_text('{"images": [')
-    assert main(arguments) == 2
-    assert "no valid JSON" in json.loads(out.read_text())["error"]
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["show", "bccd_test"], "prepare_bccd.py"),
         (["show", "bcdc_test"], "choose from bccd_trainval"),
         (["show", "x.json"], "--images FOLDER"),
-        (["check", "none.json", "--images", "."], "does not exist"),
+        (["show", "none.json", "--images", "."], "does not exist"),
     ],
 )
 def test_unusable_names_are_explained(main, tmp_path, capsys, arguments, message):

@@ -58,7 +58,8 @@ def find_sources(path: Path, images: Path | None = None, kind: str = "") -> list
         return [Source(path, "cells", path)]
     if kind == "yolo":
         return [_yolo_source(path, images)]
-    files = tuple(sorted(_files(path, ".xml" if kind == "voc" else ".json")))
+    suffix = ".xml" if kind == "voc" else ".json"
+    files = tuple(sorted(_files(_annotations_in(path, suffix), suffix)))
     if not files:
         raise DataError(f"{path}: holds no annotation files of the format {kind}")
     if kind == "coco":
@@ -81,12 +82,20 @@ def _kind_of(path: Path) -> str:
         return "cells"
     if any(islice(_files(path, ".xml"), 1)):
         return "voc"
-    json_files = list(islice(_files(path, ".json"), 1))
+    json_files = list(islice(_files(_annotations_in(path, ".json"), ".json"), 1))
     if json_files:
         return _kind_of_json(json_files[0])
     if (path / "data.yaml").is_file() or _label_folder(path) is not None:
         return "yolo"
     return "cells"
+
+
+def _annotations_in(path: Path, suffix: str) -> Path:
+    """The part of a folder that holds its annotations, where it has the usual name."""
+    for part in (path / "annotations", path / f"annotations{suffix}"):
+        if path.is_dir() and any(islice(_files(part, suffix), 1)):
+            return part
+    return path
 
 
 def _kind_of_json(path: Path) -> str:
