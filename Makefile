@@ -38,7 +38,8 @@ test: check  ## run the checks, then the tests (ARGS='-k name' picks some)
 
 soak: $(READY)  ## the long form of tests/soak: kills, fuzzing, thousands of images (about an hour)
 	@$(BIN)/python -m pip install --quiet -e '.[soak]'
-	@WBCNETS_SOAK=1 $(BIN)/python -m pytest -s tests/soak $(ARGS)
+	@WBCNETS_SOAK=1 $(BIN)/python -m pytest -s tests/soak tests/test_files.py \
+		tests/train/test_failures.py tests/mfds_detr/test_failures.py $(ARGS)
 
 faults: $(READY)  ## the corpus of faults, here and in its peers, into tests/faults/README.md
 	@$(BIN)/python tests/faults/report.py --output tests/faults/README.md

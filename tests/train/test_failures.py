@@ -8,6 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+
+from tests.soak.scale import LONG
+from tests.train.toy_runs import make_cells, read_weights
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 6
@@ -82,3 +86,53 @@ def test_without_a_failure_both_finish(tmp_path):
         shown, errors = process.communicate(timeout=120)
         assert shown == f"finished {rank}\n", errors
         assert process.returncode == 0
+
+
+# The real command's run, in which one process sees what is not finite
+TRAINING = """
+import os, sys
+sys.path.insert(0, {root!r})
+import torch
+torch.set_num_threads(1)
+from tests.train.toy_runs import toy_config
+from wbcnets.train import step
+from wbcnets.train.run import train_classifier
+
+KIND, BAD = sys.argv[1].rsplit(" ", 1)
+original = step.Stepper._backward
+
+def backward(self, part, parts):
+    bad = self.state.progress.global_step == 2 and self.processes.rank == int(BAD)
+    if bad and KIND == "activation":
+        part[0].mul_(float("inf"))
+    loss = original(self, part, parts)
+    if bad and KIND == "gradient":
+        next(self.state.model.parameters()).grad.fill_(float("nan"))
+    if bad and KIND == "loss":
+        loss = loss * float("nan")
+    return loss
+
+step.Stepper._backward = backward
+train_classifier(toy_config({cells!r}, {output!r}, "training.ema_decay=0.9", "data.workers=0"))
+"""
+
+
+CASES = [("loss", 0), ("gradient", 1), ("activation", 1)]
+CASES += [("loss", 1), ("gradient", 0), ("activation", 0)] if LONG else []
+
+
+@pytest.mark.parametrize(("kind", "rank"), CASES)
+def test_numbers_that_are_not_finite_stay_out_of_all_weights(kind, rank, tmp_path):
+    cells = make_cells(tmp_path / "cells")
+    script = TRAINING.format(root=str(ROOT), cells=str(cells), output=str(tmp_path / "run"))
+    for process in run_two(script, f"{kind} {rank}", tmp_path):
+        shown, errors = process.communicate(timeout=200)
+        assert process.returncode == 0, shown + errors
+    last = torch.load(tmp_path / "run" / "last.pth", weights_only=True)
+    assert last["resume"]["progress"]["bad_steps"] == 1
+    tensors = read_weights(tmp_path / "run" / "last.pth")
+    assert any(name.startswith("ema.") for name in tensors)
+    assert all(tensor.isfinite().all() for tensor in tensors.values())
+    kept = torch.load(tmp_path / "run" / "bad_step.pth", weights_only=True)
+    assert len(kept["files"]) == 8
+    assert (kept["epoch"], kept["step"]) == (1, 3)

@@ -60,6 +60,26 @@ def test_a_crashed_run_ends_with_the_same_bits(cells, tmp_path, monkeypatch, ste
     assert len((tmp_path / "parts" / "log.csv").read_text().splitlines()) == 3
 
 
+@pytest.mark.parametrize("calls", [1, 3, 7])
+def test_a_crash_inside_an_accumulated_step(cells, tmp_path, monkeypatch, calls):
+    train_classifier(toy_config(cells, tmp_path / "whole", *EVERYTHING))
+    real, taken = step.Stepper._backward, []
+
+    def backward(self, *args):
+        if len(taken) == calls:  # the second of a step's two parts
+            raise RuntimeError("crash")
+        taken.append(1)
+        return real(self, *args)
+
+    options = (*EVERYTHING, "training.checkpoint_minutes=0")
+    with monkeypatch.context() as patch:
+        patch.setattr(step.Stepper, "_backward", backward)
+        with pytest.raises(RuntimeError, match="crash"):
+            train_classifier(toy_config(cells, tmp_path / "parts", *options))
+    resume_training(tmp_path / "parts")
+    assert differences(tmp_path / "whole" / "last.pth", tmp_path / "parts" / "last.pth") == []
+
+
 def test_a_killed_process_goes_on_with_other_workers(cells, tmp_path):
     options = ("training.epochs=3", "optimizer.name=sgd", "data.augmentation=flips")
     train_classifier(toy_config(cells, tmp_path / "whole", *options))
