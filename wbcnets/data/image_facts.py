@@ -17,7 +17,7 @@ from wbcnets.data.images import MAX_PIXELS, image_conversions, image_size, read_
 from wbcnets.errors import DataError
 
 # To be counted up when readers or hashes change
-_KIND = f"image 1 {MAX_PIXELS}"
+_KIND = f"image 2 {MAX_PIXELS}"
 _THREADS = 4
 _PLACEHOLDER = "<the image>"
 

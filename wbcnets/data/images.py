@@ -41,6 +41,7 @@ def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> np
             several pages, or holds floating-point values. The message names the path.
     """
     with _open(path, max_pixels) as image:
+        _verify_checksums(image, path, path)
         return _decode(image, path)
 
 
@@ -61,6 +62,7 @@ def read_image_bytes(
         DataError: As `read_image`. The message has the name.
     """
     with _open_stream(io.BytesIO(content), name, max_pixels) as image:
+        _verify_checksums(image, io.BytesIO(content), name)
         return _decode(image, name)
 
 
@@ -116,6 +118,22 @@ def _open_stream(
         image.close()
         raise _unreadable(path, error) from error
     return image
+
+
+def _verify_checksums(
+    image: Image.Image,
+    stream: str | os.PathLike[str] | io.BytesIO,
+    path: str | os.PathLike[str],
+) -> None:
+    """Compares a PNG with its checksums, which Pillow passes over when it decodes pixels."""
+    if image.format != "PNG":
+        return
+    try:
+        with Image.open(stream, formats=("PNG",)) as copy:
+            copy.verify()
+    # See read_image: damaged bytes may raise anything.
+    except Exception as error:
+        raise _unreadable(path, error) from error
 
 
 def _decode(image: Image.Image, path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
