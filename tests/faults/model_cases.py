@@ -164,6 +164,8 @@ for title, content in (
     ("alias bomb", bomb),
     ("zero bytes", "\0\0"),
     ("key twice", "device: cpu\ndevice: cuda"),
+    ("a mapping as a key", "training:\n?  epochs: 3\nx: 1"),
+    ("a list as a key", "? [a, b]\n: 3"),
 ):
     add("S04", f"classifier: {title}", text(content), "error", r"config\.yaml|settings|output",
         reader="config")  # fmt: skip

@@ -136,7 +136,7 @@ def main() -> None:
         # One more than is wanted, so that the last one is reached in any case
         atheris.Setup(
             [sys.argv[0], f"-runs={args.runs}", "-max_len=4096", "-verbosity=0",
-             "-rss_limit_mb=0", "-timeout=30", str(corpus)],
+             "-rss_limit_mb=0", "-timeout=30", f"-artifact_prefix={root}/", str(corpus)],
             one,
         )  # fmt: skip
         atheris.Fuzz()

@@ -139,9 +139,15 @@ def test_presets_hold_the_papers_settings():
     assert sparse.schedule.milestones == [40, 70, 90]
     assert (sparse.optimizer.learning_rate, sparse.optimizer.weight_decay) == (1e-3, 5e-4)
     assert load_config("resnext_cc_cnmc").loss.name == "resnext_cc"
-    cpu = load_config("resnet18_pbc_cpu")
-    assert (cpu.training.epochs, cpu.training.batch_size) == (9, 64)
-    assert cpu.loss.label_smoothing == 0.1
+
+
+def test_what_was_compared_differs_in_the_model_and_the_epochs_alone():
+    ours, plain = load_config("sckansformer_tiny_pbc_cpu"), load_config("resnet18_pbc_cpu")
+    assert ours.data == plain.data
+    assert ours.optimizer == plain.optimizer
+    assert ours.loss == plain.loss
+    assert ours.training.ema_decay == plain.training.ema_decay == 0.998
+    assert load_config("resnext_cc_26_pbc_cpu").data.transforms == plain.data.transforms
 
 
 def test_every_key_has_a_value():

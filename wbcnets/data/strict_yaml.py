@@ -28,9 +28,11 @@ class StrictLoader(yaml.SafeLoader):
         """Refuses a key that stands twice, of which PyYAML keeps the last."""
         seen = set()
         for key, _ in node.value:
-            if key.value in seen and isinstance(key, yaml.ScalarNode):
+            if not isinstance(key, yaml.ScalarNode):
+                continue  # PyYAML refuses keys that are no texts or numbers itself
+            if key.value in seen:
                 raise yaml.YAMLError(f"the key {key.value!r} stands twice{key.start_mark}")
-            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
