@@ -18,6 +18,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
+import safetensors.torch
+import torch
+
 from tests.faults import builders
 from wbcnets.errors import WbcnetsError
 
@@ -41,7 +44,7 @@ def seeds() -> dict[str, list[bytes]]:
         "yolo": [b"0 0.5 0.5 0.2 0.2\n1 0.4 0.4 0.2 0.3\n"],
         "config": [b"training:\n  epochs: 3\noptimizer:\n  name: adamw\n"],
         "image": images,
-        "safetensors": [b"\x10\0\0\0\0\0\0\0" + b'{"a":{}}        '],
+        "safetensors": [safetensors.torch.save({"a": torch.ones(2, 2), "b": torch.zeros(3)})],
     }
 
 
