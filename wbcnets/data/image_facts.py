@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from tqdm import tqdm
 
 from wbcnets.data.content_cache import shared_cache
 from wbcnets.data.images import MAX_PIXELS, image_conversions, image_size, read_image
@@ -19,6 +20,8 @@ from wbcnets.errors import DataError
 # To be counted up when readers or hashes change
 _KIND = f"image 2 {MAX_PIXELS}"
 _THREADS = 4
+# From here on a person would want to see how far it is
+_MANY = 2000
 _PLACEHOLDER = "<the image>"
 
 
@@ -74,8 +77,11 @@ def facts_or_reasons(paths: Iterable[str | os.PathLike[str]]) -> list[ImageFacts
         except DataError as error:
             return str(error)
 
+    files = list(paths)
     with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(find, paths))
+        found = pool.map(find, files)
+        few = len(files) < _MANY
+        return list(tqdm(found, "checking images", len(files), unit="image", disable=few))
 
 
 def difference_hash(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
