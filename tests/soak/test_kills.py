@@ -7,10 +7,12 @@ hundreds of them minutes.
 import os
 import random
 import signal
+import threading
 import time
 
 import pytest
 import torch
+from tqdm import tqdm
 
 from tests.soak.scale import LONG, scaled
 from tests.train.toy_runs import differences, make_cells, toy_config
@@ -32,6 +34,8 @@ def in_a_fork(work):
         os.dup2(silence, 1)
         os.dup2(silence, 2)
         torch.set_num_threads(1)
+        # Its own lock is shared with forks, and stays shut when one is killed while it writes
+        tqdm.set_lock(threading.RLock())
         work()
         code = 0
     finally:
