@@ -111,7 +111,7 @@ def refuse_leaks(train: Sequence[CocoDataset], test: Sequence[CocoDataset]) -> l
                 compare_datasets(first, second, leaks, suspicions)
     if leaks:
         raise DataError(
-            f"{len(leaks)} images are in a training set and in a test set, so that the figures "
+            "images are in a training set and in a test set, too, so that the figures "
             "would be too good - remove them, or go on with DATASETS.ALLOW_LEAKS True",
             leaks,
         )
