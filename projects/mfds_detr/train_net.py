@@ -78,8 +78,8 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> tuple[str, ...]:
     datasets = register_datasets(train, cfg.DATASETS.TEST, given, cache, known)
     own = [name for name in cfg.DATASETS.TEST if name not in train]
     if train and own and not cfg.DATASETS.ALLOW_LEAKS and comm.is_main_process():
-        near = refuse_leaks([datasets[name] for name in train], [datasets[name] for name in own])
-        for line in near:
+        trained, tested = ([datasets[name] for name in names] for names in (train, own))
+        for line in refuse_leaks(trained, tested, "DATASETS.ALLOW_LEAKS True"):
             logger.warning(f"perhaps in training and test: {line}")
     if comm.is_main_process():
         save_data_report(Path(cfg.OUTPUT_DIR), datasets)

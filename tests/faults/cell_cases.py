@@ -13,7 +13,7 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from tests.faults.builders import coco, picture, write_cells, write_coco
+from tests.faults.builders import picture, write_cells, write_coco
 from tests.faults.case import Catalogue
 from wbcnets.data.images import image_size
 from wbcnets.errors import DataError
@@ -328,4 +328,3 @@ for case, title, name, write, answer, text in (
             return path
 
     add(case, title, make, answer, text)
-assert len(coco()["images"]) == 3

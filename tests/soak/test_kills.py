@@ -17,6 +17,7 @@ from tqdm import tqdm
 from tests.soak.scale import LONG, scaled
 from tests.train.toy_runs import differences, make_cells, toy_config
 from wbcnets.checkpoints import read_checkpoint
+from wbcnets.errors import CheckpointError
 from wbcnets.train.run import resume_training, train_classifier
 
 pytestmark = pytest.mark.timeout(7200 if LONG else 600)
@@ -80,11 +81,20 @@ def kill_again_and_again(start, go_on, newest, kills):
 
 
 def newest_step(path):
+    """The step of a checkpoint that is there; read once for each time that it is replaced."""
+    known = {}
+
     def find():
-        try:
-            return read_checkpoint(path)["resume"]["progress"]["global_step"]
-        except Exception:
+        if not path.exists():
             return -1
+        state = path.stat()
+        key = (state.st_ino, state.st_mtime_ns)
+        if key not in known:
+            try:
+                known[key] = read_checkpoint(path)["resume"]["progress"]["global_step"]
+            except CheckpointError:  # replaced between its digest and its content: look again
+                return max(known.values(), default=-1)
+        return known[key]
 
     return find
 

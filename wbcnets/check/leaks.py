@@ -94,8 +94,15 @@ def compare_datasets(
     )
 
 
-def refuse_leaks(train: Sequence[CocoDataset], test: Sequence[CocoDataset]) -> list[str]:
+def refuse_leaks(
+    train: Sequence[CocoDataset], test: Sequence[CocoDataset], override: str
+) -> list[str]:
     """Compares every training set with every other test set, before a training.
+
+    Args:
+        train: The training sets.
+        test: The test sets.
+        override: The setting by which a person goes on all the same, for the message.
 
     Returns:
         Near duplicates, one line each.
@@ -112,7 +119,7 @@ def refuse_leaks(train: Sequence[CocoDataset], test: Sequence[CocoDataset]) -> l
     if leaks:
         raise DataError(
             "images are in a training set and in a test set, too, so that the figures "
-            "would be too good - remove them, or go on with DATASETS.ALLOW_LEAKS True",
+            f"would be too good - remove them, or go on with {override}",
             leaks,
         )
     return suspicions
