@@ -36,13 +36,13 @@ demo: $(READY)  ## fine-tune, evaluate and draw on a small generated smear set
 test: check  ## run the checks, then the tests (ARGS='-k name' picks some)
 	@$(BIN)/python -m pytest $(ARGS)
 
-soak: $(READY)  ## the long form of tests/soak: kills, fuzzing, thousands of images (about an hour)
+soak: $(READY)  ## the long form of tests/stress/soak: kills, fuzzing, thousands of images (about an hour)
 	@$(BIN)/python -m pip install --quiet -e '.[soak]'
-	@WBCNETS_SOAK=1 $(BIN)/python -m pytest -s tests/soak tests/test_files.py \
-		tests/train/test_failures.py tests/mfds_detr/test_failures.py $(ARGS)
+	@WBCNETS_SOAK=1 $(BIN)/python -m pytest -s tests/stress/soak tests/io/test_atomic_files.py \
+		tests/train/test_failures.py tests/mfds_detr/engine/test_failures.py $(ARGS)
 
-faults: $(READY)  ## the corpus of faults, here and in its peers, into tests/faults/README.md
-	@$(BIN)/python tests/faults/report.py --output tests/faults/README.md
+faults: $(READY)  ## the corpus of faults, here and in its peers, into tests/stress/faults/README.md
+	@$(BIN)/python tests/stress/faults/report.py --output tests/stress/faults/README.md
 
 audit: $(READY)  ## known weaknesses of the installed packages (asks the network)
 	@$(BIN)/python -m pip install --quiet pip-audit

@@ -11,10 +11,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from wbcnets.data.cell_cards import get_cell_card
-from wbcnets.data.cell_sources import list_cells
-from wbcnets.data.prepare import build_parser, open_source, run_command
-from wbcnets.data.prepare_cells import add_options, prepare_cells, read_options
+from wbcnets.data.cards.cells import get_cell_card
+from wbcnets.data.cells.listing import list_cells
+from wbcnets.data.prepare.cells import add_options, prepare_cells, read_options
+from wbcnets.data.prepare.sources import build_parser, open_source, run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,9 +10,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from wbcnets.data.cards import get_card
-from wbcnets.data.coco import CocoDataset
-from wbcnets.data.prepare import (
+from wbcnets.data.cards.detection import get_card
+from wbcnets.data.detection.coco import CocoDataset
+from wbcnets.data.detection.voc import voc_to_coco
+from wbcnets.data.prepare.sources import (
     Split,
     build_parser,
     copy_images,
@@ -21,7 +22,6 @@ from wbcnets.data.prepare import (
     run_command,
     write_splits,
 )
-from wbcnets.data.voc import voc_to_coco
 from wbcnets.errors import DataError
 
 CARD = get_card("bccd")

@@ -12,10 +12,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from wbcnets.data.cell_cards import get_cell_card
-from wbcnets.data.medmnist import unpack_medmnist
-from wbcnets.data.prepare import build_parser, run_command
-from wbcnets.data.prepare_cells import add_options, prepare_cells, read_options
+from wbcnets.data.cards.cells import get_cell_card
+from wbcnets.data.cells.medmnist import unpack_medmnist
+from wbcnets.data.prepare.cells import add_options, prepare_cells, read_options
+from wbcnets.data.prepare.sources import build_parser, run_command
 
 CARD = get_cell_card("bloodmnist")
 

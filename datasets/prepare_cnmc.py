@@ -13,13 +13,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from wbcnets.data.cell_card import ClassTable
-from wbcnets.data.cell_cards import get_cell_card
-from wbcnets.data.cell_sources import CellFile, CellListing, compile_group_pattern
-from wbcnets.data.images import SUFFIXES
-from wbcnets.data.prepare import IGNORED_FOLDERS, build_parser, open_source, run_command
-from wbcnets.data.prepare_cells import add_options, prepare_cells, read_options
+from wbcnets.data.cards.cells import get_cell_card
+from wbcnets.data.cards.classes import ClassTable
+from wbcnets.data.cells.listing import CellFile, CellListing, compile_group_pattern
+from wbcnets.data.prepare.cells import add_options, prepare_cells, read_options
+from wbcnets.data.prepare.sources import IGNORED_FOLDERS, build_parser, open_source, run_command
 from wbcnets.errors import DataError
+from wbcnets.io.images import SUFFIXES
 
 CARD = get_cell_card("cnmc")
 _COLUMNS = {"Patient_ID", "new_names", "labels"}

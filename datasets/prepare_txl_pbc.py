@@ -17,9 +17,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wbcnets.data.cards import BLOOD_CELLS, FIVE_TYPES, DatasetCard, get_card
-from wbcnets.data.coco import CocoDataset
-from wbcnets.data.prepare import (
+from wbcnets.data.cards.detection import BLOOD_CELLS, FIVE_TYPES, DatasetCard, get_card
+from wbcnets.data.detection.coco import CocoDataset
+from wbcnets.data.detection.report import ConversionReport
+from wbcnets.data.detection.yolo import yolo_to_coco
+from wbcnets.data.prepare.sources import (
     Split,
     build_parser,
     copy_images,
@@ -29,8 +31,6 @@ from wbcnets.data.prepare import (
     run_command,
     write_splits,
 )
-from wbcnets.data.report import ConversionReport
-from wbcnets.data.yolo import yolo_to_coco
 from wbcnets.errors import DataError
 
 # The order of the class numbers in the published label files.

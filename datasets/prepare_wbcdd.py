@@ -12,9 +12,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from wbcnets.data.cards import get_card
-from wbcnets.data.prepare import build_parser, run_command
-from wbcnets.data.prepare_labelme import prepare_labelme
+from wbcnets.data.cards.detection import get_card
+from wbcnets.data.prepare.labelme import prepare_labelme
+from wbcnets.data.prepare.sources import build_parser, run_command
 
 CARD = get_card("wbcdd")
 

@@ -1,7 +1,7 @@
 """Measures models and operators against their peers, in turns, in one run on this machine.
 
   python tools/benchmark.py --list
-  python tools/benchmark.py --suite aims --output output/benchmark
+  python tools/benchmark.py --suite peers --output output/benchmark
   python tools/benchmark.py --case sckansformer_base/inference kan/forward --rounds 15
   python tools/benchmark.py --case mfds_detr/inference --profile
 
@@ -25,7 +25,7 @@ from wbcnets.benchmark.machine import measure_machine
 from wbcnets.benchmark.measure import measure
 from wbcnets.benchmark.model_cases import model_cases
 from wbcnets.benchmark.operator_cases import operator_cases
-from wbcnets.benchmark.profiling import profile_contender
+from wbcnets.benchmark.profiling import profile_candidate
 from wbcnets.benchmark.report import Result, write_report
 from wbcnets.benchmark.scaling import (
     ScalingCase,
@@ -38,7 +38,7 @@ from wbcnets.errors import ConfigError, WbcnetsError
 
 DETECTOR_PROJECT = Path(__file__).resolve().parents[1] / "projects" / "mfds_detr"
 Found = TypeVar("Found")
-SUITES = ("aims", "models", "operators", "detector", "data", "scaling", "all")
+SUITES = ("peers", "models", "operators", "detector", "data", "scaling", "all")
 
 
 def main() -> None:
@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--suite", choices=SUITES, help="a group of cases; aims without --case")
+    parser.add_argument("--suite", choices=SUITES, help="a group of cases; peers without --case")
     parser.add_argument("--case", nargs="+", metavar="NAME", help="single cases, see --list")
     parser.add_argument("--list", action="store_true", help="list the cases and end")
     parser.add_argument("--output", type=Path, default=Path("output/benchmark"), metavar="FOLDER")
@@ -117,9 +117,9 @@ def _choose(
             [case for case in cases if case.name in arguments.case],
             [case for case in scaling if f"scaling/{case.name}" in arguments.case],
         )
-    suite = arguments.suite or "aims"
+    suite = arguments.suite or "peers"
     chosen = [case for case in cases if suite in (*case.suites, "all")]
-    return chosen, scaling if suite in ("scaling", "aims", "all") else []
+    return chosen, scaling if suite in ("scaling", "peers", "all") else []
 
 
 def _print_list(cases: list[Case], scaling: list[ScalingCase], skipped: dict[str, str]) -> None:
@@ -128,7 +128,7 @@ def _print_list(cases: list[Case], scaling: list[ScalingCase], skipped: dict[str
         print(f"{case.name:{width}}{case.about} [{', '.join(case.suites)}]")
     for line in scaling:
         name = f"scaling/{line.name}"
-        print(f"{name:{width}}{line.about}, by size and batch [scaling, aims]")
+        print(f"{name:{width}}{line.about}, by size and batch [scaling, peers]")
     for name, reason in skipped.items():
         print(f"{name:{width}}left out: {reason}")
 
@@ -165,9 +165,9 @@ def _measure_case(case: Case, arguments: argparse.Namespace, settings: Settings)
     comparison = case.build(settings)
     measurement = measure(comparison, settings, case.name)
     if arguments.profile:
-        for contender in (comparison.ours, comparison.peer):
-            if contender is not None:
-                profile_contender(contender, case.name, arguments.output, settings.device)
+        for candidate in (comparison.ours, comparison.peer):
+            if candidate is not None:
+                profile_candidate(candidate, case.name, arguments.output, settings.device)
     gc.collect()
     return Result(case, comparison, measurement)
 

@@ -3,7 +3,7 @@
 
 import sys
 
-from wbcnets.check.command import main
+from wbcnets.cli.check import main
 
 if __name__ == "__main__":
     sys.exit(main())

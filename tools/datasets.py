@@ -14,9 +14,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from wbcnets.data.cards import CARDS, ROOT_VARIABLE, dataset_paths, dataset_root
-from wbcnets.data.coco import load_coco
-from wbcnets.data.preview import preview
+from wbcnets.data.cards.detection import CARDS, ROOT_VARIABLE, dataset_paths, dataset_root
+from wbcnets.data.detection.coco import load_coco
+from wbcnets.data.detection.preview import preview
 from wbcnets.errors import DataError
 
 

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from wbcnets.data.smears import write_smear_dataset
+from wbcnets.synthetic.smears import write_smear_dataset
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PROJECT = REPOSITORY / "projects" / "mfds_detr"

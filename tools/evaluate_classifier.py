@@ -12,19 +12,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from wbcnets.data.manifest import load_cells
+from wbcnets.data.cells.loading import load_cells
 from wbcnets.errors import ConfigError, WbcnetsError
-from wbcnets.train.class_map import match_classes, read_class_map
-from wbcnets.train.classifier import load_classifier
-from wbcnets.train.compare import compare, disagreements, write_disagreements
-from wbcnets.train.judging import (
+from wbcnets.evaluation.class_map import match_classes, read_class_map
+from wbcnets.evaluation.classifier import load_classifier
+from wbcnets.evaluation.predictions import AMP_TYPES, TTA_MODES, Predictions
+from wbcnets.evaluation.report import (
     Setting,
-    judge_predictions,
+    evaluate_predictions,
     predict_manifest,
     report,
     write_evaluation,
 )
-from wbcnets.train.predictions import AMP_TYPES, VIEWS, Predictions
+from wbcnets.evaluation.significance import compare, disagreements, write_disagreements
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -42,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, default=Path("output/evaluation"), metavar="FOLDER")
     parser.add_argument("--class-map", type=Path, metavar="YAML", help="the set's classes: model's")
     parser.add_argument("--compare", type=Path, metavar="CSV", help="another run's predictions.csv")
-    parser.add_argument("--views", choices=VIEWS, default="none", help="average over views")
+    parser.add_argument("--views", choices=TTA_MODES, default="none", help="average over views")
     parser.add_argument("--bootstrap", type=int, default=1000, help="resamples (default: 1000)")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--workers", type=int, default=2)
@@ -65,7 +65,7 @@ def evaluate(args: argparse.Namespace, command: str) -> str:
     manifest, left_out = match.select(manifest)
     setting = Setting(args.batch_size, args.workers, args.device, args.amp, args.views)
     predictions = match.merge(predict_manifest(classifier, manifest, setting))
-    judgement, _ = judge_predictions(predictions, manifest, args.bootstrap)
+    judgement, _ = evaluate_predictions(predictions, manifest, args.bootstrap)
     heading = [
         f"Model: {classifier.name}",
         f"Data: {args.data}, split {args.split or 'all'}, {len(manifest.images)} images, "

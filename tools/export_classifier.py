@@ -17,8 +17,8 @@ from safetensors.torch import save
 from timm.models import save_for_hf
 
 from wbcnets.errors import WbcnetsError
-from wbcnets.files import write_with_digest
-from wbcnets.train.classifier import Classifier, load_classifier
+from wbcnets.evaluation.classifier import Classifier, load_classifier
+from wbcnets.io.atomic_files import write_with_digest
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -3,9 +3,9 @@
 Detectron2 is not published on the package index under its own name. An installation that is there
 (from conda-forge, or made by detectron2's own guide) is kept as it is. Otherwise the source archive
 `detectron2-cdo` 0.5 is fetched from the index that pip is configured for, compared with a pinned
-SHA-256, mended for today's NumPy, Pillow and setuptools, and installed as a wheel without the
+SHA-256, patched for today's NumPy, Pillow and setuptools, and installed as a wheel without the
 compiled operators, which this project does not use. detectron2 is under the Apache License 2.0;
-its licence text goes into the wheel.
+its license text goes into the wheel.
 """
 
 import argparse
@@ -34,7 +34,7 @@ REQUIREMENT = "detectron2-cdo==0.5"
 SHA256 = "53c9e79e9cc943e80419c588ea44b5479507a8628ed14a4e06bd093e29311b18"
 VERSION = "0.5"
 DIST_INFO = f"detectron2-{VERSION}.dist-info"
-MARKER = "MENDS"
+MARKER = "PATCHES"
 OPERATORS = Path(__file__).with_name("detectron2_operators.py")
 WAYS_OUT = f"""\
 Ways out:
@@ -52,7 +52,7 @@ class InstallError(Exception):
 
 
 @dataclass(frozen=True)
-class Mend:
+class Patch:
     """One textual change that detectron2 0.5 needs on current libraries.
 
     Args:
@@ -74,19 +74,19 @@ SETUPTOOLS = "setuptools 82 removed pkg_resources"
 NO_GPU = "0.6 launches processes without a GPU over gloo, 0.5 refuses"
 MODEL_ZOO = "detectron2/model_zoo/model_zoo.py"
 LAUNCH = "detectron2/engine/launch.py"
-MENDS = (
-    Mend("detectron2/*.py", r"\bnp\.(bool|int|float|object|str)\b", r"\1", NUMPY),
-    Mend("detectron2/data/*.py", r"\bImage\.LINEAR\b", "Image.BILINEAR", PILLOW),
-    Mend(MODEL_ZOO, r"(?m)^import pkg_resources\n", "", SETUPTOOLS),
-    Mend(
+PATCHES = (
+    Patch("detectron2/*.py", r"\bnp\.(bool|int|float|object|str)\b", r"\1", NUMPY),
+    Patch("detectron2/data/*.py", r"\bImage\.LINEAR\b", "Image.BILINEAR", PILLOW),
+    Patch(MODEL_ZOO, r"(?m)^import pkg_resources\n", "", SETUPTOOLS),
+    Patch(
         MODEL_ZOO,
         r'pkg_resources\.resource_filename\(\s*"detectron2\.model_zoo",\s*',
         "os.path.join(os.path.dirname(os.path.abspath(__file__)), ",
         SETUPTOOLS,
     ),
-    Mend(LAUNCH, r"(?m)^    assert torch\.cuda\.is_available\(\).*\n", "", NO_GPU),
-    Mend(LAUNCH, '"NCCL"', '"NCCL" if torch.cuda.is_available() else "GLOO"', NO_GPU),
-    Mend(
+    Patch(LAUNCH, r"(?m)^    assert torch\.cuda\.is_available\(\).*\n", "", NO_GPU),
+    Patch(LAUNCH, '"NCCL"', '"NCCL" if torch.cuda.is_available() else "GLOO"', NO_GPU),
+    Patch(
         LAUNCH,
         r"(?m)^    (assert .*torch\.cuda\.device_count\(\)\n)    (torch\.cuda\.set_device\(.*\n)",
         r"    if torch.cuda.is_available():\n        \1        \2",
@@ -218,7 +218,7 @@ def read_sources(archive: Path) -> dict[str, bytes]:
     """Reads what the wheel needs out of the archive, without writing anything to disk.
 
     Returns:
-        Path inside the wheel -> content: the package, its configs, and the licence text.
+        Path inside the wheel -> content: the package, its configs, and the license text.
     """
     sources: dict[str, bytes] = {}
     with tarfile.open(archive) as tar:
@@ -241,32 +241,34 @@ def wheel_path(member: str) -> str | None:
     return inside if parts[0] == "detectron2" and len(parts) > 1 else None
 
 
-def apply_mends(sources: Mapping[str, bytes], mends: Sequence[Mend] = MENDS) -> dict[str, bytes]:
-    """Applies every mend to the files it names.
+def apply_patches(
+    sources: Mapping[str, bytes], patches: Sequence[Patch] = PATCHES
+) -> dict[str, bytes]:
+    """Applies every patch to the files it names.
 
     Raises:
         InstallError: Mends that changed nothing, all of them listed.
     """
-    mended = dict(sources)
+    patched = dict(sources)
     problems = []
-    for mend in mends:
+    for patch in patches:
         count = 0
-        for path in fnmatch.filter(sources, mend.files):
-            text = mended[path].decode("utf-8")
-            text, replaced = re.subn(mend.pattern, mend.replacement, text)
-            mended[path] = text.encode("utf-8")
+        for path in fnmatch.filter(sources, patch.files):
+            text = patched[path].decode("utf-8")
+            text, replaced = re.subn(patch.pattern, patch.replacement, text)
+            patched[path] = text.encode("utf-8")
             count += replaced
         if count == 0:
-            problems.append(f"{mend.files}: nothing matches {mend.pattern!r} ({mend.reason})")
+            problems.append(f"{patch.files}: nothing matches {patch.pattern!r} ({patch.reason})")
     if problems:
         listed = "\n".join(f"  - {problem}" for problem in problems)
-        raise InstallError(f"The archive is not what the mends were written for:\n{listed}")
-    return mended
+        raise InstallError(f"The archive is not what the patches were written for:\n{listed}")
+    return patched
 
 
 def recipe_digest() -> str:
-    """Names this version of the mends; kept in the wheel so that an outdated one is renewed."""
-    return hashlib.sha256(repr((SHA256, MENDS, OPERATORS.read_text())).encode()).hexdigest()
+    """Names this version of the patches; kept in the wheel so that an outdated one is renewed."""
+    return hashlib.sha256(repr((SHA256, PATCHES, OPERATORS.read_text())).encode()).hexdigest()
 
 
 def write_wheel(sources: Mapping[str, bytes], directory: Path) -> Path:
@@ -286,7 +288,7 @@ def write_wheel(sources: Mapping[str, bytes], directory: Path) -> Path:
         f"{DIST_INFO}/{MARKER}": recipe_digest().encode(),
         f"{DIST_INFO}/METADATA": (
             f"Metadata-Version: 2.1\nName: detectron2\nVersion: {VERSION}\n"
-            "Summary: Detectron2 without its compiled operators, mended for current libraries\n"
+            "Summary: Detectron2 without its compiled operators, patched for current libraries\n"
             "License: Apache 2.0\n"
         ).encode(),
         f"{DIST_INFO}/WHEEL": (
@@ -372,11 +374,11 @@ def install(sdist: Path | None, force: bool, dry_run: bool) -> str:
         directory = Path(name)
         archive = sdist or fetch_sdist(read_pip_settings(), directory)
         check_hash(archive)
-        wheel = write_wheel(apply_mends(read_sources(archive)), directory)
+        wheel = write_wheel(apply_patches(read_sources(archive)), directory)
         if dry_run:
-            return f"{archive.name} is the pinned archive and all mends apply; nothing installed"
+            return f"{archive.name} is the pinned archive and all patches apply; nothing installed"
         pip_install(wheel)
-    return f"detectron2 {VERSION} (pure Python, {len(MENDS)} mends) installed into {sys.prefix}"
+    return f"detectron2 {VERSION} (pure Python, {len(PATCHES)} patches) installed into {sys.prefix}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -22,14 +22,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from wbcnets.data.smears import (
+from wbcnets.errors import WbcnetsError
+from wbcnets.synthetic.smears import (
     DIFFERENTIALS,
     LEUKOCYTE_CLASSES,
     SMEAR_CLASSES,
     SmearStyle,
     write_smear_dataset,
 )
-from wbcnets.errors import WbcnetsError
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from wbcnets.errors import ConfigError, WbcnetsError
-from wbcnets.train.classifier import load_classifier
-from wbcnets.train.image_sources import find_sources
-from wbcnets.train.predict_files import predict_sources, write_problems
-from wbcnets.train.predictions import AMP_TYPES, VIEWS, Predictions
+from wbcnets.evaluation.classifier import load_classifier
+from wbcnets.evaluation.predict_files import predict_sources, write_problems
+from wbcnets.evaluation.predictions import AMP_TYPES, TTA_MODES, Predictions
+from wbcnets.io.image_sources import find_sources
 
 PROBLEMS = "problems.csv"
 
@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--input", required=True, nargs="+", help="images, folders, zips, .txt lists or patterns"
     )
     parser.add_argument("--output", type=Path, default=Path("predictions.csv"), metavar="CSV")
-    parser.add_argument("--views", choices=VIEWS, default="none", help="average over views")
+    parser.add_argument("--views", choices=TTA_MODES, default="none", help="average over views")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--amp", choices=sorted(AMP_TYPES), default="none")

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from wbcnets.check import command as check
+from wbcnets.cli import check
 from wbcnets.errors import WbcnetsError
 from wbcnets.version import __version__
 

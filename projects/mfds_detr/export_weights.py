@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Turns a training checkpoint into a small file of weights: safetensors in half precision.
 
-Takes the moving average where there is one, and leaves optimiser and progress behind. The class
+Takes the moving average where there is one, and leaves optimizer and progress behind. The class
 names travel in the file, so that predict.py needs nothing but its config.
 
 Example: python projects/mfds_detr/export_weights.py output/mine/model_best.pth mine.safetensors
@@ -14,9 +14,9 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from wbcnets.checkpoints import read_checkpoint
 from wbcnets.errors import CheckpointError
-from wbcnets.files import write_with_digest
+from wbcnets.io.atomic_files import write_with_digest
+from wbcnets.io.checkpoints import read_checkpoint
 
 
 def export(source: Path, target: Path, dtype: torch.dtype) -> int:

@@ -29,21 +29,21 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch.multiprocessing import ProcessExitedException
 
-from mfds_detr.checkpoint import AtomicCheckpointer
+from mfds_detr.checkpoint.checkpointer import AtomicCheckpointer
+from mfds_detr.checkpoint.weight_files import read_weights
 from mfds_detr.config import read_config
-from mfds_detr.datasets import (
+from mfds_detr.data.datasets import (
     count_labels,
     most_objects,
     parse_dataset_argument,
     register_datasets,
     save_data_report,
 )
-from mfds_detr.trainer import Trainer, evaluate, guarded
-from mfds_detr.weight_files import read_weights
-from wbcnets.check.leaks import refuse_leaks
+from mfds_detr.engine.trainer import Trainer, evaluate, guarded
+from wbcnets.data.duplicates.leaks import refuse_leaks
+from wbcnets.engine.distributed import DEFAULT_TIMEOUT
 from wbcnets.errors import ConfigError
-from wbcnets.losses.focal import class_share_alpha
-from wbcnets.train.distributed import DEFAULT_TIMEOUT
+from wbcnets.losses.focal import class_fraction_alpha
 
 logger = logging.getLogger("mfds_detr")
 
@@ -114,7 +114,7 @@ def fit_config(
     model.NUM_CLASSES = len(class_names)
     if train and model.LOSS.FOCAL_ALPHA_RULE != "constant":
         counts = count_labels(train, len(class_names))
-        alpha = class_share_alpha(counts, model.LOSS.FOCAL_ALPHA_RULE)
+        alpha = class_fraction_alpha(counts, model.LOSS.FOCAL_ALPHA_RULE)
         model.LOSS.FOCAL_ALPHA = [round(value, 6) for value in alpha.tolist()]
     most, densest = most_objects(datasets)
     if most > min(model.NUM_QUERIES, cfg.TEST.DETECTIONS_PER_IMAGE):

@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from wbcnets.benchmark.case import Comparison, Contender, Settings
+from wbcnets.benchmark.case import Candidate, Comparison, Settings
 from wbcnets.benchmark.machine import Machine, measure_machine
 from wbcnets.benchmark.measure import Measurement, Timing, measure, peak_memory, saved_bytes
 
@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 def test_contenders_take_turns_after_warming_up():
     runs = []
     comparison = Comparison(
-        Contender("ours", lambda: runs.append("ours")), Contender("peer", lambda: runs.append("p"))
+        Candidate("ours", lambda: runs.append("ours")), Candidate("peer", lambda: runs.append("p"))
     )
     measurement = measure(comparison, Settings(rounds=3, warmup=2))
     assert runs[:4] == ["ours", "ours", "p", "p"]
@@ -33,7 +33,7 @@ def test_the_ratio_is_the_median_of_the_rounds():
 
 def test_a_slower_peer_has_a_ratio_below_one():
     comparison = Comparison(
-        Contender("ours", lambda: None), Contender("peer", lambda: time.sleep(0.01))
+        Candidate("ours", lambda: None), Candidate("peer", lambda: time.sleep(0.01))
     )
     assert measure(comparison, Settings(rounds=3)).ratio < 1
 

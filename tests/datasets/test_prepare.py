@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from wbcnets.data.cards import CARDS
-from wbcnets.data.coco import load_coco
-from wbcnets.data.overlap import find_overlaps
-from wbcnets.data.prepare import copy_images, extract_zip, find_layout, open_source
+from wbcnets.data.cards.detection import CARDS
+from wbcnets.data.detection.coco import load_coco
+from wbcnets.data.duplicates.hashes import find_overlaps
+from wbcnets.data.prepare.sources import copy_images, extract_zip, find_layout, open_source
 from wbcnets.errors import DataError
 
 
@@ -147,7 +147,7 @@ def test_help_teaches(script, capsys, name):
         script(f"prepare_{name}").main(["--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    for word in ("--source", "Example:", "licence:", "source:", "--allow-other-counts"):
+    for word in ("--source", "Example:", "license:", "source:", "--allow-other-counts"):
         assert word in text
 
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data.cell_images import draw_cell, make_class_folders, save_cell
-from wbcnets.data.cell_cards import CELL_CARDS
-from wbcnets.data.cell_checks import fingerprint_manifest
-from wbcnets.data.manifest import load_cells, read_manifest, verify_hashes
-from wbcnets.data.splits import find_leaks, repeat_classes
+from tests.data.cells.cell_images import draw_cell, make_class_folders, save_cell
+from wbcnets.data.cards.cells import CELL_CARDS
+from wbcnets.data.cells.checks import fingerprint_manifest
+from wbcnets.data.cells.loading import load_cells, read_manifest, verify_hashes
+from wbcnets.data.cells.splits import find_leaks, repeat_classes
 
 
 def run(script, name, source, output, *options):

@@ -12,7 +12,7 @@ from wbcnets.layers.conv_attention import ConvAttention, ConvProjection
 GRID = (5, 6)
 
 
-def randomise(module: nn.Module) -> None:
+def randomize(module: nn.Module) -> None:
     torch.manual_seed(0)
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         if name.endswith("running_var"):
@@ -23,7 +23,7 @@ def randomise(module: nn.Module) -> None:
 
 def random_attention(**options: Any) -> ConvAttention:
     attention = ConvAttention(8, 2, dtype=torch.float64, **options).eval()
-    randomise(attention)
+    randomize(attention)
     return attention
 
 
@@ -106,7 +106,7 @@ def test_scale_of_the_paper():
 @pytest.mark.parametrize("stride", [1, 2])
 def test_tokens_that_are_no_map_are_seen_as_in_a_map_of_zeros(stride):
     projection = ConvProjection(8, stride=stride, dtype=torch.float64).eval()
-    randomise(projection)
+    randomize(projection)
     prefix = torch.randn(1, 1, 8, dtype=torch.float64)
     kept = torch.randn(3, 8, dtype=torch.float64)
     places = [(0, 0), (2, 4), (4, 2)]
@@ -132,7 +132,7 @@ def test_tokens_that_are_no_map_have_no_order():
 @pytest.mark.parametrize("grid", [(3, 2), None])
 def test_gradients(grid):
     attention = ConvAttention(4, 2, num_prefix_tokens=1, dtype=torch.float64).eval()
-    randomise(attention)
+    randomize(attention)
     tokens = torch.randn(1, 7, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(
         lambda x: attention.forward_with_class_attention(x, grid), tokens

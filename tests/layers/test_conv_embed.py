@@ -45,7 +45,7 @@ def test_output_size_is_the_size_of_the_output(height, width, kernel, stride, pa
     assert tuple(output.shape[2:]) == embed.output_size(height, width)
 
 
-def test_tokens_are_normalised():
+def test_tokens_are_normalized():
     tokens = ConvEmbed(3, 32)(50 + 100 * torch.randn(2, 3, 32, 32))
     torch.testing.assert_close(tokens.mean(dim=1), torch.zeros(2, 8, 8), rtol=0, atol=1e-4)
     torch.testing.assert_close(

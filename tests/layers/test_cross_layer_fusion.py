@@ -13,13 +13,13 @@ def transformed(branch, x):
         for row in range(x.shape[2]):
             for column in range(x.shape[3]):
                 value = first.weight[:, :, 0, 0] @ x[b, :, row, column]
-                value = normalised(norm, value).clamp(min=0)
+                value = normalized(norm, value).clamp(min=0)
                 value = second.weight[:, :, 0, 0] @ value
-                out[b, :, row, column] = normalised(last_norm, value)
+                out[b, :, row, column] = normalized(last_norm, value)
     return out
 
 
-def normalised(norm, value):
+def normalized(norm, value):
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     return (value - norm.running_mean) * scale + norm.bias
 

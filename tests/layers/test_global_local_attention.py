@@ -4,7 +4,7 @@ from torch import nn
 
 from tests.reference import global_local_attention as reference
 from wbcnets.errors import ConfigError
-from wbcnets.layers.global_local_attention import GlobalLocalAttention, LocalPart
+from wbcnets.layers.global_local_attention import GlobalLocalAttention, InvertedResidual
 
 GRID = (2, 3)
 
@@ -60,7 +60,7 @@ def test_gradients_match_finite_differences(training):
 
 
 def test_gradients_of_the_default_activation_match_finite_differences():
-    layer = random_layer(LocalPart(4, dtype=torch.float64)).eval()
+    layer = random_layer(InvertedResidual(4, dtype=torch.float64)).eval()
     x = random_tokens(4).transpose(1, 2)[:, :, 1:].unflatten(2, GRID).clone().requires_grad_()
     assert torch.autograd.gradcheck(layer, (x,))
 
@@ -72,8 +72,8 @@ def test_the_class_token_passes_by_the_local_part():
     assert torch.equal(layer(tokens, GRID)[:, 0], attended[:, 0])
 
 
-def test_the_local_part_sees_neighbours_and_no_others():
-    layer = random_layer(LocalPart(4, squeeze_excite=False, dtype=torch.float64)).eval()
+def test_the_local_part_sees_neighbors_and_no_others():
+    layer = random_layer(InvertedResidual(4, squeeze_excite=False, dtype=torch.float64)).eval()
     x = torch.randn(1, 4, 6, 5, dtype=torch.float64)
     changed = x.clone()
     changed[:, :, 2, 2] += 1.0

@@ -19,7 +19,7 @@ def pixel(red, green, blue, dtype=torch.float64):
 def test_equals_the_standard_library(red, green, blue):
     hsv = rgb_to_hsv(pixel(red, green, blue)).flatten()
     expected = torch.tensor(colorsys.rgb_to_hsv(red, green, blue), dtype=torch.float64)
-    # Hue is an angle: 0 and 1 are one colour
+    # Hue is an angle: 0 and 1 are one color
     difference = (hsv - expected).abs()
     difference[0] = min(difference[0], 1 - difference[0])
     assert difference.max() < 1e-12
@@ -37,7 +37,7 @@ def test_equals_the_standard_library(red, green, blue):
         ((0, 0, 0), (0, 0, 0)),
     ],
 )
-def test_named_colours(rgb, hsv):
+def test_named_colors(rgb, hsv):
     expected = torch.tensor(hsv, dtype=torch.float64)
     torch.testing.assert_close(rgb_to_hsv(pixel(*map(float, rgb))).flatten(), expected)
 
@@ -49,8 +49,8 @@ def test_gradients_where_hsv_is_differentiable():
 
 
 @given(channel, channel, channel, st.booleans())
-def test_gradients_are_finite_everywhere(red, green, blue, grey):
-    x = pixel(red, red if grey else green, red if grey else blue, torch.float32).requires_grad_()
+def test_gradients_are_finite_everywhere(red, green, blue, gray):
+    x = pixel(red, red if gray else green, red if gray else blue, torch.float32).requires_grad_()
     rgb_to_hsv(x).sum().backward()
     assert not x.grad.isnan().any()
 

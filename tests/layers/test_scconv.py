@@ -69,7 +69,7 @@ def test_gates_follow_a_hand_worked_example():
 
     informative, redundant = layer.gates(features)
 
-    # Mean 2, deviation 1, so that the normalised values are -1 and 1, times gamma -3, 3 and -1, 1.
+    # Mean 2, deviation 1, so that the normalized values are -1 and 1, times gamma -3, 3 and -1, 1.
     # Shares 3/4 and 1/4: sigmoid(-9/4) = 0.0953495 and sigmoid(-1/4) = 0.4378235; the others are
     # above the threshold.
     first = torch.tensor([[[[0.0953495, 1.0]], [[0.4378235, 1.0]]]], dtype=torch.float64)

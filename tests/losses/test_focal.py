@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from wbcnets.errors import ConfigError
-from wbcnets.losses.focal import class_share_alpha, sigmoid_focal_loss
+from wbcnets.losses.focal import class_fraction_alpha, sigmoid_focal_loss
 
 
 def logit(p):
@@ -78,14 +78,14 @@ def test_nan_is_not_hidden():
 
 def test_class_share_alpha():
     counts = [60, 30, 10, 0]
-    assert class_share_alpha(counts, "share").tolist() == pytest.approx([0.6, 0.3, 0.1, 0.05])
-    assert class_share_alpha(counts, "inverse_share").tolist() == pytest.approx(
+    assert class_fraction_alpha(counts, "share").tolist() == pytest.approx([0.6, 0.3, 0.1, 0.05])
+    assert class_fraction_alpha(counts, "inverse_share").tolist() == pytest.approx(
         [0.4, 0.7, 0.9, 0.95]
     )
 
 
 def test_class_share_alpha_refuses():
     with pytest.raises(ConfigError, match="at least one object"):
-        class_share_alpha([0, 0])
+        class_fraction_alpha([0, 0])
     with pytest.raises(ConfigError, match="'shares' is unknown; use one of"):
-        class_share_alpha([1, 2], "shares")
+        class_fraction_alpha([1, 2], "shares")

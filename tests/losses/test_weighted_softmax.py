@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from tests.reference import losses as reference
 from wbcnets.errors import ConfigError
-from wbcnets.losses import WeightedSoftmaxLoss, complementary_shares
+from wbcnets.losses import WeightedSoftmaxLoss, complementary_fractions
 
 
 def test_equals_the_papers_equations_for_two_classes():
@@ -26,7 +26,7 @@ def test_hand_worked_number():
 
 
 def test_weights_of_several_classes():
-    weights = complementary_shares([1, 2, 0, 5])
+    weights = complementary_fractions([1, 2, 0, 5])
     torch.testing.assert_close(weights, torch.tensor([7, 6, 8, 3]) / 24)
     assert weights.sum().item() == pytest.approx(1)
 

@@ -16,7 +16,7 @@ from train_net import build_parser, load_config
 
 from mfds_detr import add_mfds_detr_config
 from mfds_detr.config import check_config
-from wbcnets.data.cards import CARDS, DATASET_NAMES
+from wbcnets.data.cards.detection import CARDS, DATASET_NAMES
 from wbcnets.errors import ConfigError
 
 PROJECT = Path(__file__).parents[2] / "projects" / "mfds_detr"

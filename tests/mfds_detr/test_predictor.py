@@ -20,11 +20,11 @@ from export_weights import export
 from torch import nn
 
 from mfds_detr import add_mfds_detr_config
-from mfds_detr.checkpoint import AtomicCheckpointer
-from mfds_detr.dataset_mapper import SmearMapper
+from mfds_detr.checkpoint.checkpointer import AtomicCheckpointer
+from mfds_detr.data.dataset_mapper import SmearMapper
 from mfds_detr.predictor import LeukocytePredictor, find_images, one_per_cell
-from wbcnets.data.images import read_image
 from wbcnets.errors import CheckpointError, ConfigError, DataError
+from wbcnets.io.images import read_image
 
 CONFIGS = Path(__file__).parents[2] / "projects" / "mfds_detr" / "configs"
 NAMES = ("neutrophil", "lymphocyte", "monocyte")
@@ -295,7 +295,7 @@ def test_impossible_settings(trained, tmp_path):
 @pytest.mark.parametrize(
     "image",
     [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3)), np.zeros((0, 8, 3), np.uint8)],
-    ids=["grey", "float", "empty"],
+    ids=["gray", "float", "empty"],
 )
 def test_an_array_that_is_no_image_is_refused(trained, image):
     with pytest.raises(DataError, match="expected uint8"):

@@ -20,7 +20,7 @@ pytest.importorskip("detectron2")
 import train_net
 from detectron2.data import MetadataCatalog
 
-from wbcnets.checkpoints import read_checkpoint
+from wbcnets.io.checkpoints import read_checkpoint
 
 QUICK = ["SOLVER.IMS_PER_BATCH", "2", "SOLVER.CHECKPOINT_PERIOD", "1", "TEST.EVAL_PERIOD", "0"]
 

@@ -17,7 +17,7 @@ from wbcnets.models.cvt_weights import checkpoint_filter_fn
 SMALL = {"embed_dims": (8, 12, 24), "depths": (1, 1, 3), "num_heads": (1, 2, 3), "num_classes": 5}
 
 
-def randomise(module: nn.Module) -> nn.Module:
+def randomize(module: nn.Module) -> nn.Module:
     """Weights so large that attention is far from even, and batch norms far from the identity."""
     torch.manual_seed(0)
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
@@ -32,14 +32,14 @@ def randomise(module: nn.Module) -> nn.Module:
 
 def small_model(**options) -> ConvSparseViT:
     model = ConvSparseViT(**{**SMALL, **options}).eval()
-    randomise(model)
+    randomize(model)
     return model
 
 
 @pytest.fixture(scope="module")
 def peer():
     config = CvtConfig(drop_path_rate=[0.0, 0.0, 0.0], num_labels=7)
-    return randomise(CvtForImageClassification(config)).eval()
+    return randomize(CvtForImageClassification(config)).eval()
 
 
 def cvt(state, **options) -> ConvSparseViT:

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 import wbcnets  # noqa: F401
+from wbcnets.evaluation.classifier import load_classifier
 from wbcnets.models.shipped import PBC_CLASSES, WEIGHTS
-from wbcnets.train.classifier import load_classifier
 
 SAMPLE = Path(__file__).resolve().parents[3] / "shared" / "data" / "pbc112_trainval.zip"
 NAMES = timm.list_pretrained("*.pbc")

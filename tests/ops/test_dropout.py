@@ -37,7 +37,7 @@ def test_a_share_is_dropped_and_the_rest_scaled(dtype):
         torch.testing.assert_close(out[kept], (x / (1 - P))[kept])
 
 
-def test_neighbours_rows_and_calls_are_independent():
+def test_neighbors_rows_and_calls_are_independent():
     torch.manual_seed(0)
     ones = torch.ones(512, 512, dtype=torch.float64)
     first, second = (relu_dropout(ones.clone(), 0.5, training=True) - 1 for _ in range(2))

@@ -10,7 +10,7 @@ SHAPES = [(3, 5), (2, 2), (1, 3)]
 CPU = torch.device("cpu")
 USABLE = sorted(set(BACKENDS) - ({"fused"} if not is_available() else set()))
 
-# Inside, on the map's outer edge, on a pixel's centre (0.5 at width 5, where the slope jumps),
+# Inside, on the map's outer edge, on a pixel's center (0.5 at width 5, where the slope jumps),
 # exactly one pixel outside (-0.25 at width 2), further outside, and far away
 SPECIAL = [0.37, 0.0, 1.0, 0.5, -0.125, 1.125, -0.25, 1.25, -7.0, 1e30, -1e30]
 
@@ -88,7 +88,7 @@ def test_backends_agree_on_a_realistic_size(dtype):
 
 
 def test_reference_on_a_hand_worked_point():
-    # One 2x2 map of 1, 2, 3, 4. (0.5, 0.5) is its middle: the mean. (0.25, 0.25) is the centre of
+    # One 2x2 map of 1, 2, 3, 4. (0.5, 0.5) is its middle: the mean. (0.25, 0.25) is the center of
     # the first pixel. (0, 0) is its corner: a quarter of the first pixel, three quarters outside.
     value = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64).view(1, 4, 1, 1)
     points = torch.tensor([[0.5, 0.5], [0.25, 0.25], [0.0, 0.0]], dtype=torch.float64)

@@ -9,7 +9,7 @@ from wbcnets.ops.ms_deform_attn.grid_sample import grid_sample_attention
 SHAPES = [(6, 5), (3, 2), (1, 1)]
 FLAT = [side for shape in SHAPES for side in shape]
 TOKENS = sum(height * width for height, width in SHAPES)
-# Inside, on edges and centres, exactly one pixel outside, further outside, and far away
+# Inside, on edges and centers, exactly one pixel outside, further outside, and far away
 SPECIAL = [0.37, 0.0, 1.0, 0.5, -0.125, 1.125, -0.25, 1.25, -7.0, 1e30, -1e30]
 TYPES = [(torch.float32, 1e-5), (torch.float16, 4e-3), (torch.bfloat16, 3e-2)]
 

@@ -77,8 +77,8 @@ def global_local_attention(
     tokens: Tensor, weights: Weights, heads: int, grid: tuple[int, int], prefix: str = ""
 ) -> Tensor:
     """(1 + N, C) -> (1 + N, C)."""
-    normalised = layer_norm(tokens, weights, f"{prefix}norm")
-    tokens = tokens + self_attention(normalised, weights, f"{prefix}attn", heads)
+    normalized = layer_norm(tokens, weights, f"{prefix}norm")
+    tokens = tokens + self_attention(normalized, weights, f"{prefix}attn", heads)
     height, width = grid
     image = torch.zeros(tokens.shape[1], height, width, dtype=tokens.dtype)
     for y in range(height):

@@ -47,16 +47,16 @@ def bilinear(features: Tensor, height: int, width: int) -> Tensor:
     """Pixels are areas with their values in the middle, and the border's value goes on outside."""
     _, old_height, old_width = features.shape
 
-    def neighbours(index: int, new: int, old: int) -> tuple[int, int, float]:
+    def neighbors(index: int, new: int, old: int) -> tuple[int, int, float]:
         position = max(0.0, (index + 0.5) * old / new - 0.5)
         first = min(int(position), old - 1)
         return first, min(first + 1, old - 1), position - first
 
     result = torch.zeros(features.shape[0], height, width, dtype=features.dtype)
     for y in range(height):
-        top, bottom, down = neighbours(y, height, old_height)
+        top, bottom, down = neighbors(y, height, old_height)
         for x in range(width):
-            left, right, across = neighbours(x, width, old_width)
+            left, right, across = neighbors(x, width, old_width)
             upper = features[:, top, left] * (1 - across) + features[:, top, right] * across
             lower = features[:, bottom, left] * (1 - across) + features[:, bottom, right] * across
             result[:, y, x] = upper * (1 - down) + lower * down
@@ -86,8 +86,8 @@ def group_norm(features: Tensor, groups: int, weight: Tensor, bias: Tensor) -> T
         group = features[start : start + per_group]
         mean = group.sum() / group.numel()
         variance = ((group - mean) ** 2).sum() / group.numel()
-        normalised = (features[channel] - mean) / (variance + 1e-5) ** 0.5
-        result[channel] = normalised * weight[channel] + bias[channel]
+        normalized = (features[channel] - mean) / (variance + 1e-5) ** 0.5
+        result[channel] = normalized * weight[channel] + bias[channel]
     return result
 
 

@@ -37,7 +37,7 @@ def bilinear(level_map: Tensor, height: int, width: int, x: Tensor, y: Tensor) -
     if column.isnan() or row.isnan():
         return level_map[0] * (column + row)
     left, top = column.detach().floor(), row.detach().floor()
-    # On a pixel's centre the slope to the right and downwards counts, as in grid_sample
+    # On a pixel's center the slope to the right and downwards counts, as in grid_sample
     rows = ((top, top + 1 - row), (top + 1, row - top))
     columns = ((left, left + 1 - column), (left + 1, column - left))
     sample = level_map.new_zeros(level_map.shape[1])

@@ -35,7 +35,7 @@ def convolution(
     return result
 
 
-def normalise_groups(
+def normalize_groups(
     features: Tensor, gamma: Tensor, beta: Tensor, groups: int, released: bool
 ) -> Tensor:
     """Equation 18; or the released code's sample deviation, with 1e-10 added to the root."""
@@ -57,7 +57,7 @@ def normalise_groups(
 def sru(features: Tensor, weights: Weights, groups: int, gate: str, prefix: str = "") -> Tensor:
     """(C, H, W) -> (C, H, W)."""
     gamma, beta = weights[f"{prefix}norm.weight"], weights[f"{prefix}norm.bias"]
-    normalised = normalise_groups(features, gamma, beta, groups, released=gate == "hard")
+    normalized = normalize_groups(features, gamma, beta, groups, released=gate == "hard")
     total = sum(gamma.tolist())
     channels, height, width = features.shape
     informative, redundant = torch.zeros_like(features), torch.zeros_like(features)
@@ -67,7 +67,7 @@ def sru(features: Tensor, weights: Weights, groups: int, gate: str, prefix: str 
             for x in range(width):
                 value = float(features[channel, y, x])
                 weight = 1 / (
-                    1 + math.exp(-share * float(normalised[channel, y, x]))
+                    1 + math.exp(-share * float(normalized[channel, y, x]))
                 )  # equation 20
                 if gate == "hard":
                     first, second = (1.0, 0.0) if weight >= 0.5 else (0.0, 1.0)

@@ -17,14 +17,14 @@ Weights = dict[str, Tensor]
 def spatial_reconstruction(x: Tensor, weights: Weights, groups: int) -> Tensor:
     gamma = weights["patch_embed.new_SCConv.SRU.gn.gamma"]
     beta = weights["patch_embed.new_SCConv.SRU.gn.beta"]
-    normalised = torch.empty_like(x)
+    normalized = torch.empty_like(x)
     size = x.shape[1] // groups
     for image in range(x.shape[0]):
         for start in range(0, x.shape[1], size):
             part = x[image, start : start + size]
-            normalised[image, start : start + size] = (part - part.mean()) / (part.std() + 1e-10)
-    normalised = normalised * gamma + beta
-    weight = 1 / (1 + torch.exp(-normalised * gamma / gamma.sum()))
+            normalized[image, start : start + size] = (part - part.mean()) / (part.std() + 1e-10)
+    normalized = normalized * gamma + beta
+    weight = 1 / (1 + torch.exp(-normalized * gamma / gamma.sum()))
     informative, redundant = x * (weight >= 0.5), x * (weight < 0.5)
     half = x.shape[1] // 2
     upper = informative[:, :half] + redundant[:, half:]
@@ -55,9 +55,9 @@ def linear(x: Tensor, weights: Weights, name: str) -> Tensor:
 
 
 def layer_norm(x: Tensor, weights: Weights, name: str) -> Tensor:
-    centred = x - x.mean(dim=-1, keepdim=True)
-    variance = centred.square().mean(dim=-1, keepdim=True)
-    scaled = centred / torch.sqrt(variance + 1e-6)
+    centerd = x - x.mean(dim=-1, keepdim=True)
+    variance = centerd.square().mean(dim=-1, keepdim=True)
+    scaled = centerd / torch.sqrt(variance + 1e-6)
     return scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"]
 
 
@@ -85,8 +85,8 @@ def hard_sigmoid(x: Tensor) -> Tensor:
 
 
 def global_local(tokens: Tensor, weights: Weights, heads: int) -> Tensor:
-    normalised = layer_norm(tokens, weights, "cnn_block.attention_norm")
-    tokens = tokens + attention(normalised, weights, "cnn_block.attn", heads)
+    normalized = layer_norm(tokens, weights, "cnn_block.attention_norm")
+    tokens = tokens + attention(normalized, weights, "cnn_block.attn", heads)
     side = math.isqrt(tokens.shape[1] - 1)
     x = image = tokens[:, 1:].transpose(1, 2).reshape(tokens.shape[0], -1, side, side)
     name = "cnn_block.conv.layers"
@@ -137,8 +137,8 @@ def sckansformer(
     tokens = torch.cat([class_token, patches], dim=1) + weights["pos_embed"]
     tokens = global_local(tokens, weights, heads)
     for block in (f"blocks.{place}" for place in range(depth)):
-        normalised = layer_norm(tokens, weights, f"{block}.norm1")
-        tokens = tokens + attention(normalised, weights, f"{block}.attn", heads)
+        normalized = layer_norm(tokens, weights, f"{block}.norm1")
+        tokens = tokens + attention(normalized, weights, f"{block}.attn", heads)
         rows = layer_norm(tokens, weights, f"{block}.norm2").reshape(-1, tokens.shape[2])
         tokens = tokens + kan(rows, weights, f"{block}.kan").reshape(tokens.shape)
     return kan(layer_norm(tokens, weights, "norm")[:, 0], weights, "head")

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from tests.tools.tool_modules import load_tool
-from wbcnets.benchmark.case import Aim, Case, Comparison, Contender
+from wbcnets.benchmark.case import Candidate, Case, Comparison, Target
 from wbcnets.benchmark.machine import Machine
 from wbcnets.benchmark.measure import Measurement, Timing
 from wbcnets.benchmark.report import Result, results_table
@@ -16,9 +16,11 @@ def run(monkeypatch, *arguments):
     load_tool("benchmark").main()
 
 
-def result(ours, peer, aim):
-    comparison = Comparison(Contender("ours", print, items=4, macs=100), Contender("peer", print))
-    case = Case("thing/forward", "", lambda settings: comparison, ("operators",), Aim(time=aim))
+def result(ours, peer, target):
+    comparison = Comparison(Candidate("ours", print, items=4, macs=100), Candidate("peer", print))
+    case = Case(
+        "thing/forward", "", lambda settings: comparison, ("operators",), Target(time=target)
+    )
     return Result(case, comparison, Measurement(Timing(ours), Timing(peer)))
 
 
@@ -35,9 +37,9 @@ def test_a_row_holds_ratio_aim_and_floor():
     assert row["memory_ratio"] == ""
 
 
-@pytest.mark.parametrize(("aim", "verdict"), [(0.7, "0.70, met"), (0.6, "0.60, missed")])
-def test_the_table_says_whether_an_aim_is_met(aim, verdict):
-    table = results_table([result([1.0, 3.0], [2.0, 4.0], aim)], MACHINE)
+@pytest.mark.parametrize(("target", "verdict"), [(0.7, "0.70, met"), (0.6, "0.60, missed")])
+def test_the_table_says_whether_an_aim_is_met(target, verdict):
+    table = results_table([result([1.0, 3.0], [2.0, 4.0], target)], MACHINE)
     line = table.splitlines()[-1]
     assert verdict in line
     assert "0.62 (0.50 to 0.75)" in line

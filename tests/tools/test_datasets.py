@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wbcnets.data.images import read_image
+from wbcnets.io.images import read_image
 
 ROOT = Path(__file__).resolve().parents[2]
 

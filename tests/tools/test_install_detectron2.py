@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tools import install_detectron2
-from tools.install_detectron2 import MENDS, InstallError, Mend, apply_mends, parse_pip_config
+from tools.install_detectron2 import PATCHES, InstallError, Patch, apply_patches, parse_pip_config
 
 SAMPLES = {
     "detectron2/__init__.py": '__version__ = "0.5"\n',
@@ -31,7 +31,7 @@ SAMPLES = {
         "    assert gpus <= torch.cuda.device_count()\n"
         "    torch.cuda.set_device(local_rank)\n"
     ),
-    "LICENSE": "the licence text\n",
+    "LICENSE": "the license text\n",
     "setup.py": "raise SystemExit('nobody runs this')\n",
 }
 
@@ -45,8 +45,8 @@ def write_archive(path: Path, files: dict[str, str] = SAMPLES) -> Path:
     return path
 
 
-def mended(name: str) -> str:
-    return apply_mends({key: text.encode() for key, text in SAMPLES.items()})[name].decode()
+def patched(name: str) -> str:
+    return apply_patches({key: text.encode() for key, text in SAMPLES.items()})[name].decode()
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_archive_of_a_local_mirror_is_fetched_and_checked(
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
     monkeypatch.setattr(install_detectron2, "SHA256", digest)
     assert install_detectron2.main(["--force", "--dry-run"]) == 0
-    assert "all mends apply" in capsys.readouterr().out
+    assert "all patches apply" in capsys.readouterr().out
 
 
 def test_existing_installation_is_kept(fake_detectron2, no_pip, monkeypatch, capsys):
@@ -168,18 +168,18 @@ def test_only_an_own_earlier_build_is_outdated(tmp_path, monkeypatch, recipe, ou
 
 def test_numpy_names_become_python_types_and_sized_types_stay():
     source = b"a = np.bool, np.int, np.float, np.object\nb = np.bool_, np.int64, np.float32\n"
-    done = apply_mends({"detectron2/x.py": source}, MENDS[:1])["detectron2/x.py"]
+    done = apply_patches({"detectron2/x.py": source}, PATCHES[:1])["detectron2/x.py"]
     assert done == b"a = bool, int, float, object\nb = np.bool_, np.int64, np.float32\n"
 
 
-def test_mended_model_zoo_finds_its_configs_beside_itself(tmp_path):
+def test_patched_model_zoo_finds_its_configs_beside_itself(tmp_path):
     scope = {"__file__": str(tmp_path / "model_zoo.py")}
-    exec(mended("detectron2/model_zoo/model_zoo.py"), scope)
+    exec(patched("detectron2/model_zoo/model_zoo.py"), scope)
     assert scope["find"]("base.yaml") == str(tmp_path / "configs" / "base.yaml")
 
 
 @pytest.mark.parametrize("gpus", [0, 2])
-def test_mended_launch_takes_gloo_only_without_a_gpu(gpus):
+def test_patched_launch_takes_gloo_only_without_a_gpu(gpus):
     calls = []
 
     class Cuda:
@@ -189,15 +189,15 @@ def test_mended_launch_takes_gloo_only_without_a_gpu(gpus):
 
     torch = type("torch", (), {"cuda": Cuda})
     scope = {"torch": torch, "start": lambda backend: calls.append(backend)}
-    exec(mended("detectron2/engine/launch.py"), scope)
+    exec(patched("detectron2/engine/launch.py"), scope)
     scope["worker"](1, 2)
     assert calls == (["NCCL", 1] if gpus else ["GLOO"])
 
 
 def test_mends_that_match_nothing_are_all_listed():
-    mends = [Mend("a/*.py", "alpha", "", "first"), Mend("a/*.py", "beta", "", "second")]
+    patches = [Patch("a/*.py", "alpha", "", "first"), Patch("a/*.py", "beta", "", "second")]
     with pytest.raises(InstallError, match=r"(?s)'alpha' \(first\).*'beta' \(second\)"):
-        apply_mends({"a/x.py": b"gamma\n"}, mends)
+        apply_patches({"a/x.py": b"gamma\n"}, patches)
 
 
 def test_paths_that_leave_the_archive_stay_out(tmp_path):
@@ -207,7 +207,7 @@ def test_paths_that_leave_the_archive_stay_out(tmp_path):
 
 def test_wheel_is_complete_and_its_operators_explain_themselves(tmp_path):
     archive = write_archive(tmp_path / "x.tar.gz")
-    sources = apply_mends(install_detectron2.read_sources(archive))
+    sources = apply_patches(install_detectron2.read_sources(archive))
     wheel = install_detectron2.write_wheel(sources, tmp_path)
     with zipfile.ZipFile(wheel) as content:
         record = content.read("detectron2-0.5.dist-info/RECORD").decode().splitlines()

@@ -8,9 +8,9 @@ import timm
 import torch
 from PIL import Image
 
-from tests.data.cell_images import save_cell
+from tests.data.cells.cell_images import save_cell
 from tests.tools.tool_modules import load_tool
-from wbcnets.train.classifier import load_classifier
+from wbcnets.evaluation.classifier import load_classifier
 
 NAMES = ("lymphocyte", "monocyte", "platelet")
 

@@ -3,8 +3,8 @@ import dataclasses
 import pytest
 import yaml
 
-from wbcnets.data.cell_augmentation import PRESETS
-from wbcnets.data.cell_cards import CELL_CARDS
+from wbcnets.data.cards.cells import CELL_CARDS
+from wbcnets.data.cells.augmentation import PRESETS
 from wbcnets.errors import ConfigError
 from wbcnets.train.config import TrainConfig, check_values, read_value
 from wbcnets.train.config_file import (
@@ -67,7 +67,7 @@ def test_what_is_saved_is_read_again(tmp_path):
     [
         ("learning_rate=1", r"learning_rate: unknown key; did you mean optimizer\.learning_rate"),
         ("training.epoch=3", r"training\.epoch: unknown key; did you mean training\.epochs"),
-        ("optimiser.name=sgd", r"optimiser: unknown key"),
+        ("optimizer.name=sgd", r"optimizer: unknown key"),
         ("data.zzz=1", r"data\.zzz: unknown key; known are data\.source"),
         ("training.epochs=two", r"training\.epochs='two': expected a whole number"),
         ("training.epochs=true", r"training\.epochs=True: expected a whole number"),

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from tests.train.toy_runs import make_cells, read_weights, toy_config
+from wbcnets.engine.distributed import DistributedContext, init_distributed
 from wbcnets.errors import ConfigError
 from wbcnets.train.config_file import save_config
-from wbcnets.train.distributed import Processes, started_processes
 from wbcnets.train.run import train_classifier
 
 ROOT = Path(__file__).parents[2]
@@ -69,7 +69,7 @@ def test_parts_of_a_step_give_the_weights_of_a_whole_step(cells, tmp_path, parts
     # Centers move once per part, so that only losses without them are the same
     plain = (*OPTIONS, "loss.name=cross_entropy")
     train_classifier(toy_config(cells, tmp_path / "whole", *plain))
-    options = (*plain, f"training.accumulation={parts}")
+    options = (*plain, f"training.grad_accum_steps={parts}")
     train_classifier(toy_config(cells, tmp_path / "parts", *options))
     whole = read_weights(tmp_path / "whole" / "last.pth")
     divided = read_weights(tmp_path / "parts" / "last.pth")
@@ -85,7 +85,7 @@ def test_shards_come_back_in_order_and_once(monkeypatch):
         out[:] = shards
 
     monkeypatch.setattr("torch.distributed.all_gather_object", gather)
-    processes = Processes(torch.device("cpu"), rank=1, count=3)
+    processes = DistributedContext(torch.device("cpu"), rank=1, count=3)
     np.testing.assert_array_equal(processes.gather_shards(shards[1]), rows)
     # Fewer images than processes leave some without any
     shards[:] = [rows[:1], rows[1:2], torch.empty(0)]
@@ -94,10 +94,10 @@ def test_shards_come_back_in_order_and_once(monkeypatch):
 
 def test_a_gpu_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(ConfigError, match="sees no GPU"), started_processes("cuda"):
+    with pytest.raises(ConfigError, match="sees no GPU"), init_distributed("cuda"):
         pass
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    with pytest.raises(ConfigError, match="process 1 of this machine"), started_processes("auto"):
+    with pytest.raises(ConfigError, match="process 1 of this machine"), init_distributed("auto"):
         pass

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.soak.scale import LONG
+from tests.stress.soak.scale import LONG
 from tests.train.toy_runs import make_cells, read_weights
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +21,7 @@ import os, signal, sys, time
 sys.path.insert(0, {root!r})
 import torch
 from wbcnets.errors import WbcnetsError
-from wbcnets.train.distributed import started_processes
+from wbcnets.engine.distributed import init_distributed
 
 def misbehave(kind):
     if kind == "kill":
@@ -32,7 +32,7 @@ def misbehave(kind):
         time.sleep(60)
 
 try:
-    with started_processes("cpu", timeout={timeout}) as processes:
+    with init_distributed("cpu", timeout={timeout}) as processes:
         for step in range(5):
             if step == 2 and processes.rank == 1:
                 misbehave(sys.argv[1])

@@ -5,17 +5,17 @@ import timm
 import torch
 
 import wbcnets
-from tests.data.cell_images import draw_cell
+from tests.data.cells.cell_images import draw_cell
 from tests.models.conftest import SMALL, family, image_size
+from wbcnets.engine.distributed import DistributedContext
 from wbcnets.losses import loss_names
 from wbcnets.train.config import LossConfig, TrainConfig
-from wbcnets.train.distributed import Processes
-from wbcnets.train.network import FeaturesAndLogits, features_and_logits
-from wbcnets.train.optimization import create_optimizer, create_schedule, create_training_loss
+from wbcnets.train.model import FeaturesAndLogits, features_and_logits
+from wbcnets.train.optim import create_optimizer, create_schedule, create_training_loss
+from wbcnets.train.state import TrainingState
 from wbcnets.train.step import Stepper
-from wbcnets.train.training_state import TrainingState
 
-COLOURS = ((40, 40, 160), (30, 140, 60), (170, 30, 40))
+COLORS = ((40, 40, 160), (30, 140, 60), (170, 30, 40))
 COUNTS = (6, 4, 2)
 LABELS = [label for label, count in enumerate(COUNTS) for _ in range(count)]
 # These look at features alone and train no classifier without another one
@@ -23,7 +23,7 @@ PARTNERS = {name: {"cross_entropy": 1.0, name: 0.05} for name in ("center", "con
 
 
 def cells(side):
-    drawn = [draw_cell(i, COLOURS[label], side=side) for i, label in enumerate(LABELS)]
+    drawn = [draw_cell(i, COLORS[label], side=side) for i, label in enumerate(LABELS)]
     images = torch.stack([torch.from_numpy(image).permute(2, 0, 1) / 255 for image in drawn])
     return images, torch.tensor(LABELS)
 
@@ -39,7 +39,7 @@ def learn(model, loss_name, side, steps=80, rate=2e-3):
     optimizer = create_optimizer(config.optimizer, model)
     schedule = create_schedule(config, optimizer, steps)
     state = TrainingState(model, loss, optimizer, schedule, torch.amp.GradScaler(enabled=False))
-    stepper = Stepper(state, pair, config.training, Processes(torch.device("cpu")))
+    stepper = Stepper(state, pair, config.training, DistributedContext(torch.device("cpu")))
     batch = cells(side)
     losses, accuracy = [], 0.0
     while len(losses) < steps and accuracy < 1:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 # Everything with a state of its own or with chance in it
 EVERYTHING = (
     "training.ema_decay=0.9",
-    "training.accumulation=2",
+    "training.grad_accum_steps=2",
     "loss.name={cross_entropy: 1, center: 0.05}",
     "mixup.mixup_alpha=0.2",
     "mixup.cutmix_alpha=1",

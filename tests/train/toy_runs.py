@@ -1,25 +1,25 @@
-"""Tiny runs for the tests: three colours of cells, models of seconds."""
+"""Tiny runs for the tests: three colors of cells, models of seconds."""
 
 from pathlib import Path
 
 import torch
 from PIL import Image
 
-from tests.data.cell_images import draw_cell
+from tests.data.cells.cell_images import draw_cell
 from wbcnets.train.config_file import load_config
 
-COLOURS = {"blue": (40, 40, 160), "green": (30, 140, 60), "red": (170, 30, 40)}
+COLORS = {"blue": (40, 40, 160), "green": (30, 140, 60), "red": (170, 30, 40)}
 
 
 def make_cells(root: Path, train: int = 12, val: int = 4) -> Path:
-    """Writes `root/<split>/<colour>/<number>.png`; every image is another one."""
+    """Writes `root/<split>/<color>/<number>.png`; every image is another one."""
     seed = 0
     for split, count in (("train", train), ("val", val)):
-        for name, colour in COLOURS.items():
+        for name, color in COLORS.items():
             folder = root / split / name
             folder.mkdir(parents=True)
             for number in range(count):
-                Image.fromarray(draw_cell(seed, colour, side=36)).save(folder / f"{number}.png")
+                Image.fromarray(draw_cell(seed, color, side=36)).save(folder / f"{number}.png")
                 seed += 1
     return root
 

@@ -27,7 +27,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Contender:
+class Candidate:
     """Something to run.
 
     Args:
@@ -55,14 +55,14 @@ class Comparison:
         memory: Whether the memory kept for the backward pass is compared, too.
     """
 
-    ours: Contender
-    peer: Contender | None = None
+    ours: Candidate
+    peer: Candidate | None = None
     memory: bool = False
 
 
 @dataclass(frozen=True)
-class Aim:
-    """The largest share of the peer that is aimed at.
+class Target:
+    """The largest share of the peer that is has_target at.
 
     Args:
         time: Our time over the peer's.
@@ -80,16 +80,16 @@ class Case:
     Args:
         name: For `--case`, such as "sckansformer_base/inference".
         about: What is compared, in a few words.
-        build: Makes the contenders.
+        build: Makes the candidates.
         suites: Groups that it belongs to.
-        aim: What is wanted on two processors in float32.
+        target: What is wanted on two processors in float32.
     """
 
     name: str
     about: str
     build: Callable[[Settings], Comparison]
     suites: tuple[str, ...]
-    aim: Aim = field(default_factory=Aim)
+    target: Target = field(default_factory=Target)
 
 
 def tensor_bytes(*tensors: torch.Tensor) -> int:

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from wbcnets.benchmark.case import Case, Comparison, Contender, Settings
-from wbcnets.data.smears import generate_smear
+from wbcnets.benchmark.case import Candidate, Case, Comparison, Settings
+from wbcnets.synthetic.smears import generate_smear
 
 IMAGES = 128
 SOURCE_SIDE = 360
@@ -37,9 +37,9 @@ def data_cases() -> list[Case]:
 
 
 def _loading(settings: Settings) -> Comparison:
-    from wbcnets.data.cell_augmentation import create_cell_augmentation
-    from wbcnets.data.cell_dataset import CellDataset
-    from wbcnets.data.manifest import load_cells
+    from wbcnets.data.cells.augmentation import create_cell_augmentation
+    from wbcnets.data.cells.dataset import CellDataset
+    from wbcnets.data.cells.loading import load_cells
 
     folder = crops_folder()
     manifest = load_cells(str(folder))
@@ -57,8 +57,8 @@ def _loading(settings: Settings) -> Comparison:
     )
     peer = ImageFolder(str(folder), transform)
     return Comparison(
-        Contender("CellDataset", lambda: _epoch(ours), items=IMAGES),
-        Contender("ImageFolder", lambda: _epoch(peer), items=IMAGES),
+        Candidate("CellDataset", lambda: _epoch(ours), items=IMAGES),
+        Candidate("ImageFolder", lambda: _epoch(peer), items=IMAGES),
     )
 
 
@@ -90,4 +90,4 @@ def _smear_image(seed: int) -> Any:
 
 def _smear(settings: Settings) -> Comparison:
     seeds = count(settings.seed)
-    return Comparison(Contender("generate_smear", lambda: generate_smear(seed=next(seeds))))
+    return Comparison(Candidate("generate_smear", lambda: generate_smear(seed=next(seeds))))

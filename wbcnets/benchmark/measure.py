@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from wbcnets.benchmark.case import Comparison, Contender, Settings
+from wbcnets.benchmark.case import Candidate, Comparison, Settings
 
 _SAMPLING_SECONDS = 0.002
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one contender's runs."""
+    """Seconds of one candidate's runs."""
 
     seconds: list[float]
 
@@ -78,17 +78,17 @@ def measure(comparison: Comparison, settings: Settings, label: str = "") -> Meas
         settings: Rounds, warm-up and device.
         label: For the progress bar.
     """
-    contenders = [c for c in (comparison.ours, comparison.peer) if c is not None]
-    seconds: list[list[float]] = [[] for _ in contenders]
-    for contender in contenders:
+    candidates = [c for c in (comparison.ours, comparison.peer) if c is not None]
+    seconds: list[list[float]] = [[] for _ in candidates]
+    for candidate in candidates:
         for _ in range(settings.warmup):
-            _timed(contender, settings.device)
+            _timed(candidate, settings.device)
     for _ in tqdm(range(settings.rounds), desc=label, leave=False, disable=None):
-        for contender, times in zip(contenders, seconds):
-            times.append(_timed(contender, settings.device))
-    peaks = [peak_memory(contender.run, settings.device) for contender in contenders]
-    saved = [saved_bytes(c.run) if comparison.memory else None for c in contenders]
-    with_peer = len(contenders) > 1
+        for candidate, times in zip(candidates, seconds):
+            times.append(_timed(candidate, settings.device))
+    peaks = [peak_memory(candidate.run, settings.device) for candidate in candidates]
+    saved = [saved_bytes(c.run) if comparison.memory else None for c in candidates]
+    with_peer = len(candidates) > 1
     return Measurement(
         ours=Timing(seconds[0]),
         peer=Timing(seconds[1]) if with_peer else None,
@@ -162,10 +162,10 @@ def _resident_bytes() -> int | None:
     return None
 
 
-def _timed(contender: Contender, device: torch.device) -> float:
+def _timed(candidate: Candidate, device: torch.device) -> float:
     synchronize(device)
     start = time.perf_counter()
-    contender.run()
+    candidate.run()
     synchronize(device)
     return time.perf_counter() - start
 

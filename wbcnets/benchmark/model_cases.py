@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import wbcnets
-from wbcnets.benchmark.case import Aim, Case, Comparison, Contender, Settings, tensor_bytes
+from wbcnets.benchmark.case import Candidate, Case, Comparison, Settings, Target, tensor_bytes
 from wbcnets.models.size import measure_model
 
 BATCH = 8
@@ -36,16 +36,16 @@ def model_cases() -> list[Case]:
     """Inference, compiled inference and training step of every pair."""
     cases = []
     for ours, peer in PEERS.items():
-        aimed = ours == "sckansformer_base"
-        suites = ("models", "aims") if aimed else ("models",)
-        for kind, aim in (("inference", 0.70), ("compiled", 0.60), ("training", 0.75)):
+        has_target = ours == "sckansformer_base"
+        suites = ("models", "peers") if has_target else ("models",)
+        for kind, target in (("inference", 0.70), ("compiled", 0.60), ("training", 0.75)):
             cases.append(
                 Case(
                     name=f"{ours}/{kind}",
                     about=f"{_ABOUT[kind]}, batch {BATCH}, {IMAGE_SIZE} px, over {peer}",
                     build=partial(_compare, ours, peer, kind),
                     suites=suites,
-                    aim=Aim(time=aim) if aimed else Aim(),
+                    target=Target(time=target) if has_target else Target(),
                 )
             )
     return cases
@@ -64,14 +64,14 @@ def _compare(ours: str, peer: str, kind: str, settings: Settings) -> Comparison:
     images = torch.randn(BATCH, 3, IMAGE_SIZE, IMAGE_SIZE)
     targets = torch.randint(NUM_CLASSES, (BATCH,), device=settings.device)
     return Comparison(
-        _contender(ours, kind, images, targets, settings),
-        _contender(peer, kind, images, targets, settings),
+        _candidate(ours, kind, images, targets, settings),
+        _candidate(peer, kind, images, targets, settings),
     )
 
 
-def _contender(
+def _candidate(
     name: str, kind: str, images: Tensor, targets: Tensor, settings: Settings
-) -> Contender:
+) -> Candidate:
     model = create(name).to(settings.device, settings.dtype)
     images = images.to(settings.device, settings.dtype)
     if name.startswith(CONVOLUTIONAL):
@@ -85,7 +85,7 @@ def _contender(
     else:
         model.eval()
         run = partial(predict, torch.compile(model) if kind == "compiled" else model, images)
-    return Contender(name, run, items=BATCH, macs=macs, bytes_moved=bytes_moved)
+    return Candidate(name, run, items=BATCH, macs=macs, bytes_moved=bytes_moved)
 
 
 def create(name: str) -> nn.Module:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wbcnets.benchmark.case import Aim, Case, Comparison, Contender, Settings, tensor_bytes
+from wbcnets.benchmark.case import Candidate, Case, Comparison, Settings, Target, tensor_bytes
 from wbcnets.layers.global_local_attention import GlobalLocalAttention
 from wbcnets.layers.kan import KANLinear
 from wbcnets.layers.necks import create_neck
@@ -29,10 +29,10 @@ def operator_cases() -> list[Case]:
 def _kan_cases() -> list[Case]:
     size = f"{KAN_INPUTS} -> {KAN_OUTPUTS} on {KAN_ROWS:,} rows"
     about = f"KAN layer {size} over the Cox-de Boor recursion"
-    suites = ("operators", "aims")
+    suites = ("operators", "peers")
     return [
-        Case("kan/forward", about, partial(_kan, False), suites, Aim(time=1 / 5)),
-        Case("kan/training", about, partial(_kan, True), suites, Aim(time=1 / 5, memory=1 / 4)),
+        Case("kan/forward", about, partial(_kan, False), suites, Target(time=1 / 5)),
+        Case("kan/training", about, partial(_kan, True), suites, Target(time=1 / 5, memory=1 / 4)),
     ]
 
 
@@ -63,15 +63,15 @@ def _kan(training: bool, settings: Settings) -> Comparison:
     bases = layer.grid_size + layer.spline_order
     macs = KAN_ROWS * KAN_INPUTS * KAN_OUTPUTS * (bases + 1)
     moved = tensor_bytes(x, *layer.parameters()) + KAN_ROWS * KAN_OUTPUTS * x.element_size()
-    contender = partial(_contender, macs=macs, bytes_moved=moved, items=KAN_ROWS, training=training)
+    candidate = partial(_candidate, macs=macs, bytes_moved=moved, items=KAN_ROWS, training=training)
     return Comparison(
-        contender("KANLinear", layer, [x], list(layer.parameters())),
-        contender("Cox-de Boor", RecursiveKAN(layer), [x], list(layer.parameters())),
+        candidate("KANLinear", layer, [x], list(layer.parameters())),
+        candidate("Cox-de Boor", RecursiveKAN(layer), [x], list(layer.parameters())),
         memory=training,
     )
 
 
-def _contender(
+def _candidate(
     name: str,
     function: Callable[..., Tensor],
     inputs: Sequence[Tensor],
@@ -81,7 +81,7 @@ def _contender(
     macs: int | None,
     bytes_moved: int | None,
     items: int,
-) -> Contender:
+) -> Candidate:
     wanted = [tensor for tensor in (*inputs, *parameters) if tensor.requires_grad]
 
     def forward() -> Any:
@@ -93,7 +93,7 @@ def _contender(
         return torch.autograd.grad(y, wanted, torch.ones_like(y))
 
     passes = 3 if training else 1
-    return Contender(
+    return Candidate(
         name,
         forward_backward if training else forward,
         items=items,
@@ -105,13 +105,13 @@ def _contender(
 def _attention_cases() -> list[Case]:
     cases = []
     for backend in sorted(set(BACKENDS) - {"grid_sample"}):
-        for kind, aim in (("forward", 1 / 4), ("training", 1 / 2.5)):
+        for kind, ratio in (("forward", 1 / 4), ("training", 1 / 2.5)):
             default = backend == select_backend(torch.device("cpu"))
             about = f"deformable attention by {backend}, 6,380 queries, over grid_sample"
             build = partial(_attention, backend, kind == "training")
-            suites = ("operators", "aims") if default else ("operators",)
-            aims = Aim(time=aim) if default else Aim()
-            cases.append(Case(f"ms_deform_attn_{backend}/{kind}", about, build, suites, aims))
+            suites = ("operators", "peers") if default else ("operators",)
+            target = Target(time=ratio) if default else Target()
+            cases.append(Case(f"ms_deform_attn_{backend}/{kind}", about, build, suites, target))
     return cases
 
 
@@ -123,13 +123,13 @@ def _attention(backend: str, training: bool, settings: Settings) -> Comparison:
     value = torch.randn(1, tokens, HEADS, HEAD_DIM, device=device)
     # Around every token's own place, as they are in the encoder
     spread = 0.05 * torch.randn(*shape, 2, device=device)
-    locations = _centres(device)[None, :, None, None, None] + spread
+    locations = _centers(device)[None, :, None, None, None] + spread
     weights = torch.rand(shape, device=device).flatten(3).softmax(dim=-1).view(shape)
     inputs = [tensor.requires_grad_(training) for tensor in (value, locations, weights)]
     macs = 4 * tokens * HEADS * len(LEVELS) * POINTS * HEAD_DIM
     moved = tensor_bytes(*inputs) + tensor_bytes(value)
-    contenders = [
-        _contender(
+    candidates = [
+        _candidate(
             name,
             lambda *tensors, attend=BACKENDS[name]: attend(tensors[0], LEVELS, *tensors[1:]),
             inputs,
@@ -141,21 +141,21 @@ def _attention(backend: str, training: bool, settings: Settings) -> Comparison:
         )
         for name in (backend, "grid_sample")
     ]
-    ours, peer = contenders
+    ours, peer = candidates
     return Comparison(ours, peer, memory=training)
 
 
-def _centres(device: torch.device) -> Tensor:
-    """Every token's centre `(x, y)` as fractions of its map: (tokens, 2)."""
-    centres = []
+def _centers(device: torch.device) -> Tensor:
+    """Every token's center `(x, y)` as fractions of its map: (tokens, 2)."""
+    centers = []
     for height, width in LEVELS:
         y, x = torch.meshgrid(
             (torch.arange(height, device=device) + 0.5) / height,
             (torch.arange(width, device=device) + 0.5) / width,
             indexing="ij",
         )
-        centres.append(torch.stack([x, y], dim=-1).flatten(0, 1))
-    return torch.cat(centres)
+        centers.append(torch.stack([x, y], dim=-1).flatten(0, 1))
+    return torch.cat(centers)
 
 
 def _layer_cases() -> list[Case]:
@@ -223,13 +223,13 @@ def _modules(
     training: bool, settings: Settings, inputs: Sequence[Tensor], *named: tuple[str, nn.Module]
 ) -> Comparison:
     inputs = [x.to(settings.device, settings.dtype).requires_grad_(training) for x in inputs]
-    contenders = []
+    candidates = []
     for name, module in named:
         module = module.to(settings.device, settings.dtype).train(training)
         parameters = list(module.parameters())
         moved = tensor_bytes(*inputs, *parameters)
-        contenders.append(
-            _contender(
+        candidates.append(
+            _candidate(
                 name,
                 module,
                 inputs,
@@ -240,7 +240,7 @@ def _modules(
                 items=len(inputs[0]),
             )
         )
-    ours, peer = contenders
+    ours, peer = candidates
     return Comparison(ours, peer, memory=training)
 
 

@@ -6,29 +6,29 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from wbcnets.benchmark.case import Contender
+from wbcnets.benchmark.case import Candidate
 
 _ROWS = 25
 
 
-def profile_contender(
-    contender: Contender, case_name: str, folder: Path, device: torch.device
+def profile_candidate(
+    candidate: Candidate, case_name: str, folder: Path, device: torch.device
 ) -> None:
     """Runs once more under PyTorch's profiler; writes `trace_*.json` and `profile_*.txt`.
 
     Args:
-        contender: What to run.
+        candidate: What to run.
         case_name: Becomes part of the files' names.
         folder: Where to write.
         device: Whose kernels are recorded.
     """
     on_gpu = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    contender.run()
+    candidate.run()
     with profile(activities=activities) as profiler:
-        contender.run()
+        candidate.run()
     folder.mkdir(parents=True, exist_ok=True)
-    name = re.sub(r"\W+", "_", f"{case_name}_{contender.name}").strip("_")
+    name = re.sub(r"\W+", "_", f"{case_name}_{candidate.name}").strip("_")
     profiler.export_chrome_trace(str(folder / f"trace_{name}.json"))
     by = "self_cuda_time_total" if on_gpu else "self_cpu_time_total"
     table = profiler.key_averages().table(sort_by=by, row_limit=_ROWS, max_name_column_width=48)

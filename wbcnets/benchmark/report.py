@@ -32,7 +32,7 @@ CSV_FIELDS = (
     "ratio",
     "ratio_min",
     "ratio_max",
-    "aim",
+    "target",
     "aim_met",
     "memory_ratio",
     "memory_aim",
@@ -57,7 +57,7 @@ class Result:
 
     def row(self, machine: Machine) -> dict[str, object]:
         """One row of results.csv; what does not apply is empty."""
-        ours, measured, aim = self.comparison.ours, self.measurement, self.case.aim
+        ours, measured, target = self.comparison.ours, self.measurement, self.case.target
         peer = self.comparison.peer
         ratios = measured.ratios
         values = {
@@ -68,11 +68,11 @@ class Result:
             "ratio": measured.ratio,
             "ratio_min": min(ratios, default=None),
             "ratio_max": max(ratios, default=None),
-            "aim": aim.time,
-            "aim_met": _is_met(measured.ratio, aim.time),
+            "target": target.time,
+            "aim_met": _is_met(measured.ratio, target.time),
             "memory_ratio": measured.memory_ratio,
-            "memory_aim": aim.memory,
-            "memory_aim_met": _is_met(measured.memory_ratio, aim.memory),
+            "memory_aim": target.memory,
+            "memory_aim_met": _is_met(measured.memory_ratio, target.memory),
             "items_per_second": ours.items / measured.ours.median,
             "macs": ours.macs,
             "floor_seconds": machine.floor_seconds(ours.macs, ours.bytes_moved),
@@ -84,16 +84,16 @@ class Result:
         return {field: "" if values[field] is None else values[field] for field in CSV_FIELDS}
 
 
-def _is_met(found: float | None, aim: float | None) -> str | None:
-    if found is None or aim is None:
+def _is_met(found: float | None, target: float | None) -> str | None:
+    if found is None or target is None:
         return None
-    return "yes" if found <= aim else "no"
+    return "yes" if found <= target else "no"
 
 
 def results_table(results: list[Result], machine: Machine) -> str:
     """A Markdown table of all results."""
     lines = [
-        "| case | ours | peer | ours / peer (min to max) | times as fast | aim | items/s | "
+        "| case | ours | peer | ours / peer (min to max) | times as fast | target | items/s | "
         "floor | kept memory |",
         "| --- | ---: | ---: | --- | ---: | --- | ---: | ---: | ---: |",
     ]
@@ -102,7 +102,7 @@ def results_table(results: list[Result], machine: Machine) -> str:
 
 
 def _table_line(result: Result, machine: Machine) -> str:
-    measured, aim, ours = result.measurement, result.case.aim, result.comparison.ours
+    measured, target, ours = result.measurement, result.case.target, result.comparison.ours
     floor = machine.floor_seconds(ours.macs, ours.bytes_moved)
     ratio, ratios = measured.ratio, measured.ratios
     memory = measured.memory_ratio
@@ -112,18 +112,18 @@ def _table_line(result: Result, machine: Machine) -> str:
         _milliseconds(measured.peer.median if measured.peer else None),
         f"{ratio:.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratio else "",
         f"{1 / ratio:.1f}" if ratio else "",
-        f"{aim.time:.2f}, {_verdict(ratio, aim.time)}" if aim.time else "",
+        f"{target.time:.2f}, {_verdict(ratio, target.time)}" if target.time else "",
         f"{ours.items / measured.ours.median:.1f}",
         f"{_milliseconds(floor)} ({floor / measured.ours.median:.0%})" if floor else "",
         f"{memory:.2f} of peer" if memory is not None else "",
     ]
-    if aim.memory and memory is not None:
-        cells[-1] += f" (aim {aim.memory:.2f}, {_verdict(memory, aim.memory)})"
+    if target.memory and memory is not None:
+        cells[-1] += f" (target {target.memory:.2f}, {_verdict(memory, target.memory)})"
     return f"| {' | '.join(cells)} |"
 
 
-def _verdict(found: float | None, aim: float) -> str:
-    return "met" if found is not None and found <= aim else "missed"
+def _verdict(found: float | None, target: float) -> str:
+    return "met" if found is not None and found <= target else "missed"
 
 
 def _milliseconds(seconds: float | None) -> str:
@@ -205,15 +205,15 @@ def _report_text(
 def _write_rounds(path: Path, results: list[Result]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["case", "contender", "round", "seconds"])
+        writer.writerow(["case", "candidate", "round", "seconds"])
         for result in results:
-            for contender, timing in (
+            for candidate, timing in (
                 (result.comparison.ours, result.measurement.ours),
                 (result.comparison.peer, result.measurement.peer),
             ):
-                if contender is not None and timing is not None:
+                if candidate is not None and timing is not None:
                     for index, seconds in enumerate(timing.seconds):
-                        writer.writerow([result.case.name, contender.name, index, seconds])
+                        writer.writerow([result.case.name, candidate.name, index, seconds])
 
 
 def _write_points(path: Path, points: list[ScalingPoint]) -> None:

@@ -1,21 +1,21 @@
 """Building blocks, one per file, each one usable alone."""
 
-from wbcnets.layers.bifpn import BiFPN
 from wbcnets.layers.channel_attention import ChannelAttention
-from wbcnets.layers.channel_mapper import ChannelMapper
 from wbcnets.layers.conv_attention import ConvAttention, ConvProjection
 from wbcnets.layers.conv_embed import ConvEmbed
 from wbcnets.layers.cross_layer_fusion import CrossLayerFusion
 from wbcnets.layers.eca import EfficientChannelAttention, eca_kernel_size
 from wbcnets.layers.extra_stage import ExtraStage
-from wbcnets.layers.fapn import FaPN
-from wbcnets.layers.fpn import FPN
-from wbcnets.layers.global_local_attention import GlobalLocalAttention, LocalPart
-from wbcnets.layers.hs_fpn import HSFPN, SelectiveFeatureFusion
+from wbcnets.layers.global_local_attention import GlobalLocalAttention, InvertedResidual
 from wbcnets.layers.kan import KAN, KANLinear
 from wbcnets.layers.ms_deform_attn import MultiScaleDeformableAttention
 from wbcnets.layers.necks import create_neck, neck_names
-from wbcnets.layers.pafpn import PAFPN
+from wbcnets.layers.necks.bifpn import BiFPN
+from wbcnets.layers.necks.channel_mapper import ChannelMapper
+from wbcnets.layers.necks.fapn import FaPN
+from wbcnets.layers.necks.fpn import FPN
+from wbcnets.layers.necks.hs_fpn import HSFPN, SelectiveFeatureFusion
+from wbcnets.layers.necks.pafpn import PAFPN
 from wbcnets.layers.rgb_to_hsv import RgbToHsv, rgb_to_hsv
 from wbcnets.layers.scconv import CRU, SRU, SCConv
 from wbcnets.layers.self_attention import SelfAttention
@@ -41,8 +41,8 @@ __all__ = [
     "ExtraStage",
     "FaPN",
     "GlobalLocalAttention",
+    "InvertedResidual",
     "KANLinear",
-    "LocalPart",
     "MultiScaleDeformableAttention",
     "RgbToHsv",
     "SCConv",

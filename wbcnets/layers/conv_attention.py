@@ -9,7 +9,7 @@ Differences from the paper:
   layer's. CvT's weights were trained with the latter, which is the default here;
   ``scale_by="head_dim"`` is the equation.
 - The shapes printed at equations 6 and 7 are read as A: (N + 1, N + 1) and I': (N + 1, d_k).
-- Tokens that are no map (those that sparse attention keeps) are each seen alone: a kernel's centre
+- Tokens that are no map (those that sparse attention keeps) are each seen alone: a kernel's center
   on the token, zeros around it.
 """
 

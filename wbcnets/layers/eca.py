@@ -14,7 +14,7 @@ from wbcnets.errors import ConfigError
 
 
 def eca_kernel_size(channels: int, gamma: float = 2.0, beta: float = 1.0) -> int:
-    """How many neighbouring channels a channel's weight sees: an odd number from 1.
+    """How many neighboring channels a channel's weight sees: an odd number from 1.
 
     ``|log2(C) / gamma + beta / gamma|``, where it is no odd number the next larger one after
     cutting off its fraction, as in ECA-Net's code. With gamma 2 and beta 1: 3 for 64 channels, 5

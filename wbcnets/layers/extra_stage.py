@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from wbcnets.errors import ConfigError
-from wbcnets.layers.channel_mapper import conv_norm
+from wbcnets.layers.necks.channel_mapper import conv_norm
 
 
 class ExtraStage(nn.Module):
@@ -74,7 +74,7 @@ class ExtraStage(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """He initialisation of the convolutions, as in ResNet; fresh norms."""
+        """He initialization of the convolutions, as in ResNet; fresh norms."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

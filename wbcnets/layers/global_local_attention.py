@@ -1,4 +1,4 @@
-"""Global-local attention: attention over all tokens, then convolution among neighbouring patches.
+"""Global-local attention: attention over all tokens, then convolution among neighboring patches.
 
 Chen et al., "SCKansformer: Fine-Grained Classification of Bone Marrow Cells via Kansformer Backbone
 and Hierarchical Attention Mechanisms", section III-C, equations 5 to 17.
@@ -76,11 +76,11 @@ class SqueezeExcite(nn.Module):
         return self.gate(self.fc2(self.act(self.fc1(pooled))))[:, :, None, None]
 
 
-class LocalPart(nn.Module):
+class InvertedResidual(nn.Module):
     """Local features of a map by depth-wise convolution: (B, C, H, W) -> (B, C, H, W).
 
     Equations 13 to 15: widen, depth-wise 3x3, narrow, each with batch norm, plus the map itself.
-    Nothing normalises the map beforehand, so that under autocast large values are scaled down for
+    Nothing normalizes the map beforehand, so that under autocast large values are scaled down for
     the convolutions and the result scaled up again, in float32.
 
     Args:
@@ -110,7 +110,7 @@ class LocalPart(nn.Module):
         super().__init__()
         if dim < 1 or expand_ratio < 1 or squeeze_ratio < 1:
             raise ConfigError(
-                "LocalPart: dim, expand_ratio and squeeze_ratio must be at least 1, got "
+                "InvertedResidual: dim, expand_ratio and squeeze_ratio must be at least 1, got "
                 f"dim={dim}, expand_ratio={expand_ratio}, squeeze_ratio={squeeze_ratio}"
             )
         hidden = int(dim * expand_ratio)
@@ -140,14 +140,14 @@ class LocalPart(nn.Module):
         self.project_norm = nn.BatchNorm2d(dim, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns the map with what its neighbourhoods tell added."""
+        """Returns the map with what its neighborhoods tell added."""
         wide = convolve(self.expand, x)
-        wide = activate(self.expand_act, normalise(self.expand_norm, wide))
+        wide = activate(self.expand_act, normalize(self.expand_norm, wide))
         wide = convolve(self.depthwise, wide)
-        wide = activate(self.depthwise_act, normalise(self.depthwise_norm, wide))
+        wide = activate(self.depthwise_act, normalize(self.depthwise_norm, wide))
         if isinstance(self.squeeze_excite, SqueezeExcite):
             wide = self.squeeze_excite(wide, overwrite=may_overwrite())
-        return x + normalise(self.project_norm, convolve(self.project, wide))
+        return x + normalize(self.project_norm, convolve(self.project, wide))
 
 
 class GlobalLocalAttention(nn.Module):
@@ -192,7 +192,7 @@ class GlobalLocalAttention(nn.Module):
             dim, num_heads, qkv_bias, attn_drop, proj_drop, device=device, dtype=dtype
         )
         self.norm = nn.LayerNorm(dim, eps=1e-6, device=device, dtype=dtype)
-        self.local = LocalPart(
+        self.local = InvertedResidual(
             dim, expand_ratio, squeeze_excite, squeeze_ratio, act_layer, device=device, dtype=dtype
         )
 
@@ -221,7 +221,7 @@ class GlobalLocalAttention(nn.Module):
         return torch.cat([class_token.to(patches.dtype), patches], dim=1)  # equation 17
 
 
-def normalise(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+def normalize(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     """The batch norm of a map that nobody else needs: (B, C, H, W) -> (B, C, H, W).
 
     Without gradients and with fixed statistics it overwrites the map, as making room for another of

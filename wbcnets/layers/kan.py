@@ -41,7 +41,7 @@ class KANLinear(nn.Module):
     """One KAN layer, with a learned function per edge: (..., in_features) -> (..., out_features).
 
     Bases are 0 outside the grid's outer knots (beyond +-2.2 by default): there only the base branch
-    answers, so that a normalisation in front is advisable. The layer runs in float32 under autocast
+    answers, so that a normalization in front is advisable. The layer runs in float32 under autocast
     and for half inputs. Under autocast its output is float32 too, since a base branch without a
     limit would leave float16's range.
 
@@ -145,7 +145,7 @@ class KANLinear(nn.Module):
     def regularization_loss(
         self, activation_weight: float = 1.0, entropy_weight: float = 1.0
     ) -> Tensor:
-        """Pressure towards few edges, a scalar: L1 norm and entropy of the layer.
+        """Pressure toward few edges, a scalar: L1 norm and entropy of the layer.
 
         `|e| = mean_j |c_oij|`, `L1 = sum |e|`, `S = -sum (|e| / L1) log(|e| / L1)` (Liu et al.,
         section 2.5.1), on coefficients in place of activations, which costs

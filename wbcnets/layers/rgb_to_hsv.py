@@ -11,9 +11,9 @@ from torch import Tensor, nn
 def rgb_to_hsv(rgb: Tensor) -> Tensor:
     """RGB images in [0, 1] as HSV, each channel in [0, 1]: (B, 3, H, W) -> (B, 3, H, W).
 
-    Grey has a hue of 0, and black a saturation of 0 as well; there, and where two channels share
+    Gray has a hue of 0, and black a saturation of 0 as well; there, and where two channels share
     the largest value, HSV has a kink or a jump, and the gradient is that of one side, or 0. It is
-    finite everywhere: differences and values too small to divide by count as grey and as black.
+    finite everywhere: differences and values too small to divide by count as gray and as black.
     Computed in float32 or wider.
 
     Args:
@@ -24,11 +24,11 @@ def rgb_to_hsv(rgb: Tensor) -> Tensor:
     largest = torch.maximum(torch.maximum(red, green), blue)
     smallest = torch.minimum(torch.minimum(red, green), blue)
     chroma = largest - smallest
-    # The divisors of grey and of black are replaced before the division: the gradient of a branch
+    # The divisors of gray and of black are replaced before the division: the gradient of a branch
     # that is not taken must not be infinite either
     smallest_divisor = torch.finfo(wide.dtype).tiny ** 0.5
-    grey, black = chroma < smallest_divisor, largest < smallest_divisor
-    divisor = chroma.masked_fill(grey, 1.0)
+    gray, black = chroma < smallest_divisor, largest < smallest_divisor
+    divisor = chroma.masked_fill(gray, 1.0)
     is_red = largest == red
     is_green = (largest == green) & ~is_red
     sector = torch.where(
@@ -38,7 +38,7 @@ def rgb_to_hsv(rgb: Tensor) -> Tensor:
     )
     hue = torch.where(sector < 0, sector + 6.0, sector) / 6.0
     saturation = chroma / largest.masked_fill(black, 1.0)
-    hue = hue.masked_fill(grey, 0.0)
+    hue = hue.masked_fill(gray, 0.0)
     saturation = saturation.masked_fill(black, 0.0)
     return torch.stack([hue, saturation, largest], dim=1).to(rgb.dtype)
 

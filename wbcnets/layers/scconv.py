@@ -12,7 +12,7 @@ Differences from the paper:
   gradient reaches gamma and beta. ``gate="soft"``, the default, is that of the SCConv module in
   common use: above the threshold a value is informative whole (1 and 0), below it both parts take
   the weight itself, so that gamma and beta train. ``gate="hard"`` is what SCKansformer's released
-  code does: 1 and 0 at the threshold or above, 0 and 1 below, on values normalised by the sample
+  code does: 1 and 0 at the threshold or above, 0 and 1 below, on values normalized by the sample
   standard deviation plus 1e-10 in place of equation 18's root of variance plus epsilon. Its gamma
   and beta are frozen, because nothing can train them.
 * Equation 19 divides by the sum of gamma, which training can drive to 0: the mean of gamma is kept
@@ -106,21 +106,21 @@ class SRU(nn.Module):
     def _weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """How much each value tells, in [0, 1] (equation 20), and whether it is informative."""
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        weight = torch.sigmoid(self._normalise(wide) * self._scale_shares(wide.dtype))
+        weight = torch.sigmoid(self._normalize(wide) * self._scale_shares(wide.dtype))
         hard = self.gate == "hard"
         return weight, weight >= self.threshold if hard else weight > self.threshold
 
-    def _normalise(self, x: Tensor) -> Tensor:
+    def _normalize(self, x: Tensor) -> Tensor:
         """Equation 18, or the released code's form of it: (B, C, H, W) -> (B, C, H, W)."""
         gamma, beta = self.norm.weight.to(x.dtype), self.norm.bias.to(x.dtype)
         if self.gate == "soft":
             return F.group_norm(x, self.norm.num_groups, gamma, beta, self.norm.eps)
         groups = x.unflatten(1, (self.norm.num_groups, -1)).flatten(2)
-        centred = groups - groups.mean(dim=2, keepdim=True)
+        centerd = groups - groups.mean(dim=2, keepdim=True)
         count = max(groups.shape[2] - 1, 1)
-        deviation = (centred.square().sum(dim=2, keepdim=True) / count).sqrt()
-        normalised = (centred / (deviation + RELEASED_EPSILON)).view_as(x)
-        return normalised * gamma[:, None, None] + beta[:, None, None]
+        deviation = (centerd.square().sum(dim=2, keepdim=True) / count).sqrt()
+        normalized = (centerd / (deviation + RELEASED_EPSILON)).view_as(x)
+        return normalized * gamma[:, None, None] + beta[:, None, None]
 
     def _scale_shares(self, dtype: torch.dtype) -> Tensor:
         """Equation 19, each gamma by the sum of all: (C, 1, 1)."""

@@ -11,7 +11,7 @@ Differences from the paper:
   the share of its attention that does not stay with itself.
 - The weights of the maps are "normalized" in the paper; here by a softmax.
 - Choosing the largest weight gives the two linear layers no gradient. So the choice is one-hot
-  forward and equation 14's weights, normalised over the patches, backward (a straight-through
+  forward and equation 14's weights, normalized over the patches, backward (a straight-through
   estimate): a kept token's value and its own gradient are those of the choice, bit by bit, and a
   weight's gradient is the inner product of its patch and the kept token's gradient. Scaling the
   kept token by its weight would teach next to nothing, as the last block's norm undoes it.

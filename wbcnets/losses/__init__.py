@@ -4,9 +4,9 @@ from wbcnets.losses.center import CenterLoss
 from wbcnets.losses.combined import COMBINATIONS, CombinedLoss, create_loss, loss_names
 from wbcnets.losses.contrastive import ContrastiveLoss
 from wbcnets.losses.cross_entropy import CrossEntropyLoss
-from wbcnets.losses.focal import class_share_alpha, sigmoid_focal_loss
+from wbcnets.losses.focal import class_fraction_alpha, sigmoid_focal_loss
 from wbcnets.losses.focal_loss import FocalLoss
-from wbcnets.losses.weighted_softmax import WeightedSoftmaxLoss, complementary_shares
+from wbcnets.losses.weighted_softmax import WeightedSoftmaxLoss, complementary_fractions
 
 __all__ = [
     "COMBINATIONS",
@@ -16,8 +16,8 @@ __all__ = [
     "CrossEntropyLoss",
     "FocalLoss",
     "WeightedSoftmaxLoss",
-    "class_share_alpha",
-    "complementary_shares",
+    "class_fraction_alpha",
+    "complementary_fractions",
     "create_loss",
     "loss_names",
     "sigmoid_focal_loss",

@@ -1,7 +1,7 @@
 """Center loss: features of a class are drawn to its center (Wen et al., ECCV 2016).
 
 The ResNeXt-CC paper, section "Loss function optimization", equations 8 to 10. The loss is half the
-squared distance to the class's center, and centers move towards the features of each mini-batch.
+squared distance to the class's center, and centers move toward the features of each mini-batch.
 
 Difference from the paper: equation 8 sums over the mini-batch; here it is the mean, as that of the
 softmax loss beside it, so that the factor between the two does not depend on the batch size.

@@ -40,7 +40,7 @@ def sigmoid_focal_loss(
     return (alpha * targets + (1 - alpha) * (1 - targets)) * loss
 
 
-def class_share_alpha(counts: Sequence[int], rule: str = "share") -> Tensor:
+def class_fraction_alpha(counts: Sequence[int], rule: str = "share") -> Tensor:
     """Focal alpha per class from the training set's counts, `(K,)`, values in (0, 1).
 
     Args:

@@ -44,7 +44,7 @@ def require_features(loss: str, features: Tensor | None, targets: Tensor) -> Ten
 
 
 def soft_targets(targets: Tensor, num_classes: int, smoothing: float = 0.0) -> Tensor:
-    """Shares of the classes (B, K), from labels (B,) or shares, smoothed towards equal ones."""
+    """Shares of the classes (B, K), from labels (B,) or shares, smoothed toward equal ones."""
     shares = F.one_hot(targets, num_classes) if targets.ndim == 1 else targets
     shares = shares.to(torch.promote_types(shares.dtype, torch.float32))
     return shares * (1 - smoothing) + smoothing / num_classes

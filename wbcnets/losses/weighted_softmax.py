@@ -14,7 +14,7 @@ from wbcnets.errors import ConfigError
 from wbcnets.losses.inputs import check_smoothing, require_logits, soft_targets
 
 
-def complementary_shares(class_counts: Sequence[int]) -> Tensor:
+def complementary_fractions(class_counts: Sequence[int]) -> Tensor:
     """The weights of w-softmax from the training set's counts: (K,), which sum to 1.
 
     Raises:
@@ -56,7 +56,7 @@ class WeightedSoftmaxLoss(nn.Module):
         if (class_counts is None) == (class_weights is None):
             raise ConfigError("WeightedSoftmaxLoss: give class_counts, or class_weights")
         if class_counts is not None:
-            weights = complementary_shares(class_counts)
+            weights = complementary_fractions(class_counts)
         else:
             weights = torch.tensor([float(weight) for weight in class_weights or ()])
         if bool((weights < 0).any()) or not bool(weights.isfinite().all()):

@@ -3,8 +3,8 @@
 import timm
 
 from wbcnets.models import conv_sparse_vit, resnext_cc, sckansformer, sparse_vit
-from wbcnets.models.builder import load_weights
 from wbcnets.models.conv_sparse_vit import ConvSparseViT
+from wbcnets.models.factory import load_weights
 from wbcnets.models.load_report import LoadReport
 from wbcnets.models.resnext_cc import ResNeXtCC
 from wbcnets.models.sckansformer import SCKansformer

@@ -7,14 +7,14 @@ the second stage, it is CvT-13 (Wu et al., arXiv:2103.15808), whose weights it t
 Differences from the paper:
 - Table 5 has 2 heads in the second stage, CvT-13's weights were trained with 3: those need
   ``num_heads=(1, 3, 6)``.
-- Blocks normalise before attention and MLP, as CvT, not after them as equations 10 and 11 are
+- Blocks normalize before attention and MLP, as CvT, not after them as equations 10 and 11 are
   printed; the activation is GELU where equation 9 has ReLU (``act_layer="relu"``).
 - Attention is scaled by a stage's width, as CvT, not by that of a head as in equation 6
   (``attention_scale="head_dim"``).
 - Keys have stride 2, so that the class token attends to every second row and column of the last
-  stage's map: of the token on which the chosen key's kernel is centred, the paper's text holds.
+  stage's map: of the token on which the chosen key's kernel is centerd, the paper's text holds.
 - What the module keeps is no map any more: the last block's convolutions see each token alone. For
-  strided keys this equals the kept tokens in a map of zeros, in which they are never neighbours.
+  strided keys this equals the kept tokens in a map of zeros, in which they are never neighbors.
 - See `wbcnets.layers.sparse_attention` for the module itself.
 """
 
@@ -32,7 +32,6 @@ from wbcnets.layers.conv_attention import ConvAttention
 from wbcnets.layers.sparse_attention import SparseAttention
 from wbcnets.layers.token_map import map_to_tokens
 from wbcnets.models.activation import find_activation
-from wbcnets.models.builder import build_model
 from wbcnets.models.conv_stage import (
     LAST,
     ConvBlock,
@@ -44,13 +43,14 @@ from wbcnets.models.conv_stage import (
     map_sizes,
 )
 from wbcnets.models.cvt_weights import checkpoint_filter_fn
+from wbcnets.models.factory import build_model
 from wbcnets.models.features import take_indices
-from wbcnets.models.token_classifier import init_linear_layers
 from wbcnets.models.tokens import (
     check_global_pool,
     check_output_format,
     pool_tokens,
 )
+from wbcnets.models.vision_transformer import init_linear_layers
 
 _POSITIONS = {None: (), "every": (0, 1, 2), "first": (0,), "last": (2,)}
 
@@ -172,7 +172,7 @@ class ConvSparseViT(nn.Module):
         init_linear_layers(self.head)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Normalised tokens after the last block.
+        """Normalized tokens after the last block.
 
         Returns:
             (B, 1 + heads, C), the class token first; (B, 1 + N, C) without sparse attention.

@@ -192,10 +192,10 @@ class ConvStage(nn.Module):
         return tokens, torch.stack(rows, dim=1)
 
     def _candidates(self, tokens: Tensor, grid: Grid) -> Tensor:
-        """The class token, and the tokens on which a key is centred: (B, 1 + M, C)."""
+        """The class token, and the tokens on which a key is centerd: (B, 1 + M, C)."""
         stride = self._key_stride
-        centres = self._to_map(tokens, grid)[:, :, ::stride, ::stride]
-        return torch.cat([tokens[:, :1], map_to_tokens(centres)], dim=1)
+        centers = self._to_map(tokens, grid)[:, :, ::stride, ::stride]
+        return torch.cat([tokens[:, :1], map_to_tokens(centers)], dim=1)
 
     def _to_map(self, tokens: Tensor, grid: Grid) -> Tensor:
         return tokens_to_map(tokens[:, self.num_prefix_tokens :], grid)

@@ -12,7 +12,7 @@ class LoadReport:
     Attributes:
         taken: Model tensors that hold the checkpoint's values as they were.
         adapted: Model tensors that hold resampled, merged or cut values.
-        kept: Model tensors without a counterpart, which keep their initialisation.
+        kept: Model tensors without a counterpart, which keep their initialization.
         unused: Checkpoint tensors without a counterpart in the model.
     """
 
@@ -31,7 +31,7 @@ class LoadReport:
         lines = [f"{len(self.taken)} of {total} tensors taken as they are"]
         for label, names in (
             ("adapted", self.adapted),
-            ("kept at their initialisation", self.kept),
+            ("kept at their initialization", self.kept),
             ("of the checkpoint not used", self.unused),
         ):
             if names:

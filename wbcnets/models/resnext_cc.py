@@ -8,7 +8,7 @@ Differences from the paper:
 
 * Its attention stands after each down-sampling: here, after the strided convolution of the stem and
   after the first block of stages 2 to 4, which is where ResNeXt down-samples.
-* The strided convolution starts as the centre tap of its kernel, so that ImageNet's weights find
+* The strided convolution starts as the center tap of its kernel, so that ImageNet's weights find
   behind it what they know.
 * Images come in [0, 1] and are turned to HSV inside the model, so that timm's loaders need no
   option of their own. Images of one or two channels stay as they are.
@@ -26,7 +26,7 @@ from wbcnets.errors import ConfigError
 from wbcnets.layers.cross_layer_fusion import CrossLayerFusion
 from wbcnets.layers.eca import EfficientChannelAttention
 from wbcnets.layers.rgb_to_hsv import RgbToHsv
-from wbcnets.models.builder import build_model
+from wbcnets.models.factory import build_model
 from wbcnets.models.features import take_indices
 from wbcnets.models.recompute import recompute
 from wbcnets.models.shipped import PBC_CLASSES, shipped_weights
@@ -148,7 +148,7 @@ class ResNeXtCC(ResNet):
         Args:
             x: Images (B, in_chans, H, W).
             indices: The levels: all five where None, the last n where a number, else their places.
-            norm: Has no effect; the maps are normalised.
+            norm: Has no effect; the maps are normalized.
             stop_early: Do not run what comes after the last chosen level.
             output_fmt: "NCHW" is the only format.
             intermediates_only: Return the list alone.

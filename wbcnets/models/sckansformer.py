@@ -38,8 +38,8 @@ from wbcnets.layers.global_local_attention import GlobalLocalAttention
 from wbcnets.layers.kan import KAN
 from wbcnets.layers.scconv import SCConv
 from wbcnets.layers.transformer_block import Block
-from wbcnets.models.builder import build_model
-from wbcnets.models.token_classifier import (
+from wbcnets.models.factory import build_model
+from wbcnets.models.vision_transformer import (
     Grid,
     TokenClassifier,
     init_linear_layers,

@@ -5,7 +5,7 @@ Transformer": the sparse attention module (section 3.3) alone, as in the third-l
 and the last rows of table 3.
 
 Differences from the paper:
-- Blocks normalise before attention and MLP, as the ViT whose weights are used, not after them as
+- Blocks normalize before attention and MLP, as the ViT whose weights are used, not after them as
   equations 10 and 11 are printed; the activation is GELU where equation 9 has ReLU
   (``act_layer="relu"``).
 - See `wbcnets.layers.sparse_attention` for the module itself.
@@ -23,8 +23,8 @@ from wbcnets.errors import ConfigError
 from wbcnets.layers.sparse_attention import SparseAttention
 from wbcnets.layers.transformer_block import Block
 from wbcnets.models.activation import find_activation
-from wbcnets.models.builder import build_model
-from wbcnets.models.token_classifier import (
+from wbcnets.models.factory import build_model
+from wbcnets.models.vision_transformer import (
     Grid,
     TokenClassifier,
     resample_position_embedding,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from wbcnets.errors import ConfigError
-from wbcnets.files import write_atomically
+from wbcnets.io.atomic_files import write_atomically
 from wbcnets.train.ablation_tables import STUDIES, AblationStudy, AblationTable
 from wbcnets.train.config import TrainConfig, read_value
 from wbcnets.train.config_file import known_keys, load_config

@@ -46,7 +46,7 @@ class DataConfig:
         image_size: Side of the model's images in px.
         mean: Of the channels, in [0, 1]; the model's own where None.
         std: Of the channels, in [0, 1]; the model's own where None.
-        augmentation: Preset for training, see `wbcnets.data.cell_augmentation.PRESETS`.
+        augmentation: Preset for training, see `wbcnets.data.cells.augmentation.PRESETS`.
         transforms: albumentations' transforms that follow the preset's, by name and keywords.
         val_augmentation: Preset for evaluation, without chance.
         sampler: "shuffle", or "class_balanced" for as many images of each class in an epoch.
@@ -81,13 +81,13 @@ class OptimizerConfig:
     """How weights are updated.
 
     Args:
-        name: One of timm's optimisers, such as "adamw", "sgd" or "lamb".
+        name: One of timm's optimizers, such as "adamw", "sgd" or "lamb".
         learning_rate: At the start, after warm-up.
         weight_decay: Not applied to biases, norms and what the model excepts.
         momentum: Of SGD and its kin.
         betas: Of Adam and its kin; timm's default where None.
         layer_decay: Factor of the learning rate from each layer to the one below; 0 for none.
-        kwargs: Further keywords of the optimiser.
+        kwargs: Further keywords of the optimizer.
     """
 
     name: str = "adamw"
@@ -124,7 +124,7 @@ class ScheduleConfig:
 
 @dataclass
 class LossConfig:
-    """What is minimised.
+    """What is minimized.
 
     Args:
         name: A loss or a paper's combination, see `wbcnets.losses.loss_names`, or losses with their
@@ -162,7 +162,7 @@ class TrainingConfig:
     Args:
         epochs: Passes over the training images.
         batch_size: Images of one step, over all processes and all parts of an accumulated step.
-        accumulation: Parts in which a step is computed, to save memory.
+        grad_accum_steps: Parts in which a step is computed, to save memory.
         clip_grad: Largest norm of the gradients; 0 for no limit.
         amp: Type of automatic mixed precision.
         channels_last: Memory layout that speeds convolutions up.
@@ -182,7 +182,7 @@ class TrainingConfig:
 
     epochs: int = 30
     batch_size: int = 64
-    accumulation: int = 1
+    grad_accum_steps: int = 1
     clip_grad: float = 0.0
     amp: str = "none"
     channels_last: bool = True
@@ -209,7 +209,7 @@ class TrainConfig:
         data: What it is trained on.
         optimizer: How weights are updated.
         schedule: How the learning rate goes.
-        loss: What is minimised.
+        loss: What is minimized.
         mixup: timm's mixup and CutMix.
         training: How long, and with which numbers.
         device: "auto" takes a GPU where there is one.
@@ -260,7 +260,7 @@ _LIMITS: dict[str, str] = {
     "mixup.switch_probability": "from 0 to 1",
     "training.epochs": "at least 1",
     "training.batch_size": "at least 1",
-    "training.accumulation": "at least 1",
+    "training.grad_accum_steps": "at least 1",
     "training.clip_grad": "at least 0",
     "training.ema_decay": "from 0 up to, without, 1",
     "training.seed": "at least 0",

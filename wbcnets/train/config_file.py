@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from wbcnets.data.strict_yaml import StrictLoader, read_yaml
 from wbcnets.errors import ConfigError
+from wbcnets.io.strict_yaml import StrictLoader, read_yaml
 from wbcnets.train.config import TrainConfig, check_values
 
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from wbcnets.data.watched_loading import watched_batches
-from wbcnets.train.distributed import Processes
-from wbcnets.train.metrics import Judgement, judge
+from wbcnets.engine.distributed import DistributedContext
+from wbcnets.engine.worker_watchdog import watched_batches
+from wbcnets.evaluation.metrics import ClassifierMetrics, judge
 
 WATCHED = ("log_loss", "accuracy", "balanced_accuracy", "f1_macro", "auroc_macro")
 
@@ -40,10 +40,10 @@ def evaluate(
     loader: DataLoader[Any],
     labels: Sequence[int],
     class_names: Sequence[str],
-    processes: Processes,
+    processes: DistributedContext,
     amp_dtype: torch.dtype | None = None,
     memory_format: torch.memory_format = torch.contiguous_format,
-) -> Judgement:
+) -> ClassifierMetrics:
     """The figures of a model, without intervals; the same in every process.
 
     Args:
@@ -60,7 +60,7 @@ def evaluate(
     return judge(labels, probabilities, class_names, resamples=0)
 
 
-def watched(judgement: Judgement) -> dict[str, float]:
+def watched(judgement: ClassifierMetrics) -> dict[str, float]:
     """The figures that training is watched by, `WATCHED`; NaN where undefined."""
     values = {name: judgement.overall[name] for name in WATCHED}
     return {name: float("nan") if value is None else value for name, value in values.items()}

@@ -9,8 +9,9 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import nn
 
+from wbcnets.engine.distributed import DistributedContext, init_distributed
 from wbcnets.train.config import TrainConfig
-from wbcnets.train.data_loading import (
+from wbcnets.train.data import (
     CellSplits,
     count_workers,
     create_datasets,
@@ -20,16 +21,14 @@ from wbcnets.train.data_loading import (
     find_splits,
     measure_loader,
 )
-from wbcnets.train.display import Display, start_logging
-from wbcnets.train.distributed import Processes, started_processes
-from wbcnets.train.loop import RunParts, TrainingLoop
-from wbcnets.train.network import (
+from wbcnets.train.logging import Display, start_logging
+from wbcnets.train.model import (
     FeaturesAndLogits,
     create_classifier,
     describe_data,
     model_kwargs,
 )
-from wbcnets.train.optimization import (
+from wbcnets.train.optim import (
     create_mixup,
     create_optimizer,
     create_schedule,
@@ -37,8 +36,9 @@ from wbcnets.train.optimization import (
     seed_everything,
 )
 from wbcnets.train.run_folder import RunFolder, check_new, read_last, read_run
+from wbcnets.train.state import Progress, TrainingState
 from wbcnets.train.step import Stepper, memory_format, wrap
-from wbcnets.train.training_state import Progress, TrainingState
+from wbcnets.train.trainer import RunParts, TrainingLoop
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def train_classifier(config: TrainConfig) -> Progress:
         FloatingPointError: Too many steps in a row were not finite.
         KeyboardInterrupt: The run was asked to stop and can be resumed.
     """
-    with started_processes(config.device, config.training.process_timeout) as processes:
+    with init_distributed(config.device, config.training.process_timeout) as processes:
         path = check_new(config.output)
         processes.wait()  # before the main one writes into it
         return _run(config, path, processes)
@@ -76,11 +76,13 @@ def resume_training(output: str | Path, overrides: Sequence[str] = ()) -> Progre
         KeyboardInterrupt: The run was asked to stop and can be resumed.
     """
     config = read_run(Path(output), overrides)
-    with started_processes(config.device, config.training.process_timeout) as processes:
+    with init_distributed(config.device, config.training.process_timeout) as processes:
         return _run(config, Path(output), processes, resume=True)
 
 
-def _run(config: TrainConfig, path: Path, processes: Processes, resume: bool = False) -> Progress:
+def _run(
+    config: TrainConfig, path: Path, processes: DistributedContext, resume: bool = False
+) -> Progress:
     start_logging(path if processes.is_main else None)
     splits = find_splits(config.data)
     checkpoint = read_last(path, splits.fingerprint()) if resume else None
@@ -127,7 +129,7 @@ def _create_parts(
     splits: CellSplits,
     model: nn.Module,
     data_config: Mapping[str, Any],
-    processes: Processes,
+    processes: DistributedContext,
 ) -> RunParts:
     training, num_classes = config.training, len(splits.train.class_names)
     train_set, val_set = create_datasets(config, splits, data_config["mean"], data_config["std"])
@@ -158,7 +160,7 @@ def _create_parts(
     )
 
 
-def _placed(model: nn.Module, config: TrainConfig, processes: Processes) -> nn.Module:
+def _placed(model: nn.Module, config: TrainConfig, processes: DistributedContext) -> nn.Module:
     """The model on its device, in its memory layout, with batch norm over all GPUs."""
     model = model.to(processes.device).to(memory_format=memory_format(config.training))
     on_gpus = processes.count > 1 and processes.device.type == "cuda"
@@ -172,7 +174,7 @@ def _create_ema(model: nn.Module, decay: float) -> ModelEmaV3 | None:
 
 
 def _log_start(
-    config: TrainConfig, processes: Processes, splits: CellSplits, parts: RunParts
+    config: TrainConfig, processes: DistributedContext, splits: CellSplits, parts: RunParts
 ) -> None:
     parameters = sum(p.numel() for p in parts.state.model.parameters())
     logger.info(

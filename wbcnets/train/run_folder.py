@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from PIL import Image
 
-from wbcnets.checkpoints import read_checkpoint, write_checkpoint
-from wbcnets.data.cell_dataset import CellDataset
-from wbcnets.data.draw import contact_sheet
+from wbcnets.data.cells.dataset import CellDataset
 from wbcnets.errors import CheckpointError, ConfigError, DataError
-from wbcnets.files import keep_copy, write_atomically
+from wbcnets.evaluation.metrics import ClassifierMetrics
+from wbcnets.io.atomic_files import keep_copy, write_atomically
+from wbcnets.io.checkpoints import read_checkpoint, write_checkpoint
+from wbcnets.io.drawing import contact_sheet
 from wbcnets.train.config import TrainConfig
 from wbcnets.train.config_file import dump_config, load_config
-from wbcnets.train.data_loading import CellSplits
-from wbcnets.train.metrics import Judgement
+from wbcnets.train.data import CellSplits
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class RunFolder:
         class_names: In the order of the model's outputs.
         data_config: Size, mean and std of the images.
         model: Name, keywords and number of classes.
-        fingerprint: Of the images, see `wbcnets.train.data_loading.CellSplits`.
+        fingerprint: Of the images, see `wbcnets.train.data.CellSplits`.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class RunFolder:
         writer.writerows(rows)
         self.write_text("log.csv", stream.getvalue())
 
-    def write_best(self, epoch: int, judgement: Judgement) -> None:
+    def write_best(self, epoch: int, judgement: ClassifierMetrics) -> None:
         """Writes `best.json`, the figures of the best epoch."""
         figures = {"epoch": epoch, **judgement.as_dict()}
         self.write_text("best.json", json.dumps(figures, indent=1, ensure_ascii=False))
@@ -248,7 +248,7 @@ def read_last(output: Path, fingerprint: str) -> dict[str, Any] | None:
 
     Args:
         output: The run's folder.
-        fingerprint: Of the images, see `wbcnets.train.data_loading.CellSplits`.
+        fingerprint: Of the images, see `wbcnets.train.data.CellSplits`.
 
     Raises:
         CheckpointError: There are checkpoints, and all of them are damaged.

@@ -22,10 +22,10 @@ class StepSampler(Sampler[list[int]]):
     Args:
         labels: The label of each image.
         batch_size: Images of a step, over all processes and parts.
-        accumulation: Parts of a step.
+        grad_accum_steps: Parts of a step.
         seed: Of the permutations.
         rank: This process.
-        count: Processes.
+        count: DistributedContext.
         pools: For balanced epochs, how many images of each class an epoch has; see
             `balanced_quotas`. An epoch is a permutation of all images where None.
 
@@ -38,29 +38,29 @@ class StepSampler(Sampler[list[int]]):
         labels: Sequence[int],
         batch_size: int,
         *,
-        accumulation: int = 1,
+        grad_accum_steps: int = 1,
         seed: int = 0,
         rank: int = 0,
         count: int = 1,
         pools: Sequence[int] | None = None,
     ) -> None:
         self.labels = np.asarray(labels, dtype=np.int64)
-        self.batch_size, self.accumulation = batch_size, accumulation
+        self.batch_size, self.grad_accum_steps = batch_size, grad_accum_steps
         self.seed, self.rank, self.count = seed, rank, count
         self.pools = None if pools is None else tuple(pools)
         self.epoch_size = len(self.labels) if self.pools is None else sum(self.pools)
-        if batch_size % (accumulation * count):
+        if batch_size % (grad_accum_steps * count):
             raise ConfigError(
-                f"training.batch_size={batch_size} cannot be divided into {accumulation} parts "
-                f"(training.accumulation) on {count} processes; use a multiple of "
-                f"{accumulation * count}"
+                f"training.batch_size={batch_size} cannot be divided into {grad_accum_steps} parts "
+                f"(training.grad_accum_steps) on {count} processes; use a multiple of "
+                f"{grad_accum_steps * count}"
             )
         if batch_size > self.epoch_size:
             raise ConfigError(
                 f"training.batch_size={batch_size} is more than the {self.epoch_size} training "
                 "images of an epoch; use a smaller one"
             )
-        self.part_size = batch_size // (accumulation * count)
+        self.part_size = batch_size // (grad_accum_steps * count)
         self.steps_per_epoch = self.epoch_size // batch_size
         self._epoch, self._step = 0, 0
 
@@ -87,13 +87,15 @@ class StepSampler(Sampler[list[int]]):
         return self.order(epoch)[start : start + self.batch_size].tolist()
 
     def __iter__(self) -> Iterator[list[int]]:
-        parts = self.order(self._epoch).reshape(-1, self.accumulation, self.count, self.part_size)
+        parts = self.order(self._epoch).reshape(
+            -1, self.grad_accum_steps, self.count, self.part_size
+        )
         for step in parts[self._step :]:
             for part in step:
                 yield part[self.rank].tolist()
 
     def __len__(self) -> int:
-        return (self.steps_per_epoch - self._step) * self.accumulation
+        return (self.steps_per_epoch - self._step) * self.grad_accum_steps
 
 
 def balanced_quotas(counts: Sequence[int]) -> list[int]:

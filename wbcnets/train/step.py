@@ -11,10 +11,10 @@ from timm.data import Mixup
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from wbcnets.engine.distributed import DistributedContext
 from wbcnets.train.config import TrainingConfig
-from wbcnets.train.distributed import Processes
-from wbcnets.train.optimization import AMP_DTYPES, BufferBackup, seed_everything
-from wbcnets.train.training_state import TrainingState
+from wbcnets.train.optim import AMP_DTYPES, BufferBackup, seed_everything
+from wbcnets.train.state import TrainingState
 
 
 class Stepper:
@@ -34,7 +34,7 @@ class Stepper:
         state: TrainingState,
         network: nn.Module,
         config: TrainingConfig,
-        processes: Processes,
+        processes: DistributedContext,
         mixup: Mixup | None = None,
     ) -> None:
         self.state, self.network, self.config = state, network, config
@@ -101,9 +101,9 @@ class Stepper:
         if not result.usable:
             self._backup.restore()
             progress.bad_steps += 1
-            progress.bad_in_a_row += 1
+            progress.consecutive_bad_steps += 1
             return
-        progress.bad_in_a_row = 0
+        progress.consecutive_bad_steps = 0
         progress.loss_sum += result.loss
         progress.loss_count += 1
         if state.ema is not None:
@@ -134,7 +134,9 @@ def memory_format(config: TrainingConfig) -> torch.memory_format:
     return torch.channels_last if config.channels_last else torch.contiguous_format
 
 
-def wrap(features_and_logits: nn.Module, config: TrainingConfig, processes: Processes) -> nn.Module:
+def wrap(
+    features_and_logits: nn.Module, config: TrainingConfig, processes: DistributedContext
+) -> nn.Module:
     """The network for several processes and for compilation, where wanted."""
     network = features_and_logits
     if processes.count > 1:

@@ -13,7 +13,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from mfds_detr.config import read_config
-from wbcnets.benchmark.case import Aim, Case, Comparison, Contender, Settings
+from wbcnets.benchmark.case import Candidate, Case, Comparison, Settings, Target
 from wbcnets.benchmark.scaling import ScalingCase
 
 HEIGHT, WIDTH = 480, 640
@@ -27,14 +27,14 @@ PEER = "transformers' Deformable-DETR"
 def detector_cases() -> list[Case]:
     """Inference of one image, and a training step of two with 14 boxes each."""
     sizes = f"ResNet-50, {NUM_QUERIES} queries, {WIDTH}x{HEIGHT}"
-    suites = ("detector", "aims")
+    suites = ("detector", "peers")
     return [
         Case(
             "mfds_detr/inference",
             f"{sizes}, batch 1, over {PEER}",
             _compare_inference,
             suites,
-            Aim(time=1 / 2.5),
+            Target(time=1 / 2.5),
         ),
         Case(
             "mfds_detr/training",
@@ -42,7 +42,7 @@ def detector_cases() -> list[Case]:
             f"AdamW, over {PEER}",
             _compare_training,
             suites,
-            Aim(time=1 / 2.5),
+            Target(time=1 / 2.5),
         ),
     ]
 
@@ -101,8 +101,8 @@ def _compare_inference(settings: Settings) -> Comparison:
     images = torch.randn(1, 3, HEIGHT, WIDTH, device=settings.device).to(settings.dtype)
     ours, peer = create_ours(settings).eval(), create_peer(settings).eval()
     return Comparison(
-        Contender("MFDS-DETR", partial(_predict_ours, ours, images)),
-        Contender(PEER, partial(_predict_peer, peer, images)),
+        Candidate("MFDS-DETR", partial(_predict_ours, ours, images)),
+        Candidate(PEER, partial(_predict_peer, peer, images)),
     )
 
 
@@ -119,8 +119,8 @@ def _predict_peer(model: nn.Module, images: Tensor) -> Any:
 
 def _compare_training(settings: Settings) -> Comparison:
     return Comparison(
-        Contender("MFDS-DETR", _our_step(settings), items=TRAINING_BATCH),
-        Contender(PEER, _peer_step(settings), items=TRAINING_BATCH),
+        Candidate("MFDS-DETR", _our_step(settings), items=TRAINING_BATCH),
+        Candidate(PEER, _peer_step(settings), items=TRAINING_BATCH),
     )
 
 
@@ -130,8 +130,8 @@ def _objects(settings: Settings) -> list[tuple[Tensor, Tensor]]:
     objects = []
     for _ in range(TRAINING_BATCH):
         labels = torch.randint(NUM_CLASSES, (BOXES_PER_IMAGE,), generator=generator)
-        centres = 0.1 + 0.8 * torch.rand(BOXES_PER_IMAGE, 2, generator=generator)
-        objects.append((labels, torch.cat([centres, torch.full_like(centres, 0.15)], dim=1)))
+        centers = 0.1 + 0.8 * torch.rand(BOXES_PER_IMAGE, 2, generator=generator)
+        objects.append((labels, torch.cat([centers, torch.full_like(centers, 0.15)], dim=1)))
     return objects
 
 
@@ -139,8 +139,8 @@ def _our_step(settings: Settings) -> Callable[[], Any]:
     model = create_ours(settings).train()
     inputs = []
     for labels, boxes in _objects(settings):
-        centres, sides = boxes.split(2, dim=1)
-        corners = torch.cat([centres - sides / 2, centres + sides / 2], dim=1)
+        centers, sides = boxes.split(2, dim=1)
+        corners = torch.cat([centers - sides / 2, centers + sides / 2], dim=1)
         instances = Instances((HEIGHT, WIDTH))
         instances.gt_boxes = Boxes(corners * torch.tensor([WIDTH, HEIGHT, WIDTH, HEIGHT]))
         instances.gt_classes = labels

@@ -6,8 +6,8 @@ from pathlib import Path
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
-from wbcnets.data.strict_yaml import read_yaml
 from wbcnets.errors import ConfigError
+from wbcnets.io.strict_yaml import read_yaml
 
 MAX_BASES = 16
 
@@ -124,7 +124,9 @@ def _add_training_keys(cfg: CfgNode) -> None:
     cfg.INPUT.CROP_SHARE = (1.0, 1.0)
     cfg.INPUT.CROP_PROBABILITY = 0.5
     cfg.INPUT.ALBUMENTATIONS = CfgNode()
-    cfg.INPUT.ALBUMENTATIONS.PRESET = "none"  # a name of wbcnets.data.augmentation.PRESETS
+    cfg.INPUT.ALBUMENTATIONS.PRESET = (
+        "none"  # a name of wbcnets.data.detection.augmentation.PRESETS
+    )
     cfg.INPUT.ALBUMENTATIONS.TRANSFORMS = []  # or a list such as [{"name": "Blur", "p": 0.1}]
 
     cfg.TEST.SCORE_THRESHOLD = 0.0

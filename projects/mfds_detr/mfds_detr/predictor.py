@@ -23,15 +23,15 @@ from torch import nn
 from torchvision.ops import nms
 from tqdm import tqdm
 
-from mfds_detr.checkpoint import fit_weights
+from mfds_detr.checkpoint.checkpointer import fit_weights
+from mfds_detr.checkpoint.weight_files import read_weights
+from mfds_detr.checkpoint.weight_names import Translation, translate
 from mfds_detr.config import read_config
-from mfds_detr.dataset_mapper import build_augmentations
-from mfds_detr.weight_files import read_weights
-from mfds_detr.weight_names import Translation, translate
-from wbcnets.data.draw import draw_boxes
-from wbcnets.data.images import SUFFIXES, read_image
+from mfds_detr.data.dataset_mapper import build_augmentations
 from wbcnets.errors import CheckpointError, ConfigError, DataError
-from wbcnets.files import write_atomically
+from wbcnets.io.atomic_files import write_atomically
+from wbcnets.io.drawing import draw_boxes
+from wbcnets.io.images import SUFFIXES, read_image
 
 logger = logging.getLogger("mfds_detr.predictor")
 
@@ -94,7 +94,7 @@ class LeukocytePredictor:
         """Finds the cells of an image.
 
         Args:
-            image: `(H, W, 3)` uint8 RGB, as from `wbcnets.data.images.read_image`.
+            image: `(H, W, 3)` uint8 RGB, as from `wbcnets.io.images.read_image`.
 
         Returns:
             On the CPU, best first: `pred_boxes` as `[x1, y1, x2, y2]` in pixels of `image`,
@@ -302,7 +302,7 @@ def _choose_device(given: str | None, configured: str) -> str:
 def _load_detector(
     model: nn.Module, checkpoint: dict[str, Any], path: str, num_classes: int
 ) -> None:
-    """Fills the whole model; unlike in training, nothing may keep its initialisation."""
+    """Fills the whole model; unlike in training, nothing may keep its initialization."""
     state = checkpoint.get("ema") or checkpoint["model"]
     own = [n for n, _ in model.named_parameters() if n.startswith("backbone.")]
     translation = translate(state, [name.removeprefix("backbone.") for name in own])

@@ -28,7 +28,7 @@ def cardinal_position(x: Tensor, grid: Tensor) -> Tensor:
     return position.clamp(-intervals / 2, intervals / 2)
 
 
-def cardinal_centre(basis: int, knots: int) -> float:
+def cardinal_center(basis: int, knots: int) -> float:
     """Where a cubic basis has its middle, in knot spacings from the middle of the grid."""
     return basis + 2 - (knots - 1) / 2
 
@@ -44,7 +44,7 @@ def cardinal_cubic_bases(x: Tensor, grid: Tensor) -> Tensor:
     bases = []
     # A basis at a time: compilers then write each block of the result in one loop over x
     for index in range(knots - 4):
-        distance = (position - cardinal_centre(index, knots)).abs()
+        distance = (position - cardinal_center(index, knots)).abs()
         outer = (2 - distance).clamp(min=0)
         inner = (1 - distance).clamp(min=0)
         bases.append((outer * outer * outer - 4 * (inner * inner * inner)) / 6)
@@ -76,7 +76,7 @@ class CardinalCubic:
         bases = self._bases[: len(x)]
         outer, inner = self._steps[:2, : len(x)].unbind()
         for index, basis in enumerate(bases.unbind(1)):
-            torch.sub(position, cardinal_centre(index, self.knots), out=outer).abs_()
+            torch.sub(position, cardinal_center(index, self.knots), out=outer).abs_()
             self._distances_to_parts(outer, inner)
             torch.mul(outer, outer, out=basis).mul_(outer)
             torch.mul(inner, inner, out=outer).mul_(inner)
@@ -92,7 +92,7 @@ class CardinalCubic:
         for index, (basis, basis_grad) in enumerate(
             zip(bases.unbind(1), grad.view_as(bases).unbind(1))
         ):
-            torch.sub(position, cardinal_centre(index, self.knots), out=sign)
+            torch.sub(position, cardinal_center(index, self.knots), out=sign)
             torch.abs(sign, out=outer)
             sign.sign_()
             self._distances_to_parts(outer, inner)

@@ -1,7 +1,7 @@
 """The spline branch with bases that are made block by block and made again in the backward pass.
 
 A cubic layer with 8 bases makes 8 numbers of every input. Stored for autograd they, and the steps
-towards them, are the largest part of a KAN's memory; computed in place on some hundred rows at a
+toward them, are the largest part of a KAN's memory; computed in place on some hundred rows at a
 time they stay in the processor's cache, and only the input is kept.
 """
 

@@ -50,7 +50,7 @@ def _corner_rows(
     )
     limits = sizes[:, None].to(sampling_locations.dtype)  # (L, 1, 2)
 
-    # Pixel centres lie at integers. One pixel outside the map everything is zero already, so the
+    # Pixel centers lie at integers. One pixel outside the map everything is zero already, so the
     # clamp changes no value; it keeps huge coordinates from overflowing the integer index. It cuts
     # at -2, since at -1, where the initial offsets of border tokens lie, the slope is not zero yet.
     positions = sampling_locations * limits - 0.5

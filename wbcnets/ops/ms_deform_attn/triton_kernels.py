@@ -2,7 +2,7 @@
 
 A program reads its queries' positions and weights once, gathers 4 * L * P rows of D values, sums in
 registers in float32 and writes one row. Memory therefore moves 4 L P D values in, mostly from the
-second-level cache as neighbouring queries read neighbouring rows, and D out; nothing of size
+second-level cache as neighboring queries read neighboring rows, and D out; nothing of size
 Q * L * P * D exists. The backward pass adds to the gradient of the values by atomics in float32, so
 that its last bits depend on the order of programs; the other two gradients are written once.
 """

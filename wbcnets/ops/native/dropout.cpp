@@ -1,7 +1,7 @@
 // Dropout whose mask is a hash of seed and place: computed again in the backward pass and never
 // stored, by any number of threads with the same result.
 //
-// The hash is two rounds of a 32-bit finaliser with low bias, whose constants were found by
+// The hash is two rounds of a 32-bit finalizer with low bias, whose constants were found by
 // Wellons ("Prospecting for Hash Functions", 2018).
 
 #include <cstdint>

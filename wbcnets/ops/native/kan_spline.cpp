@@ -34,11 +34,11 @@ inline T positive_part(T x) {
 template <typename T>
 void fill_bases(const T* positions, T limit, int64_t features, int64_t count, T* out) {
   for (int64_t basis = 0; basis < count; ++basis) {
-    const T centre = T(basis + 2) - limit;
+    const T center = T(basis + 2) - limit;
     T* values = out + basis * features;
 #pragma omp simd
     for (int64_t i = 0; i < features; ++i) {
-      const T a = positive_part(T(2) - std::fabs(positions[i] - centre));
+      const T a = positive_part(T(2) - std::fabs(positions[i] - center));
       const T b = positive_part(a - T(1));
       values[i] = a * a * a - T(4) * (b * b * b);
     }
@@ -50,12 +50,12 @@ void fill_bases_and_sums(const T* positions, const T* grad, T limit, int64_t fea
                          int64_t count, T* out, T* sums) {
   for (int64_t i = 0; i < features; ++i) sums[i] = T(0);
   for (int64_t basis = 0; basis < count; ++basis) {
-    const T centre = T(basis + 2) - limit;
+    const T center = T(basis + 2) - limit;
     const T* grads = grad + basis * features;
     T* values = out + basis * features;
 #pragma omp simd
     for (int64_t i = 0; i < features; ++i) {
-      const T u = positions[i] - centre;
+      const T u = positions[i] - center;
       const T a = positive_part(T(2) - std::fabs(u)), b = positive_part(a - T(1));
       values[i] = a * a * a - T(4) * (b * b * b);
       const T slope = T(3) * (a * a - T(4) * (b * b));

@@ -1,0 +1,1 @@
+"""Checkpoints and other people's weights."""

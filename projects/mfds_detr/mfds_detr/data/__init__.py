@@ -1,0 +1,1 @@
+"""Detection data in Detectron2's terms."""

@@ -1,0 +1,116 @@
+"""From a dataset's record to the model's input: read, augment, resize."""
+
+import copy
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import transforms as T
+from detectron2.structures import Boxes, BoxMode, Instances
+
+from wbcnets.data.detection.augmentation import BoxAugmentation, create_augmentation
+from wbcnets.io.images import read_image
+
+logger = logging.getLogger("mfds_detr.data.dataset_mapper")
+
+
+class SmearMapper:
+    """Reads one record's image, augments it with its boxes, and makes tensors.
+
+    Args:
+        augmentations: Detectron2's augmentations, applied last.
+        box_augmentation: An albumentations pipeline, applied first; None for none.
+        image_format: "RGB" or "BGR", the channel order that the backbone expects.
+        is_train: Whether annotations are needed.
+    """
+
+    def __init__(
+        self,
+        augmentations: Sequence[T.Augmentation],
+        box_augmentation: BoxAugmentation | None = None,
+        image_format: str = "RGB",
+        is_train: bool = True,
+    ) -> None:
+        self.augmentations = T.AugmentationList(list(augmentations))
+        self.box_augmentation = box_augmentation
+        self.image_format = image_format
+        self.is_train = is_train
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool) -> "SmearMapper":
+        """The mapper that a config describes; logs the active augmentations."""
+        augmentations = build_augmentations(cfg, is_train)
+        box_augmentation = None
+        if is_train:
+            settings = cfg.INPUT.ALBUMENTATIONS
+            box_augmentation = create_augmentation(settings.PRESET, settings.TRANSFORMS)
+            logger.info(
+                f"Augmentations in training: {box_augmentation or 'no albumentations'}; "
+                f"then {augmentations}"
+            )
+        return cls(augmentations, box_augmentation, cfg.INPUT.FORMAT, is_train)
+
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Adds `image` `(3, H, W)` and, for training, `instances` to a copy of the record.
+
+        Raises:
+            DataError: The image cannot be read; the message names it.
+        """
+        record = copy.copy(record)
+        image = read_image(record["file_name"])
+        boxes, labels = _boxes_and_labels(record.pop("annotations", []))
+        if self.box_augmentation is not None:
+            # Detectron2 seeds NumPy per worker, and albumentations does not follow it
+            seed = int(np.random.randint(2**31))
+            image, boxes, kept = self.box_augmentation(image, boxes, seed)
+            labels = labels[kept]
+        if self.image_format == "BGR":
+            image = image[:, :, ::-1]
+        # A copy, since Detectron2's transforms want to write into it
+        augmented = T.AugInput(np.array(image, order="C"), boxes=boxes)
+        self.augmentations(augmented)
+        height, width = augmented.image.shape[:2]
+        pixels = np.ascontiguousarray(augmented.image.transpose(2, 0, 1))
+        record["image"] = torch.from_numpy(pixels)
+        if self.is_train:
+            record["instances"] = _instances(augmented.boxes, labels, (height, width))
+        return record
+
+
+def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
+    """Detectron2's augmentations: crop and flips in training, and the resize."""
+    if not is_train:
+        return [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)]
+    augmentations: list[T.Augmentation] = []
+    if tuple(cfg.INPUT.CROP_SHARE) != (1.0, 1.0):
+        crop = T.RandomCrop("relative_range", tuple(cfg.INPUT.CROP_SHARE))
+        augmentations.append(T.RandomApply(crop, prob=cfg.INPUT.CROP_PROBABILITY))
+    if cfg.INPUT.RANDOM_FLIP != "none":
+        horizontal = cfg.INPUT.RANDOM_FLIP == "horizontal"
+        augmentations.append(T.RandomFlip(horizontal=horizontal, vertical=not horizontal))
+    if cfg.INPUT.VERTICAL_FLIP and cfg.INPUT.RANDOM_FLIP != "vertical":
+        augmentations.append(T.RandomFlip(horizontal=False, vertical=True))
+    # Last, since the resized image is read-only, which the flips warn about
+    sizes = (cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING)
+    augmentations.append(T.ResizeShortestEdge(*sizes))
+    return augmentations
+
+
+def _boxes_and_labels(annotations: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """`(N, 4)` corners and `(N,)` labels; crowds are no objects to learn."""
+    used = [annotation for annotation in annotations if not annotation.get("iscrowd", 0)]
+    boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in used]
+    labels = [annotation["category_id"] for annotation in used]
+    return np.array(boxes, np.float32).reshape(-1, 4), np.array(labels, np.int64)
+
+
+def _instances(boxes: np.ndarray, labels: np.ndarray, size: tuple[int, int]) -> Instances:
+    """Objects that a crop left in the image, clipped to it."""
+    instances = Instances(size)
+    instances.gt_boxes = Boxes(torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+    instances.gt_boxes.clip(size)
+    instances.gt_classes = torch.as_tensor(labels)
+    return instances[instances.gt_boxes.nonempty(threshold=1.0)]

@@ -1,0 +1,1 @@
+"""MFDS-DETR's parts, named as in the paper."""

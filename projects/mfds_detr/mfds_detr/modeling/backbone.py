@@ -1,0 +1,118 @@
+"""Backbones: any timm model that yields feature maps, beside Detectron2's own ResNet.
+
+Detectron2's ResNet comes by its registered name, `build_resnet_backbone`.
+"""
+
+from typing import Any
+
+import timm
+from detectron2.config import CfgNode
+from detectron2.layers import Conv2d, FrozenBatchNorm2d, ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from timm.models import FeatureInfo
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wbcnets.errors import ConfigError
+
+
+class TimmBackbone(Backbone):
+    """A timm model as a Detectron2 backbone.
+
+    Args:
+        name: A timm model that supports `features_only`, those of wbcnets included.
+        out_indices: Which of its maps to return, from the finest to the coarsest.
+        freeze: Children that are not trained, by name.
+        frozen_bn: Whether batch norms become constants.
+        options: Keywords for `timm.create_model`.
+
+    Raises:
+        ConfigError: timm does not know the model, it yields no maps, or a frozen child is unknown.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        out_indices: tuple[int, ...] = (2, 3, 4),
+        freeze: tuple[str, ...] = (),
+        frozen_bn: bool = False,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if not timm.is_model(name):
+            near = ", ".join(timm.list_models(f"*{name[:6]}*")[:8]) or "timm.list_models()"
+            raise ConfigError(f"MODEL.TIMM.NAME={name!r} is no timm model; near it: {near}")
+        try:
+            self.body = timm.create_model(
+                name, features_only=True, out_indices=out_indices, **(options or {})
+            )
+        except (AttributeError, RuntimeError, TypeError, IndexError, AssertionError) as error:
+            raise ConfigError(
+                f"timm's {name!r} cannot be a backbone with MODEL.TIMM.OUT_INDICES={out_indices} "
+                f"and MODEL.TIMM.OPTIONS={options}: {error}"
+            ) from error
+        info: FeatureInfo = self.body.feature_info  # type: ignore[assignment]
+        self._out_features = [f"level{index}" for index in range(len(out_indices))]
+        self._out_feature_channels = dict(zip(self._out_features, info.channels()))
+        self._out_feature_strides = dict(zip(self._out_features, info.reduction()))
+        self._freeze(freeze)
+        if frozen_bn:
+            self.body = FrozenBatchNorm2d.convert_frozen_batchnorm(self.body)
+
+    def _freeze(self, names: tuple[str, ...]) -> None:
+        children = dict(self.body.named_children())
+        for name in names:
+            if name not in children:
+                raise ConfigError(
+                    f"MODEL.TIMM.FREEZE names {name!r}; this model has {sorted(children)}"
+                )
+            children[name].requires_grad_(False)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """`(B, 3, H, W)` -> maps `(B, C_l, H / stride_l, W / stride_l)` by name."""
+        maps = {}
+        for name, level in zip(self._out_features, self.body(images)):
+            channels_last = level.shape[1] != self._out_feature_channels[name]
+            maps[name] = level.permute(0, 3, 1, 2) if channels_last else level  # Swin's are
+        return maps
+
+
+class FrozenNormConv2d(Conv2d):
+    """Detectron2's convolution with a constant batch norm, which is moved into the weights.
+
+    Weights are fewer than the map's values, and the map is written once instead of three times.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, C, H, W)` -> convolved, normalized and activated `(B, C', H', W')`."""
+        norm = self.norm
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        weight = self.weight * scale.view(-1, 1, 1, 1)
+        shift = norm.bias - norm.running_mean * scale
+        x = F.conv2d(x, weight, shift, self.stride, self.padding, self.dilation, self.groups)
+        return x if self.activation is None else self.activation(x)
+
+
+def join_frozen_norms(backbone: nn.Module) -> None:
+    """Makes every convolution of Detectron2 with a constant norm a `FrozenNormConv2d`, in place.
+
+    Names and values of parameters stay.
+    """
+    for module in backbone.modules():
+        plain = type(module) is Conv2d and module.bias is None
+        if plain and isinstance(module.norm, FrozenBatchNorm2d):
+            module.__class__ = FrozenNormConv2d
+
+
+@BACKBONE_REGISTRY.register()
+def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
+    """The timm backbone of `MODEL.TIMM`."""
+    options = dict(cfg.MODEL.TIMM.OPTIONS)
+    options.setdefault("in_chans", input_shape.channels)
+    return TimmBackbone(
+        cfg.MODEL.TIMM.NAME,
+        tuple(cfg.MODEL.TIMM.OUT_INDICES),
+        tuple(cfg.MODEL.TIMM.FREEZE),
+        cfg.MODEL.TIMM.FROZEN_BN,
+        options,
+    )

@@ -1,0 +1,171 @@
+"""The detector on feature maps: transformer, queries and prediction heads, tensors in and out.
+
+Source: sections 3.5 and 3.6 of the MFDS-DETR paper; Deformable-DETR's iterative box refinement and
+two-stage variants. Parameter names are those of the original Deformable-DETR code.
+"""
+
+import copy
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mfds_detr.modeling.transformer import DeformableTransformer, refine_boxes
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU between them.
+
+    Args:
+        in_dim: Input width.
+        hidden_dim: Width of the hidden layers.
+        out_dim: Output width.
+        num_layers: Linear layers.
+    """
+
+    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, num_layers: int) -> None:
+        super().__init__()
+        widths = [in_dim, *[hidden_dim] * (num_layers - 1), out_dim]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+
+    @property
+    def last(self) -> nn.Linear:
+        """The layer that predicts."""
+        layer = self.layers[-1]
+        assert isinstance(layer, nn.Linear)
+        return layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(..., in_dim) -> (..., out_dim)`."""
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return self.layers[-1](x)
+
+
+class DeformableDETRHead(nn.Module):
+    """Class logits and boxes for a fixed number of queries, from a feature pyramid.
+
+    Args:
+        transformer: The deformable transformer.
+        position_encoding: Module that turns a padding mask into a position encoding.
+        num_classes: Real classes; there is no background class, logits go through a sigmoid.
+        num_queries: Queries, the most objects that one image can yield.
+        box_refinement: Whether every decoder layer corrects the boxes of the one before.
+        aux_loss: Whether the outputs of the earlier decoder layers are returned for the loss.
+    """
+
+    def __init__(
+        self,
+        transformer: DeformableTransformer,
+        position_encoding: nn.Module,
+        num_classes: int,
+        num_queries: int = 100,
+        box_refinement: bool = False,
+        aux_loss: bool = True,
+    ) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.position_encoding = position_encoding
+        self.num_classes = num_classes
+        self.num_queries = num_queries
+        self.box_refinement = box_refinement
+        self.aux_loss = aux_loss
+        dim = transformer.embed_dim
+        two_stage = transformer.two_stage
+        self.query_embed = None if two_stage else nn.Embedding(num_queries, dim * 2)
+        heads = len(transformer.decoder.layers) + int(two_stage)
+        class_embed, bbox_embed = _initial_heads(dim, num_classes, two_stage)
+        self.class_embed = _repeat(class_embed, heads, box_refinement)
+        self.bbox_embed = _repeat(bbox_embed, heads, box_refinement)
+        if box_refinement:
+            for later in self.bbox_embed[1:]:
+                # Later layers start from boxes, which they leave as they are
+                nn.init.zeros_(later.get_parameter("layers.2.bias"))
+
+    def forward(
+        self, features: Sequence[Tensor], masks: Sequence[Tensor], padded: bool = True
+    ) -> dict[str, Any]:
+        """`L * (B, C, H_l, W_l)` and padding masks `(B, H_l, W_l)` -> predictions.
+
+        Args:
+            features: The levels' maps.
+            masks: True on padding.
+            padded: Whether a mask may hold a True; nothing is masked otherwise.
+
+        Returns:
+            `pred_logits` `(B, Q, K)` and `pred_boxes` `(B, Q, 4)` as `(cx, cy, w, h)` in fractions
+            of the image; with `aux_loss`, `aux_outputs`, a list of such dictionaries, one per
+            earlier decoder layer; with two stages, `enc_outputs`, one for every encoder token.
+        """
+        positions = [self.position_encoding(mask).to(f.dtype) for f, mask in zip(features, masks)]
+        memory = self.transformer.encode(features, masks, positions, padded)
+        proposals, enc_outputs = None, None
+        if self.transformer.two_stage:
+            scores, proposals = self.transformer.propose(
+                memory, self.class_embed[-1], self.bbox_embed[-1]
+            )
+            enc_outputs = {"pred_logits": scores.float(), "pred_boxes": proposals.sigmoid()}
+            best = scores[..., 0].topk(min(self.num_queries, scores.shape[1]), dim=1).indices
+            proposals = proposals.gather(1, best[..., None].expand(-1, -1, 4))
+        hidden, references = self.transformer.decode(
+            memory,
+            None if self.query_embed is None else self.query_embed.weight,
+            proposals,
+            self.bbox_embed if self.box_refinement else None,
+        )
+        outputs = [
+            {
+                "pred_logits": self.class_embed[layer](state).float(),
+                "pred_boxes": refine_boxes(self.bbox_embed[layer](state), references[layer]),
+            }
+            for layer, state in enumerate(hidden)
+        ]
+        predictions: dict[str, Any] = dict(outputs[-1])
+        if self.aux_loss:
+            predictions["aux_outputs"] = outputs[:-1]
+        if enc_outputs is not None:
+            predictions["enc_outputs"] = enc_outputs
+        return predictions
+
+
+def _initial_heads(dim: int, num_classes: int, two_stage: bool) -> tuple[nn.Linear, MLP]:
+    """Class scores start at 0.01; boxes at their references, and small where those are points."""
+    class_embed = nn.Linear(dim, num_classes)
+    nn.init.constant_(class_embed.bias, -math.log(99.0))
+    bbox_embed = MLP(dim, dim, 4, 3)
+    nn.init.zeros_(bbox_embed.last.weight)
+    nn.init.zeros_(bbox_embed.last.bias)
+    if not two_stage:
+        nn.init.constant_(bbox_embed.last.bias[2:], -2.0)
+    return class_embed, bbox_embed
+
+
+def _repeat(head: nn.Module, count: int, separate: bool) -> nn.ModuleList:
+    """A head per layer, or one that all layers share."""
+    return nn.ModuleList(copy.deepcopy(head) if separate else head for _ in range(count))
+
+
+def padding_masks(
+    image_sizes: Sequence[tuple[int, int]], padded_size: tuple[int, int], features: Sequence[Tensor]
+) -> list[Tensor]:
+    """Masks `(B, H_l, W_l)` of every level, True where a pixel of the map is padding.
+
+    Args:
+        image_sizes: `(height, width)` of every image.
+        padded_size: `(height, width)` of the batch.
+        features: The levels' maps, `(B, C, H_l, W_l)`.
+    """
+    device = features[0].device
+    sizes = torch.tensor(image_sizes, device=device)
+    rows = torch.arange(padded_size[0], device=device)
+    columns = torch.arange(padded_size[1], device=device)
+    padded_rows = rows >= sizes[:, :1]  # (B, H)
+    padded_columns = columns >= sizes[:, 1:]  # (B, W)
+    mask = padded_rows[:, :, None] | padded_columns[:, None, :]
+    return [
+        F.interpolate(mask[None].float(), size=feature.shape[-2:])[0].bool() for feature in features
+    ]

@@ -1,0 +1,110 @@
+"""Bipartite matching of queries and objects (Carion et al. 2020, equation 1; section 3.6).
+
+The class cost is Deformable-DETR's focal form. Costs of all decoder layers and images are computed
+in one go on the device, so that a training step copies to the host once.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+from torchvision.ops import box_convert, generalized_box_iou
+
+
+class Matches(NamedTuple):
+    """Matched pairs of all layers and images, as index vectors of the same length N."""
+
+    layer: Tensor
+    image: Tensor
+    query: Tensor
+    target: Tensor  # index into the batch's concatenated targets
+
+
+class HungarianMatcher(nn.Module):
+    """The assignment of least cost, one query per object.
+
+    Args:
+        class_cost: Weight of the focal class cost.
+        l1_cost: Weight of the L1 distance of the boxes.
+        giou_cost: Weight of the negative generalized IoU.
+        alpha: Focal alpha.
+        gamma: Focal gamma.
+
+    Raises:
+        ValueError: All weights are zero.
+    """
+
+    def __init__(
+        self,
+        class_cost: float = 2.0,
+        l1_cost: float = 5.0,
+        giou_cost: float = 2.0,
+        alpha: float = 0.25,
+        gamma: float = 2.0,
+    ) -> None:
+        super().__init__()
+        if not any((class_cost, l1_cost, giou_cost)):
+            raise ValueError("the matcher needs at least one cost above zero")
+        self.class_cost = class_cost
+        self.l1_cost = l1_cost
+        self.giou_cost = giou_cost
+        self.alpha = alpha
+        self.gamma = gamma
+
+    @torch.no_grad()
+    def forward(
+        self, logits: Tensor, boxes: Tensor, targets: Sequence[dict[str, Tensor]]
+    ) -> Matches:
+        """`(layers, B, Q, K), (layers, B, Q, 4)` and B targets -> matched pairs.
+
+        Args:
+            logits: Class logits.
+            boxes: `(cx, cy, w, h)` as fractions of the image.
+            targets: Per image `labels` `(N,)` and `boxes` `(N, 4)`.
+
+        Raises:
+            FloatingPointError: A logit or a box is not finite.
+        """
+        sizes = [len(target["labels"]) for target in targets]
+        cost = self._costs(logits.float(), boxes.float(), targets).cpu()
+        if not torch.isfinite(cost).all():
+            bad = (~torch.isfinite(cost)).flatten(2).any(dim=2).nonzero().tolist()
+            raise FloatingPointError(
+                f"the model's predictions are not finite at (decoder layer, image of the batch) "
+                f"{bad[:8]}; lower the learning rate, or look at these images"
+            )
+        pairs: list[tuple[int, int, int, int]] = []
+        start = 0
+        for image, (size, block) in enumerate(zip(sizes, cost.split(sizes, dim=-1))):
+            for layer in range(len(cost)):
+                queries, objects = linear_sum_assignment(block[layer, image].numpy())
+                pairs.extend((layer, image, q, start + o) for q, o in zip(queries, objects))
+            start += size
+        table = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 4).to(logits.device)
+        return Matches(*table.unbind(dim=1))
+
+    def _costs(self, logits: Tensor, boxes: Tensor, targets: Sequence[dict[str, Tensor]]) -> Tensor:
+        """`(layers, B, Q, T)`: the cost of every query against every object of the batch."""
+        labels = torch.cat([target["labels"] for target in targets])
+        target_boxes = torch.cat([target["boxes"] for target in targets]).float()
+        log_positive = torch.nn.functional.logsigmoid(logits)
+        log_negative = torch.nn.functional.logsigmoid(-logits)
+        positive = -self.alpha * log_negative.exp() ** self.gamma * log_positive
+        negative = -(1 - self.alpha) * log_positive.exp() ** self.gamma * log_negative
+        class_cost = (positive - negative)[..., labels]
+        flat = boxes.flatten(0, 2)
+        l1_cost = torch.cdist(flat, target_boxes, p=1)
+        giou = generalized_box_iou(box_cxcywh_to_xyxy(flat), box_cxcywh_to_xyxy(target_boxes))
+        box_cost = self.l1_cost * l1_cost - self.giou_cost * giou
+        return self.class_cost * class_cost + box_cost.view(class_cost.shape)
+
+
+def box_cxcywh_to_xyxy(boxes: Tensor, least: float = 1e-6) -> Tensor:
+    """`(..., 4) -> (..., 4)`: `(cx, cy, w, h)` to `(x1, y1, x2, y2)`, with sides of at least 1e-6.
+
+    Two boxes without an area would have an IoU of 0 / 0.
+    """
+    center, size = boxes.split(2, dim=-1)
+    return box_convert(torch.cat([center, size.clamp(min=least)], dim=-1), "cxcywh", "xyxy")

@@ -1,0 +1,251 @@
+"""MFDS-DETR as a Detectron2 meta-architecture: the only file that knows `Instances`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, detector_postprocess
+from detectron2.structures import Boxes, ImageList, Instances
+from torch import Tensor, nn
+from torchvision.ops import batched_nms, box_convert
+
+from mfds_detr.modeling.backbone import join_frozen_norms
+from mfds_detr.modeling.criterion import SetCriterion
+from mfds_detr.modeling.deformable_detr_head import DeformableDETRHead, padding_masks
+from mfds_detr.modeling.matcher import HungarianMatcher
+from mfds_detr.modeling.position_encoding import create_position_encoding
+from mfds_detr.modeling.transformer import DeformableTransformer
+from wbcnets.errors import ConfigError
+from wbcnets.layers.extra_stage import ExtraStage
+from wbcnets.layers.necks import create_neck
+
+
+@META_ARCH_REGISTRY.register()
+class MFDSDETR(nn.Module):
+    """Backbone, extra stage, neck, deformable transformer and heads (figure 1 of the paper).
+
+    Args:
+        backbone: Yields maps by name, from the finest to the coarsest.
+        extra_stage: The block behind the last map, or None.
+        neck: Turns the maps into a pyramid of one width.
+        detector: Transformer, queries and heads.
+        criterion: The loss.
+        pixel_mean: Mean of each channel, on the scale of the input images (0 to 255).
+        pixel_std: Standard deviation of each channel.
+        detections_per_image: The most detections that an image yields.
+        score_threshold: Detections below it are left out.
+        nms_iou: IoU above which the weaker of two detections of a class is left out; 0 keeps all.
+            A fully trained DETR needs none; one with two stages and a short training does.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        extra_stage: nn.Module | None,
+        neck: nn.Module,
+        detector: DeformableDETRHead,
+        criterion: SetCriterion,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        detections_per_image: int = 100,
+        score_threshold: float = 0.0,
+        nms_iou: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.extra_stage = extra_stage
+        self.neck = neck
+        self.detector = detector
+        self.criterion = criterion
+        self.detections_per_image = detections_per_image
+        self.score_threshold = score_threshold
+        self.nms_iou = nms_iou
+        # Maps whose channels lie together become tokens without a copy, and convolve faster
+        for module in (backbone, extra_stage, neck):
+            if module is not None:
+                module.to(memory_format=torch.channels_last)
+        mean, std = torch.tensor([pixel_mean, pixel_std]).view(2, -1, 1, 1)
+        self.register_buffer("pixel_mean", mean, persistent=False)
+        self.register_buffer("pixel_std", std, persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Constructor arguments from a Detectron2 config."""
+        model = cfg.MODEL.MFDS_DETR
+        if model.NUM_CLASSES < 1:
+            raise ConfigError(
+                "MODEL.MFDS_DETR.NUM_CLASSES=0 takes the classes from the training set, and none "
+                "is registered; name one in DATASETS.TRAIN or set the number"
+            )
+        backbone = build_backbone(cfg)
+        join_frozen_norms(backbone)
+        channels = [shape.channels for shape in backbone.output_shape().values()]
+        extra_stage = ExtraStage(channels[-1]) if model.EXTRA_STAGE else None
+        if extra_stage is not None:
+            channels.append(extra_stage.out_channels)
+        neck = create_neck(
+            model.NECK.NAME, channels, model.HIDDEN_DIM, **_plain(model.NECK.OPTIONS)
+        )
+        return {
+            "backbone": backbone,
+            "extra_stage": extra_stage,
+            "neck": neck,
+            "detector": _build_detector(model, neck.num_levels),
+            "criterion": _build_criterion(model),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "score_threshold": cfg.TEST.SCORE_THRESHOLD,
+            "nms_iou": cfg.TEST.NMS_IOU,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's inputs have to be."""
+        return self.pixel_mean.device
+
+    def forward(
+        self, batched_inputs: Sequence[dict[str, Any]]
+    ) -> dict[str, Tensor] | list[dict[str, Instances]]:
+        """Losses when training, else detections in the original images' coordinates.
+
+        Args:
+            batched_inputs: Per image `image` `(3, H, W)`, 0 to 255; for training `instances` with
+                `gt_boxes` in pixels of that image and `gt_classes`; for inference optionally
+                `height` and `width` of the original image.
+
+        Returns:
+            Losses by name, or per image `{"instances": Instances}` with `pred_boxes`, `scores`
+            and `pred_classes`.
+        """
+        images = [entry["image"].to(self.device) for entry in batched_inputs]
+        batch = ImageList.from_tensors([(x - self.pixel_mean) / self.pixel_std for x in images])
+        predictions = self.predict(batch.tensor, batch.image_sizes)
+        if self.training:
+            targets = [self._target(entry["instances"]) for entry in batched_inputs]
+            return self.criterion(predictions, targets)
+        detections = self._detections(predictions, batch.image_sizes)
+        return [
+            {
+                "instances": detector_postprocess(
+                    result,
+                    entry.get("height", result.image_size[0]),
+                    entry.get("width", result.image_size[1]),
+                )
+            }
+            for entry, result in zip(batched_inputs, detections)
+        ]
+
+    def predict(self, images: Tensor, image_sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
+        """Raw predictions for normalized, padded images: tensors in, tensors out.
+
+        Args:
+            images: `(B, 3, H, W)`, padded at the right and at the bottom.
+            image_sizes: `(height, width)` of every image without its padding.
+
+        Returns:
+            The dictionary of `DeformableDETRHead`.
+        """
+        images = images.contiguous(memory_format=torch.channels_last)
+        maps = list(self.backbone(images).values())
+        if self.extra_stage is not None:
+            maps.append(self.extra_stage(maps[-1]))
+        features = self.neck(maps)
+        padded_size = (images.shape[-2], images.shape[-1])
+        masks = padding_masks(image_sizes, padded_size, features)
+        padded = any(tuple(size) != padded_size for size in image_sizes)
+        return self.detector(features, masks, padded)
+
+    def _target(self, instances: Instances) -> dict[str, Tensor]:
+        height, width = instances.image_size
+        boxes = instances.gt_boxes.tensor.to(self.device, torch.float32)
+        scale = boxes.new_tensor([width, height, width, height])
+        return {
+            "labels": instances.gt_classes.to(self.device),
+            "boxes": box_convert(boxes / scale, "xyxy", "cxcywh"),
+        }
+
+    def _detections(
+        self, predictions: dict[str, Any], image_sizes: Sequence[tuple[int, int]]
+    ) -> list[Instances]:
+        """The best pairs of query and class, in pixels of the network's input."""
+        scores = predictions["pred_logits"].sigmoid()
+        num_classes = scores.shape[-1]
+        flat = scores.flatten(1)
+        wanted = self.detections_per_image if not self.nms_iou else flat.shape[1]
+        best = flat.topk(min(wanted, flat.shape[1]), dim=1)
+        corners = box_convert(predictions["pred_boxes"], "cxcywh", "xyxy")
+        detections = []
+        for image, (height, width) in enumerate(image_sizes):
+            keep = best.values[image] > self.score_threshold
+            chosen = best.indices[image][keep]
+            result = Instances((height, width))
+            scale = corners.new_tensor([width, height, width, height])
+            queries = chosen.div(num_classes, rounding_mode="floor")
+            result.pred_boxes = Boxes(corners[image][queries] * scale)
+            result.scores = best.values[image][keep]
+            result.pred_classes = chosen % num_classes
+            detections.append(self._without_duplicates(result) if self.nms_iou else result)
+        return detections
+
+    def _without_duplicates(self, result: Instances) -> Instances:
+        """The best detections of which no two of a class overlap more than `nms_iou`."""
+        kept = batched_nms(
+            result.pred_boxes.tensor, result.scores, result.pred_classes, self.nms_iou
+        )
+        return result[kept[: self.detections_per_image]]
+
+
+def _build_detector(model: CfgNode, num_levels: int) -> DeformableDETRHead:
+    transformer = DeformableTransformer(
+        embed_dim=model.HIDDEN_DIM,
+        num_heads=model.NUM_HEADS,
+        num_encoder_layers=model.ENCODER_LAYERS,
+        num_decoder_layers=model.DECODER_LAYERS,
+        feedforward_dim=model.FEEDFORWARD_DIM,
+        dropout=model.DROPOUT,
+        num_levels=num_levels,
+        num_points=model.NUM_POINTS,
+        level_embed=model.LEVEL_EMBED,
+        two_stage=model.TWO_STAGE,
+    )
+    # Only the encoder sees positions; parameters without a gradient would stop distributed training
+    position = model.POSITION_ENCODING if model.ENCODER_LAYERS else "none"
+    return DeformableDETRHead(
+        transformer,
+        create_position_encoding(position, model.HIDDEN_DIM),
+        num_classes=model.NUM_CLASSES,
+        num_queries=model.NUM_QUERIES,
+        # Proposals are boxes that every layer corrects: two stages imply refinement
+        box_refinement=model.BOX_REFINEMENT or model.TWO_STAGE,
+        aux_loss=model.AUX_LOSS,
+    )
+
+
+def _build_criterion(model: CfgNode) -> SetCriterion:
+    loss = model.LOSS
+    matcher = HungarianMatcher(
+        model.MATCHER.CLASS_COST,
+        model.MATCHER.L1_COST,
+        model.MATCHER.GIOU_COST,
+        gamma=loss.FOCAL_GAMMA,
+    )
+    return SetCriterion(
+        matcher,
+        model.NUM_CLASSES,
+        class_weight=loss.CLASS_WEIGHT,
+        l1_weight=loss.L1_WEIGHT,
+        giou_weight=loss.GIOU_WEIGHT,
+        alpha=torch.tensor(loss.FOCAL_ALPHA),
+        gamma=loss.FOCAL_GAMMA,
+    )
+
+
+def _plain(node: CfgNode) -> dict[str, Any]:
+    return {str(key).lower(): value for key, value in node.items()}

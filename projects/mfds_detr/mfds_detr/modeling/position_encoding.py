@@ -1,0 +1,124 @@
+"""Spatial position encodings of feature maps (MFDS-DETR, section 4.4.3, table 9).
+
+Sine: Vaswani et al. 2017 in the two-dimensional, normalized form of Carion et al. 2020, with
+Deformable-DETR's half-pixel shift. Learned: one embedding per row and per column.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wbcnets.errors import ConfigError
+
+
+class SinePositionEncoding(nn.Module):
+    """Sines and cosines of the row and the column, as shares of the image without its padding.
+
+    Args:
+        channels: Width of the encoding, a multiple of 4: half for y, half for x.
+        temperature: Ratio of the longest to the shortest wavelength.
+    """
+
+    def __init__(self, channels: int = 256, temperature: float = 10000.0) -> None:
+        super().__init__()
+        if channels % 4:
+            raise ConfigError(f"a sine position encoding needs channels % 4 == 0, got {channels}")
+        self.channels = channels
+        self.temperature = temperature
+
+    def forward(self, padding_mask: Tensor) -> Tensor:
+        """`(B, H, W) -> (B, C, H, W)`; the mask is True on padding."""
+        valid = (~padding_mask).to(torch.float32)
+        y = valid.cumsum(dim=1)
+        x = valid.cumsum(dim=2)
+        epsilon = 1e-6
+        y = (y - 0.5) / (y[:, -1:, :] + epsilon) * (2 * math.pi)
+        x = (x - 0.5) / (x[:, :, -1:] + epsilon) * (2 * math.pi)
+        encoding = torch.cat([self._waves(y), self._waves(x)], dim=3)
+        return encoding.permute(0, 3, 1, 2)
+
+    def _waves(self, angle: Tensor) -> Tensor:
+        """`(B, H, W) -> (B, H, W, C / 2)`, sines and cosines in turn."""
+        return sine_waves(angle, self.channels // 2, self.temperature)
+
+
+class LearnedPositionEncoding(nn.Module):
+    """One learned vector per row and per column, on a table that is resampled to the map's size.
+
+    Args:
+        channels: Width of the encoding, even: half for x, half for y.
+        table_size: Rows and columns of the table; larger and smaller maps read it by linear
+            interpolation, so no map is too large.
+    """
+
+    def __init__(self, channels: int = 256, table_size: int = 50) -> None:
+        super().__init__()
+        if channels % 2:
+            raise ConfigError(f"a learned position encoding needs an even width, got {channels}")
+        self.row_embed = nn.Embedding(table_size, channels // 2)
+        self.col_embed = nn.Embedding(table_size, channels // 2)
+        nn.init.uniform_(self.row_embed.weight)
+        nn.init.uniform_(self.col_embed.weight)
+
+    def forward(self, padding_mask: Tensor) -> Tensor:
+        """`(B, H, W) -> (B, C, H, W)`."""
+        batch, height, width = padding_mask.shape
+        x = _resample(self.col_embed.weight, width)[None].expand(height, -1, -1)
+        y = _resample(self.row_embed.weight, height)[:, None].expand(-1, width, -1)
+        encoding = torch.cat([x, y], dim=-1).permute(2, 0, 1)
+        return encoding[None].expand(batch, -1, -1, -1)
+
+
+class NoPositionEncoding(nn.Module):
+    """Zeros: the row "without spatial position encoding" of table 9.
+
+    Args:
+        channels: Width of the encoding.
+    """
+
+    def __init__(self, channels: int = 256) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, padding_mask: Tensor) -> Tensor:
+        """`(B, H, W) -> (B, C, H, W)`."""
+        batch, height, width = padding_mask.shape
+        return torch.zeros(batch, self.channels, height, width, device=padding_mask.device)
+
+
+POSITION_ENCODINGS: dict[str, type[nn.Module]] = {
+    "sine": SinePositionEncoding,
+    "learned": LearnedPositionEncoding,
+    "none": NoPositionEncoding,
+}
+
+
+def create_position_encoding(name: str, channels: int) -> nn.Module:
+    """The position encoding of a name of `POSITION_ENCODINGS`.
+
+    Raises:
+        ConfigError: The name is unknown.
+    """
+    if name not in POSITION_ENCODINGS:
+        raise ConfigError(
+            f"MODEL.MFDS_DETR.POSITION_ENCODING={name!r} is unknown; "
+            f"use one of {sorted(POSITION_ENCODINGS)}"
+        )
+    return POSITION_ENCODINGS[name](channels)
+
+
+def sine_waves(angle: Tensor, channels: int, temperature: float = 10000.0) -> Tensor:
+    """`(...) -> (..., channels)`: sine and cosine in turn, over wavelengths in geometric series."""
+    index = torch.arange(channels // 2, dtype=torch.float32, device=angle.device)
+    phase = angle[..., None] / temperature ** (2 * index / channels)
+    return torch.stack([phase.sin(), phase.cos()], dim=-1).flatten(-2)
+
+
+def _resample(table: Tensor, size: int) -> Tensor:
+    """`(N, C) -> (size, C)`; the table itself where the size is the same."""
+    if size == len(table):
+        return table
+    resized = F.interpolate(table.t()[None], size=size, mode="linear", align_corners=False)
+    return resized[0].t()

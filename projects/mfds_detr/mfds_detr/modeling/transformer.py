@@ -1,0 +1,394 @@
+"""The deformable transformer: encoder and decoder of MFDS-DETR.
+
+Source: sections 3.4 and 3.5 of the MFDS-DETR paper; Zhu et al., "Deformable DETR", ICLR 2021, with
+its iterative bounding box refinement and two-stage variants (appendix A.4). Parameter names are
+those of the original Deformable-DETR code, so that its COCO weights load.
+
+Boxes are `(cx, cy, w, h)` and points `(x, y)`, in fractions of the image without its padding, and
+stay in float32 under autocast: bfloat16 is off by more than a pixel on a 640-pixel image.
+"""
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mfds_detr.modeling.position_encoding import sine_waves
+from wbcnets.layers.ms_deform_attn import MultiScaleDeformableAttention
+from wbcnets.ops.dropout import add_dropout, relu_dropout
+
+
+class Memory(NamedTuple):
+    """What the encoder hands to the decoder."""
+
+    tokens: Tensor  # (B, S, C)
+    padding_mask: Tensor | None  # (B, S), True on padding; None where there is none
+    spatial_shapes: list[tuple[int, int]]
+    valid_ratios: Tensor  # (B, L, 2): share of each map's width and height that is image
+
+
+class LayerSizes(NamedTuple):
+    """What an encoder and a decoder layer have in common."""
+
+    embed_dim: int  # width of tokens and queries
+    feedforward_dim: int  # hidden width of the feed-forward network
+    dropout: float
+    num_heads: int
+    num_levels: int  # feature levels
+    num_points: int  # sampling points per head and level
+
+    def deformable_attention(self) -> MultiScaleDeformableAttention:
+        """The attention module of these sizes."""
+        return MultiScaleDeformableAttention(
+            self.embed_dim, self.num_heads, self.num_levels, self.num_points
+        )
+
+
+class FeedForwardLayer(nn.Module):
+    """A layer that ends in a feed-forward network with ReLU, dropout and a residual.
+
+    Args:
+        sizes: The layer's sizes.
+    """
+
+    def __init__(self, sizes: LayerSizes) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(sizes.embed_dim, sizes.feedforward_dim)
+        self.linear2 = nn.Linear(sizes.feedforward_dim, sizes.embed_dim)
+        self.dropout = nn.Dropout(sizes.dropout)
+
+    def feed_forward(self, tokens: Tensor) -> Tensor:
+        """`(B, N, C) -> (B, N, C)`, residual included."""
+        hidden = relu_dropout(self.linear1(tokens), self.dropout.p, self.training)
+        return self.add(tokens, self.linear2(hidden))
+
+    def add(self, residual: Tensor, change: Tensor) -> Tensor:
+        """The residual and what dropout leaves of a change, which is overwritten: `(B, N, C)`."""
+        return add_dropout(residual, change, self.dropout.p, self.training)
+
+
+class DeformableEncoderLayer(FeedForwardLayer):
+    """Deformable self-attention and a feed-forward network, each with residual and post-norm.
+
+    Args:
+        sizes: The layer's sizes.
+    """
+
+    def __init__(self, sizes: LayerSizes) -> None:
+        super().__init__(sizes)
+        self.self_attn = sizes.deformable_attention()
+        self.norm1 = nn.LayerNorm(sizes.embed_dim)
+        self.norm2 = nn.LayerNorm(sizes.embed_dim)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        position: Tensor,
+        reference_points: Tensor,
+        spatial_shapes: Sequence[tuple[int, int]],
+        padding_mask: Tensor | None,
+    ) -> Tensor:
+        """`(B, S, C) -> (B, S, C)` with reference points `(B, S, L, 2)`."""
+        attended = self.self_attn(
+            tokens + position, reference_points, tokens, spatial_shapes, padding_mask
+        )
+        tokens = self.norm1(self.add(tokens, attended))
+        return self.norm2(self.feed_forward(tokens))
+
+
+class DeformableEncoder(nn.Module):
+    """A stack of encoder layers, which may be empty (table 7).
+
+    Args:
+        layer: The layer to repeat.
+        num_layers: How many.
+    """
+
+    def __init__(self, layer: DeformableEncoderLayer, num_layers: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(copy.deepcopy(layer) for _ in range(num_layers))
+
+    def forward(self, memory: Memory, position: Tensor) -> Memory:
+        """Refines `memory.tokens`, `(B, S, C) -> (B, S, C)`, given their position encoding."""
+        if not self.layers:
+            return memory
+        centers = _pixel_centers(memory.spatial_shapes, memory.valid_ratios)
+        reference_points = centers[:, :, None] * memory.valid_ratios[:, None]
+        tokens = memory.tokens
+        for layer in self.layers:
+            tokens = layer(
+                tokens, position, reference_points, memory.spatial_shapes, memory.padding_mask
+            )
+        return memory._replace(tokens=tokens)
+
+
+class DeformableDecoderLayer(FeedForwardLayer):
+    """Self-attention among queries, deformable attention to the memory, a feed-forward network.
+
+    Args:
+        sizes: The layer's sizes.
+    """
+
+    def __init__(self, sizes: LayerSizes) -> None:
+        super().__init__(sizes)
+        self.cross_attn = sizes.deformable_attention()
+        self.norm1 = nn.LayerNorm(sizes.embed_dim)
+        self.self_attn = nn.MultiheadAttention(
+            sizes.embed_dim, sizes.num_heads, dropout=sizes.dropout, batch_first=True
+        )
+        self.norm2 = nn.LayerNorm(sizes.embed_dim)
+        self.norm3 = nn.LayerNorm(sizes.embed_dim)
+
+    def forward(
+        self, target: Tensor, query_position: Tensor, reference_points: Tensor, memory: Memory
+    ) -> Tensor:
+        """`(B, Q, C) -> (B, Q, C)` with reference points `(B, Q, L, 2 or 4)`."""
+        queries = target + query_position
+        attended, _ = self.self_attn(queries, queries, target, need_weights=False)
+        target = self.norm2(self.add(target, attended))
+        attended = self.cross_attn(
+            target + query_position,
+            reference_points,
+            memory.tokens,
+            memory.spatial_shapes,
+            memory.padding_mask,
+        )
+        target = self.norm1(self.add(target, attended))
+        return self.norm3(self.feed_forward(target))
+
+
+class DeformableDecoder(nn.Module):
+    """A stack of decoder layers; with `bbox_embed`, each layer refines the reference boxes.
+
+    Args:
+        layer: The layer to repeat.
+        num_layers: How many.
+    """
+
+    def __init__(self, layer: DeformableDecoderLayer, num_layers: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(copy.deepcopy(layer) for _ in range(num_layers))
+
+    def forward(
+        self,
+        target: Tensor,
+        query_position: Tensor,
+        reference_points: Tensor,
+        memory: Memory,
+        bbox_embed: nn.ModuleList | None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Outputs and the references that each layer started from.
+
+        `(B, Q, C), (B, Q, 2 or 4) -> (layers, B, Q, C), layers * (B, Q, 2 or 4)`. References are
+        a list, since refinement turns points into boxes after the first layer.
+        """
+        outputs, references = [], []
+        for index, layer in enumerate(self.layers):
+            references.append(reference_points)
+            scale = memory.valid_ratios
+            if reference_points.shape[-1] == 4:
+                scale = torch.cat([scale, scale], dim=-1)
+            target = layer(
+                target, query_position, reference_points[:, :, None] * scale[:, None], memory
+            )
+            outputs.append(target)
+            if bbox_embed is not None:
+                # Detached as in the original: a layer learns its own correction only
+                reference_points = refine_boxes(bbox_embed[index](target), reference_points)
+                reference_points = reference_points.detach()
+        return torch.stack(outputs), references
+
+
+class DeformableTransformer(nn.Module):
+    """Encoder and decoder over the flattened feature levels.
+
+    Args:
+        embed_dim: Width of tokens and queries.
+        num_heads: Attention heads.
+        num_encoder_layers: Encoder layers, 0 for none.
+        num_decoder_layers: Decoder layers.
+        feedforward_dim: Hidden width of the feed-forward networks.
+        dropout: Dropout rate.
+        num_levels: Feature levels.
+        num_points: Sampling points per head and level.
+        level_embed: Whether a learned vector tells the levels apart (table 9, "scale encoding").
+        two_stage: Whether the queries start from the encoder's best proposals.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int = 256,
+        num_heads: int = 8,
+        num_encoder_layers: int = 6,
+        num_decoder_layers: int = 6,
+        feedforward_dim: int = 1024,
+        dropout: float = 0.1,
+        num_levels: int = 4,
+        num_points: int = 4,
+        level_embed: bool = True,
+        two_stage: bool = False,
+    ) -> None:
+        super().__init__()
+        self.embed_dim = embed_dim
+        self.two_stage = two_stage
+        sizes = LayerSizes(embed_dim, feedforward_dim, dropout, num_heads, num_levels, num_points)
+        self.encoder = DeformableEncoder(DeformableEncoderLayer(sizes), num_encoder_layers)
+        self.decoder = DeformableDecoder(DeformableDecoderLayer(sizes), num_decoder_layers)
+        # Only the encoder sees it; a parameter without a gradient would stop distributed training
+        embeds = level_embed and num_encoder_layers > 0
+        self.level_embed = nn.Parameter(torch.empty(num_levels, embed_dim)) if embeds else None
+        if two_stage:
+            self.enc_output = nn.Linear(embed_dim, embed_dim)
+            self.enc_output_norm = nn.LayerNorm(embed_dim)
+            self.pos_trans = nn.Linear(embed_dim * 2, embed_dim * 2)
+            self.pos_trans_norm = nn.LayerNorm(embed_dim * 2)
+        else:
+            self.reference_points = nn.Linear(embed_dim, 2)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Xavier for every matrix, then the deformable attentions' own start."""
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+        for module in self.modules():
+            if isinstance(module, MultiScaleDeformableAttention):
+                module.reset_parameters()
+        if self.level_embed is not None:
+            nn.init.normal_(self.level_embed)
+        if not self.two_stage:
+            nn.init.zeros_(self.reference_points.bias)
+
+    def encode(
+        self,
+        features: Sequence[Tensor],
+        masks: Sequence[Tensor],
+        positions: Sequence[Tensor],
+        padded: bool = True,
+    ) -> Memory:
+        """`L * (B, C, H_l, W_l)`, masks `(B, H_l, W_l)`, positions like features -> memory.
+
+        Args:
+            features: The levels' maps.
+            masks: True on padding.
+            positions: Position encodings of the levels.
+            padded: Whether a mask may hold a True; nothing is masked otherwise.
+        """
+        tokens = torch.cat([feature.flatten(2).transpose(1, 2) for feature in features], dim=1)
+        levels = [position.flatten(2).transpose(1, 2) for position in positions]
+        if self.level_embed is not None:
+            levels = [level + embed for level, embed in zip(levels, self.level_embed)]
+        memory = Memory(
+            tokens=tokens,
+            padding_mask=torch.cat([mask.flatten(1) for mask in masks], dim=1) if padded else None,
+            spatial_shapes=[(feature.shape[2], feature.shape[3]) for feature in features],
+            valid_ratios=torch.stack([_valid_ratio(mask) for mask in masks], dim=1),
+        )
+        return self.encoder(memory, torch.cat(levels, dim=1))
+
+    def propose(
+        self, memory: Memory, class_embed: nn.Module, bbox_embed: nn.Module
+    ) -> tuple[Tensor, Tensor]:
+        """First stage: an objectness logit and a box for every token of the memory.
+
+        Returns:
+            Class logits `(B, S, K)`, of which the first class stands for "object", and box logits
+            `(B, S, 4)`, infinite where no proposal is made.
+        """
+        proposals, usable = _grid_proposals(memory)
+        tokens = memory.tokens.masked_fill(~usable[..., None], 0.0)
+        tokens = self.enc_output_norm(self.enc_output(tokens))
+        return class_embed(tokens), bbox_embed(tokens).float() + proposals
+
+    def decode(
+        self,
+        memory: Memory,
+        query_embed: Tensor | None,
+        proposal_logits: Tensor | None,
+        bbox_embed: nn.ModuleList | None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Runs the decoder from learned queries `(Q, 2C)` or from proposals `(B, Q, 4)`.
+
+        Returns:
+            Outputs `(layers, B, Q, C)` and the references that each layer started from.
+        """
+        if proposal_logits is not None:
+            reference_points = proposal_logits.detach().sigmoid()
+            encoded = self.pos_trans_norm(
+                self.pos_trans(_encode_boxes(reference_points, self.embed_dim))
+            )
+            query_position, target = encoded.split(self.embed_dim, dim=2)
+        elif query_embed is not None:
+            queries = query_embed.expand(len(memory.tokens), -1, -1)
+            query_position, target = queries.split(self.embed_dim, dim=2)
+            reference_points = self.reference_points(query_position).float().sigmoid()
+        else:
+            raise ValueError("decode needs query_embed or proposal_logits")
+        return self.decoder(target, query_position, reference_points, memory, bbox_embed)
+
+
+def inverse_sigmoid(x: Tensor, epsilon: float = 1e-5) -> Tensor:
+    """Logit of a probability, in float32, with both odds kept above `epsilon`."""
+    x = x.float().clamp(min=0, max=1)
+    return torch.log(x.clamp(min=epsilon) / (1 - x).clamp(min=epsilon))
+
+
+def refine_boxes(delta: Tensor, reference_points: Tensor) -> Tensor:
+    """Boxes from a correction in logit space: `(..., 4), (..., 2 or 4) -> (..., 4)` in (0, 1)."""
+    logits = inverse_sigmoid(reference_points)
+    if logits.shape[-1] == 2:
+        logits = F.pad(logits, (0, 2))
+    return (delta.float() + logits).sigmoid()
+
+
+def _valid_ratio(mask: Tensor) -> Tensor:
+    """`(B, H, W) -> (B, 2)`: share of the width and of the height that is image."""
+    _, height, width = mask.shape
+    valid_height = (~mask[:, :, 0]).sum(dim=1).float() / height
+    valid_width = (~mask[:, 0, :]).sum(dim=1).float() / width
+    return torch.stack([valid_width, valid_height], dim=-1)
+
+
+def _pixel_centers(spatial_shapes: Sequence[tuple[int, int]], valid_ratios: Tensor) -> Tensor:
+    """`(B, S, 2)`: the center `(x, y)` of every token as a fraction of its image."""
+    device = valid_ratios.device
+    centers = []
+    for level, (height, width) in enumerate(spatial_shapes):
+        y = torch.arange(height, dtype=torch.float32, device=device) + 0.5
+        x = torch.arange(width, dtype=torch.float32, device=device) + 0.5
+        grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
+        pixels = torch.stack([grid_x, grid_y], dim=-1).view(1, -1, 2)
+        extent = valid_ratios.new_tensor([width, height]) * valid_ratios[:, None, level]
+        centers.append(pixels / extent)
+    return torch.cat(centers, dim=1)
+
+
+def _grid_proposals(memory: Memory) -> tuple[Tensor, Tensor]:
+    """One square per token, 5% of the image wide on the finest level and doubling with each.
+
+    Returns:
+        Logits of the boxes `(B, S, 4)`, infinite where unusable, and `(B, S)` which are usable:
+        the token is image, and its center keeps 1% from every edge.
+    """
+    centers = _pixel_centers(memory.spatial_shapes, memory.valid_ratios)
+    sides = [
+        centers.new_full((height * width,), 0.05 * 2.0**level)
+        for level, (height, width) in enumerate(memory.spatial_shapes)
+    ]
+    side = torch.cat(sides)[None, :, None].expand(len(centers), -1, 2)
+    boxes = torch.cat([centers, side], dim=-1)
+    usable = ((boxes > 0.01) & (boxes < 0.99)).all(dim=-1)
+    if memory.padding_mask is not None:
+        usable = usable & ~memory.padding_mask
+    logits = torch.log(boxes / (1 - boxes)).masked_fill(~usable[..., None], math.inf)
+    return logits, usable
+
+
+def _encode_boxes(boxes: Tensor, embed_dim: int) -> Tensor:
+    """`(B, Q, 4) -> (B, Q, 2C)`: sine encodings of the four numbers, side by side."""
+    waves = sine_waves(boxes * (2 * math.pi), embed_dim // 2)
+    return waves.flatten(-2)

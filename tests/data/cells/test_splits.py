@@ -1,0 +1,200 @@
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.data.cells.cell_images import draw_cell, make_class_folders, save_cell
+from wbcnets.data.cells.manifest import CellImage, CellManifest
+from wbcnets.data.cells.splits import (
+    cap_classes,
+    find_leaks,
+    find_units,
+    parse_protocol,
+    repeat_classes,
+    select_fold,
+    split_cells,
+)
+from wbcnets.data.duplicates.hashes import similar_pairs
+from wbcnets.data.duplicates.near_duplicates import duplicate_pairs, fingerprint_image
+from wbcnets.errors import ConfigError, DataError
+
+
+def unlike(number):
+    """Fingerprints of images that are all different, made from noise."""
+    generator = np.random.default_rng(1)
+    noise = generator.integers(0, 256, (number, 24, 24, 3), dtype=np.uint8)
+    return [fingerprint_image(image) for image in noise]
+
+
+def make(counts, groups=None):
+    images = []
+    for label, count in enumerate(counts):
+        for _ in range(count):
+            number = len(images)
+            group = groups[number] if groups else ""
+            images.append(CellImage(f"{number:05d}.png", label, "", group, ""))
+    names = tuple(f"class{label}" for label in range(len(counts)))
+    return CellManifest("set", Path("nowhere"), names, tuple(images))
+
+
+@pytest.mark.parametrize(
+    ("protocol", "expected"),
+    [
+        ("8:2", {"train": (40, 16, 4, 0), "val": (10, 4, 1, 0)}),
+        ("7:1:2", {"train": (35, 14, 3, 0), "val": (5, 2, 1, 0), "test": (10, 4, 1, 0)}),
+        ("5 folds", {f"fold{k}": (10, 4, 1, 0) for k in range(5)}),
+    ],
+)
+def test_shares_are_exact_per_class(protocol, expected):
+    manifest = make((50, 20, 5, 0))
+    result = split_cells(manifest, protocol, 3, unlike(75))
+    assert {name: result.split(name).counts() for name in result.splits} == expected
+    assert [replace(image, split="") for image in result.images] == list(manifest.images)
+
+
+def test_seed_decides_and_file_order_does_not():
+    manifest, prints = make((30, 12)), unlike(42)
+    first = {image.file: image.split for image in split_cells(manifest, "8:2", 1, prints).images}
+    order = np.random.default_rng(0).permutation(42)
+    shuffled = replace(manifest, images=tuple(manifest.images[i] for i in order))
+    again = split_cells(shuffled, "8:2", 1, [prints[i] for i in order])
+    assert {image.file: image.split for image in again.images} == first
+    other = {image.file: image.split for image in split_cells(manifest, "8:2", 2, prints).images}
+    assert other != first
+
+
+def test_patients_stay_together():
+    generator = np.random.default_rng(5)
+    sizes = generator.integers(2, 40, 60)
+    groups = [f"patient{k}" for k, size in enumerate(sizes) for _ in range(size)]
+    labels = [int(k % 3 == 0) for k, size in enumerate(sizes) for _ in range(size)]
+    manifest = make((len(groups), 0), groups)
+    images = tuple(replace(image, label=lab) for image, lab in zip(manifest.images, labels))
+    manifest = replace(manifest, images=images)
+    result = split_cells(manifest, "7:1:2", 0, unlike(len(groups)))
+    by_patient = {}
+    for image in result.images:
+        by_patient.setdefault(image.group, set()).add(image.split)
+    assert all(len(splits) == 1 for splits in by_patient.values())
+    totals = np.array(manifest.counts())
+    for name, share in parse_protocol("7:1:2").items():
+        assert np.abs(np.array(result.split(name).counts()) / totals - share).max() < 0.05
+
+
+def test_near_duplicates_stay_together_and_patients_join_them():
+    big = [draw_cell(seed, side=96) for seed in range(30)]
+    shifted = np.roll(big[0], (3, 2), axis=(0, 1))
+    smaller = np.array(Image.fromarray(big[1]).resize((64, 64), Image.Resampling.BICUBIC))
+    prints = [fingerprint_image(image) for image in (*big, shifted, smaller, big[2])]
+    groups = ["" for _ in prints]
+    groups[2] = groups[5] = "p"
+    units = [unit for unit in find_units(make((33,), groups), prints) if len(unit) > 1]
+    assert sorted(units) == [[0, 30], [1, 31], [2, 5, 32]]
+    correlations = {(a, b): c for a, b, c in duplicate_pairs(prints)}
+    assert set(correlations) == {(0, 30), (1, 31), (2, 32)}
+    assert correlations[2, 32] == 1.0
+    assert all(0.95 <= correlations[pair] < 1 for pair in ((0, 30), (1, 31)))
+
+
+def test_flat_images_are_alike_only_if_equally_bright():
+    flat = [np.full((32, 32, 3), value, dtype=np.uint8) for value in (100, 101, 180)]
+    pairs = [(a, b) for a, b, _ in duplicate_pairs([fingerprint_image(image) for image in flat])]
+    assert pairs == [(0, 1)]
+
+
+def test_leaks_are_named_with_their_reason():
+    images = [draw_cell(seed, side=96) for seed in range(6)]
+    images[4], images[5] = np.roll(images[1], 3, axis=1), images[0].copy()
+    manifest = make((6,), ["", "", "p", "p", "", ""])
+    splits = ["train", "train", "train", "val", "val", "val"]
+    manifest = replace(
+        manifest, images=tuple(replace(i, split=s) for i, s in zip(manifest.images, splits))
+    )
+    prints = [fingerprint_image(image) for image in images]
+    leaks = find_leaks(manifest, prints)
+    assert [(leak.reason, leak.first, leak.second) for leak in leaks] == [
+        ("equal pixels", 0, 5),
+        ("near duplicate", 1, 4),
+        ("same group", 2, 3),
+    ]
+    text = leaks[1].describe(manifest)
+    assert "00001.png [train] and 00004.png [val]: near duplicate (correlation 0.9" in text
+    mended = split_cells(manifest, "2 folds", 0, prints)
+    assert find_leaks(mended, prints) == []
+
+
+def test_small_classes_are_named():
+    manifest, prints = make((40, 3, 0, 4)), unlike(47)
+    with pytest.raises(DataError) as caught:
+        split_cells(manifest, "5 folds", 0, prints)
+    assert caught.value.problems == (
+        "class1: 3 images in 3 groups, 5 splits",
+        "class3: 4 images in 4 groups, 5 splits",
+    )
+    result = split_cells(manifest, "5 folds", 0, prints, allow_rare=True)
+    assert result.counts() == (40, 3, 0, 4)
+    assert max(result.split(f"fold{k}").counts()[1] for k in range(5)) == 1
+
+
+@pytest.mark.parametrize("protocol", ["", "8", "8:0", "8-2", "1 folds", "1:1:1:1", "given"])
+def test_unknown_protocols(protocol):
+    with pytest.raises(ConfigError, match="split protocol"):
+        parse_protocol(protocol)
+
+
+def test_folds_in_turn():
+    folds = split_cells(make((20, 10)), "5 folds", 0, unlike(30))
+    seen = set()
+    for number in range(5):
+        chosen = select_fold(folds, number)
+        assert chosen.splits == {"train": 24, "val": 6}
+        seen |= {image.file for image in chosen.split("val").images}
+    assert len(seen) == 30
+    with pytest.raises(DataError, match="fold5"):
+        select_fold(folds, 5)
+
+
+def test_caps_and_repeats():
+    manifest = make((30, 4))
+    kept = cap_classes(manifest, {"class0": 10, "class1": 10}, seed=1)
+    assert len(kept) == 14
+    assert kept != cap_classes(manifest, {"class0": 10}, seed=2)
+    assert repeat_classes(manifest, {"class1": 5}).counts() == (30, 20)
+    with pytest.raises(DataError, match="no class other"):
+        repeat_classes(manifest, {"other": 2})
+    with pytest.raises(DataError, match="1 or more"):
+        repeat_classes(manifest, {"class1": 0})
+
+
+def test_distances_of_hashes_bit_by_bit():
+    generator = np.random.default_rng(3)
+    a = generator.integers(0, 256, (30, 8), dtype=np.uint8)
+    b = a[:20] ^ generator.integers(0, 2, (20, 8), dtype=np.uint8)
+    expected = {
+        (i, j, sum(bin(x ^ y).count("1") for x, y in zip(a[i].tolist(), b[j].tolist())))
+        for i in range(30)
+        for j in range(20)
+    }
+    assert set(similar_pairs(a, b, 64)) == expected
+    assert set(similar_pairs(a, b, 6)) == {entry for entry in expected if entry[2] <= 6}
+
+
+def test_twenty_thousand_hashes_take_seconds():
+    hashes = np.random.default_rng(0).integers(0, 256, (20_000, 8), dtype=np.uint8)
+    start = time.perf_counter()
+    pairs = sum(first < second for first, second, _ in similar_pairs(hashes, hashes, 4))
+    assert time.perf_counter() - start < 60
+    assert pairs == 0
+
+
+def test_images_are_read_where_no_fingerprints_are_given(tmp_path):
+    make_class_folders(tmp_path, {"a": 5})
+    images = tuple(CellImage(f"a/{number}.png", 0) for number in range(5))
+    manifest = CellManifest("set", tmp_path, ("a",), images)
+    assert split_cells(manifest, "8:2").splits == {"train": 4, "val": 1}
+    save_cell(tmp_path / "a" / "3.png", 0, side=2)
+    with pytest.raises(DataError, match="1 images cannot be used"):
+        split_cells(manifest, "8:2")

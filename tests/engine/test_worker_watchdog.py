@@ -1,0 +1,73 @@
+import os
+import signal
+import time
+
+import pytest
+from torch.utils.data import DataLoader, Dataset
+
+from wbcnets.engine.worker_watchdog import WatchedDataset, watched_batches
+from wbcnets.errors import DataError
+
+
+class Images(Dataset):
+    """Ten numbers; one of them does something on the way."""
+
+    def __init__(self, bad=None, act=None):
+        self.bad, self.act = bad, act
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, index):
+        if index == self.bad:
+            self.act()
+        return index
+
+
+def describe(index):
+    return f"image_{index}.png"
+
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hang():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(600)
+
+
+def fail():
+    raise DataError("image_6.png: the image cannot be read")
+
+
+def load(bad=None, act=None, **options):
+    watched = WatchedDataset(Images(bad, act), describe)
+    loader = DataLoader(watched, batch_size=2, num_workers=2, **options)
+    return [batch.tolist() for batch in watched_batches(loader)]
+
+
+def test_batches_come_as_without():
+    expected = [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
+    assert load(timeout=60) == expected
+    watched = WatchedDataset(Images(), describe)
+    loader = DataLoader(watched, batch_size=2)
+    assert [batch.tolist() for batch in watched_batches(loader)] == expected
+    assert watched.in_work() == []
+
+
+def test_a_dead_worker_is_named_with_its_image():
+    with pytest.raises(DataError, match=r"worker process died, while reading image_6\.png"):
+        load(6, kill, timeout=60)
+
+
+def test_a_hung_worker_is_named_with_its_image():
+    start = time.monotonic()
+    with pytest.raises(DataError, match=r"gave no batch for 3 s, while reading image_6\.png"):
+        load(6, hang, timeout=3)
+    assert time.monotonic() - start < 3 + 5
+
+
+def test_errors_of_items_come_through():
+    with pytest.raises(DataError, match="the image cannot be read"):
+        load(6, fail, timeout=60)

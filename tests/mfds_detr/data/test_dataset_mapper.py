@@ -1,0 +1,148 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("detectron2")
+
+from detectron2.data import transforms as T
+from detectron2.structures import BoxMode
+
+from mfds_detr.data.dataset_mapper import SmearMapper, build_augmentations
+from wbcnets.data.detection.augmentation import BoxAugmentation
+from wbcnets.errors import DataError
+
+
+@pytest.fixture
+def record(tmp_path):
+    """A gray image of 80x60 with a red, a green and a blue rectangle, each of them annotated."""
+    image = np.full((60, 80, 3), 128, np.uint8)
+    boxes = [[10, 5, 20, 15], [40, 30, 30, 20], [60, 0, 20, 10]]
+    for index, (x, y, w, h) in enumerate(boxes):
+        image[y : y + h, x : x + w] = 0
+        image[y : y + h, x : x + w, index] = 255
+    path = tmp_path / "cells.png"
+    Image.fromarray(image).save(path)
+    annotations = [
+        {"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "category_id": i, "iscrowd": 0}
+        for i, box in enumerate(boxes)
+    ]
+    return {
+        "file_name": str(path), "image_id": 1, "height": 60, "width": 80,
+        "annotations": annotations,
+    }  # fmt: skip
+
+
+def assert_boxes_lie_on_their_rectangles(result, tolerance=0):
+    image = result["image"]
+    instances = result["instances"]
+    assert len(instances)
+    for box, label in zip(instances.gt_boxes.tensor.round().int().tolist(), instances.gt_classes):
+        x1, y1, x2, y2 = box
+        inside = image[:, y1 + tolerance : y2 - tolerance, x1 + tolerance : x2 - tolerance]
+        assert (inside[label] > 200).all()
+        assert (inside[(label + 1) % 3] < 60).all()
+
+
+def test_training_record(record):
+    result = SmearMapper([])(record)
+    assert result["image"].shape == (3, 60, 80)
+    assert result["image"].dtype == torch.uint8
+    assert result["instances"].image_size == (60, 80)
+    assert result["instances"].gt_classes.tolist() == [0, 1, 2]
+    assert result["instances"].gt_boxes.tensor[0].tolist() == [10, 5, 30, 20]
+    assert_boxes_lie_on_their_rectangles(result)
+    assert "annotations" in record  # the record itself is not changed
+
+
+def test_inference_record(record):
+    result = SmearMapper([T.ResizeShortestEdge(30)], is_train=False)(record)
+    assert result["image"].shape == (3, 30, 40)
+    assert "instances" not in result
+    assert (result["height"], result["width"]) == (60, 80)
+
+
+def test_channel_order(record):
+    red_first = SmearMapper([], image_format="RGB")(record)["image"]
+    blue_first = SmearMapper([], image_format="BGR")(record)["image"]
+    assert torch.equal(red_first.flip(0), blue_first)
+    assert red_first[0, 6, 12] == 255
+
+
+def test_augmentations_move_boxes_with_their_pixels(record, tiny_config):
+    cfg = tiny_config(
+        "INPUT.CROP_SHARE", (0.6, 0.6), "INPUT.CROP_PROBABILITY", 0.7, "INPUT.VERTICAL_FLIP", True,
+        "INPUT.MIN_SIZE_TRAIN", (60, 90), "INPUT.MAX_SIZE_TRAIN", 200,
+    )  # fmt: skip
+    mapper = SmearMapper.from_config(cfg, is_train=True)
+    np.random.seed(0)
+    shapes = set()
+    for _ in range(20):
+        result = mapper(record)
+        shapes.add(tuple(result["image"].shape))
+        if len(result["instances"]):
+            assert_boxes_lie_on_their_rectangles(result, tolerance=3)
+    assert len(shapes) > 2
+
+
+def test_albumentations_come_first_and_follow_numpys_seed(record):
+    flip = BoxAugmentation([{"name": "HorizontalFlip", "p": 0.5}])
+    mapper = SmearMapper([], flip)
+    np.random.seed(3)
+    first = [mapper(record)["instances"].gt_boxes.tensor[0, 0].item() for _ in range(12)]
+    np.random.seed(3)
+    again = [mapper(record)["instances"].gt_boxes.tensor[0, 0].item() for _ in range(12)]
+    assert first == again
+    assert set(first) == {10.0, 50.0}
+    assert_boxes_lie_on_their_rectangles(mapper(record))
+
+
+def test_boxes_that_a_crop_leaves_out_are_dropped(record):
+    crop = BoxAugmentation(
+        [{"name": "Crop", "x_min": 0, "y_min": 0, "x_max": 36, "y_max": 60, "p": 1.0}]
+    )
+    result = SmearMapper([], crop)(record)
+    assert result["instances"].gt_classes.tolist() == [0]
+    assert_boxes_lie_on_their_rectangles(result)
+
+
+def test_crowds_are_no_objects(record):
+    record["annotations"][1]["iscrowd"] = 1
+    assert SmearMapper([])(record)["instances"].gt_classes.tolist() == [0, 2]
+
+
+def test_negatives(record):
+    record["annotations"] = []
+    mapper = SmearMapper([T.ResizeShortestEdge(30)], BoxAugmentation([{"name": "HorizontalFlip"}]))
+    instances = mapper(record)["instances"]
+    assert len(instances) == 0
+    assert instances.gt_boxes.tensor.shape == (0, 4)
+    assert instances.gt_classes.dtype == torch.int64
+
+
+def test_a_corrupt_image_is_named(record, tmp_path):
+    path = tmp_path / "cells.png"
+    path.write_bytes(path.read_bytes()[:150])
+    with pytest.raises(DataError, match=r"cells\.png: the image cannot be read"):
+        SmearMapper([])(record)
+
+
+def test_the_list_follows_the_config(tiny_config):
+    def names(*overrides, is_train=True):
+        return [type(a).__name__ for a in build_augmentations(tiny_config(*overrides), is_train)]
+
+    crop = ("INPUT.CROP_SHARE", (0.7, 0.7))
+    flips = ["RandomFlip", "RandomFlip"]
+    assert names() == [*flips, "ResizeShortestEdge"]
+    assert names(*crop) == ["RandomApply", *flips, "ResizeShortestEdge"]
+    plain = ("INPUT.RANDOM_FLIP", "none", "INPUT.VERTICAL_FLIP", False)
+    assert names(*plain) == ["ResizeShortestEdge"]
+    assert names(*crop, is_train=False) == ["ResizeShortestEdge"]
+
+
+def test_the_active_list_is_logged(tiny_config, caplog):
+    caplog.set_level("INFO")
+    cfg = tiny_config("INPUT.ALBUMENTATIONS.PRESET", "stain")
+    SmearMapper.from_config(cfg, is_train=True)
+    assert "HueSaturationValue" in caplog.text
+    assert "ResizeShortestEdge" in caplog.text

@@ -1,0 +1,119 @@
+import math
+
+import pytest
+import torch
+
+pytest.importorskip("detectron2")
+
+from mfds_detr.modeling.deformable_detr_head import MLP, DeformableDETRHead, padding_masks
+from mfds_detr.modeling.position_encoding import SinePositionEncoding
+from mfds_detr.modeling.transformer import DeformableTransformer, refine_boxes
+
+
+def detector(two_stage=False, box_refinement=False, queries=7, aux_loss=True, noise=0.1):
+    torch.manual_seed(0)
+    transformer = DeformableTransformer(
+        16, 4, 1, 3, feedforward_dim=24, num_levels=2, num_points=2, two_stage=two_stage
+    )
+    model = DeformableDETRHead(
+        transformer, SinePositionEncoding(16), 3, queries, box_refinement or two_stage, aux_loss
+    ).eval()
+    for parameter in model.bbox_embed.parameters():
+        parameter.data.add_(noise * torch.randn_like(parameter))
+    return model
+
+
+def pyramid():
+    torch.manual_seed(1)
+    features = [torch.randn(2, 16, 6, 8), torch.randn(2, 16, 3, 4)]
+    return features, padding_masks([(48, 64), (48, 40)], (48, 64), features)
+
+
+@pytest.mark.parametrize("two_stage", [False, True])
+@pytest.mark.parametrize("box_refinement", [False, True])
+def test_output(two_stage, box_refinement):
+    output = detector(two_stage, box_refinement)(*pyramid())
+    layers = [*output["aux_outputs"], output]
+    assert len(layers) == 3
+    for layer in layers:
+        assert layer["pred_logits"].shape == (2, 7, 3)
+        assert layer["pred_boxes"].shape == (2, 7, 4)
+        assert (layer["pred_boxes"] > 0).all()
+        assert (layer["pred_boxes"] < 1).all()
+    assert ("enc_outputs" in output) == two_stage
+    if two_stage:
+        assert output["enc_outputs"]["pred_logits"].shape == (2, 60, 3)
+        assert output["enc_outputs"]["pred_boxes"].shape == (2, 60, 4)
+
+
+def test_without_padding_masks_may_be_left_out():
+    features, _ = pyramid()
+    masks = padding_masks([(48, 64), (48, 64)], (48, 64), features)
+    for two_stage in (False, True):
+        model = detector(two_stage)
+        expected, output = model(features, masks), model(features, masks, padded=False)
+        assert torch.equal(output["pred_logits"], expected["pred_logits"])
+        assert torch.equal(output["pred_boxes"], expected["pred_boxes"])
+
+
+def test_aux_loss_switch():
+    with_aux, without = detector(), detector(aux_loss=False)
+    expected, output = with_aux(*pyramid()), without(*pyramid())
+    assert "aux_outputs" not in output
+    assert torch.equal(output["pred_boxes"], expected["pred_boxes"])
+
+
+def test_heads_are_shared_without_refinement_only():
+    model = detector()
+    assert len({id(head) for head in model.class_embed}) == 1
+    assert len({id(head) for head in model.bbox_embed}) == 1
+    model = detector(box_refinement=True)
+    assert len({id(head) for head in model.bbox_embed}) == 3
+    assert len(detector(two_stage=True).bbox_embed) == 4
+
+
+def test_queries_start_from_the_best_proposals():
+    model = detector(two_stage=True)
+    features, masks = pyramid()
+    seen = []
+    decode = model.transformer.decode
+    model.transformer.decode = lambda *args: seen.append(args[2]) or decode(*args)
+    output = model(features, masks)["enc_outputs"]
+    for image in range(2):
+        best = output["pred_logits"][image, :, 0].argsort(descending=True)[:7]
+        assert torch.allclose(seen[0][image].sigmoid(), output["pred_boxes"][image, best])
+
+
+def test_fewer_tokens_than_queries():
+    output = detector(two_stage=True, queries=100)(*pyramid())
+    assert output["pred_logits"].shape == (2, 60, 3)
+
+
+def test_scores_start_low_and_boxes_at_their_references():
+    model = detector(noise=0.0)
+    output = model(*pyramid())
+    assert output["pred_logits"].sigmoid().mean().item() == pytest.approx(0.01, abs=0.01)
+    start = model.transformer.reference_points(model.query_embed.weight[:, :16]).sigmoid()
+    expected = refine_boxes(torch.tensor([0.0, 0.0, -2.0, -2.0]).expand(7, 4), start)
+    assert torch.allclose(output["pred_boxes"][0], expected, atol=1e-5)
+    assert expected[0, 2].item() == pytest.approx(1 / (1 + math.exp(2)), abs=1e-6)
+
+
+def test_padding_masks():
+    features = [torch.zeros(2, 1, 6, 8), torch.zeros(2, 1, 3, 4)]
+    masks = padding_masks([(48, 64), (24, 40)], (48, 64), features)
+    assert not masks[0][0].any()
+    assert masks[0][1].sum() == 48 - 3 * 5
+    assert not masks[0][1, :3, :5].any()
+    # 40 of 64 pixels on 4 columns: the columns that start at 0, 16 and 32
+    assert not masks[1][1, 0, :3].any()
+    assert masks[1][1, 0, 3]
+
+
+def test_mlp():
+    torch.manual_seed(0)
+    mlp = MLP(3, 5, 2, 3)
+    x = torch.randn(4, 3)
+    a, b, c = mlp.layers
+    assert torch.allclose(mlp(x), c(torch.relu(b(torch.relu(a(x))))))
+    assert [tuple(layer.weight.shape) for layer in mlp.layers] == [(5, 3), (5, 5), (2, 5)]

@@ -1,0 +1,186 @@
+"""Faults of checkpoints and configs: T04, T05, T13, T23 to T25, and the payloads of S01 to S06.
+
+A payload writes a file `executed` beside itself; no door may let it.
+"""
+
+import argparse
+import json
+import pickle
+
+import safetensors.torch
+import torch
+
+from tests.stress.faults.case import Catalog
+from wbcnets.io.checkpoints import write_checkpoint
+
+catalog = Catalog()
+add = catalog.add
+
+
+class Payload:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return (open, (str(self.folder / "executed"), "w"))
+
+
+def tensors():
+    torch.manual_seed(0)
+    return {"conv.weight": torch.randn(4, 3, 3, 3), "conv.bias": torch.randn(4)}
+
+
+def saved(change=None, data=None, name="weights.pth"):
+    def make(folder):
+        path = folder / name
+        write_checkpoint(path, data or {"model": tensors()})
+        if change is not None:
+            raw = bytearray(path.read_bytes())
+            path.write_bytes(change(raw))
+        return path
+
+    return make
+
+
+def written(content, name="weights.pth"):
+    def make(folder):
+        path = folder / name
+        path.write_bytes(content(folder) if callable(content) else content)
+        return path
+
+    return make
+
+
+def flip(raw, share):
+    raw[int(len(raw) * share)] ^= 16
+    return bytes(raw)
+
+
+for share in (0.01, 0.2, 0.5, 0.8, 0.99):
+    add("T04", f"flipped bit at {share:.0%}", saved(lambda raw, s=share: flip(raw, s)), "error",
+        r"weights\.pth: damaged", reader="checkpoint")  # fmt: skip
+for share in (0.0, 0.3, 0.9, 0.999):
+    add("T04", f"cut at {share:.1%}", saved(lambda raw, s=share: bytes(raw[: int(len(raw) * s)])),
+        "error", r"weights\.pth: (damaged|the file is empty)", reader="checkpoint")  # fmt: skip
+for title, content, answer in (
+    ("Git LFS pointer", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS"),
+    ("web page", b"<!DOCTYPE html><html></html>", "a web page"),
+    ("web page in capitals", b"\n <HTML>", "a web page"),
+    ("empty", b"", "the file is empty"),
+    ("text", b"hello", "damaged"),
+    ("zip of something else", b"PK\x05\x06" + b"\0" * 18, "damaged"),
+):
+    add("T05", f"file is {title}", written(content), "error", answer, reader="checkpoint")
+add("T05", "no file", lambda folder: folder / "gone.pth", "error", "no such file",
+    reader="checkpoint")  # fmt: skip
+
+
+def torch_save(value):
+    def content(folder):
+        path = folder / "made.pth"
+        torch.save(value(folder) if callable(value) else value, path)
+        return path.read_bytes()
+
+    return written(content)
+
+
+nan = {"conv.weight": torch.full((4, 3, 3, 3), float("nan")), "conv.bias": torch.zeros(4)}
+add("T13", "NaN in the weights", torch_save({"model": nan}), "error", "not finite", reader="model")
+add("T24", "prefixed names",
+    torch_save({"model": {f"module.{k}": v for k, v in tensors().items()}}), "accept",
+    reader="model")  # fmt: skip
+add("T24", "half of the weights", torch_save({"model": {"conv.bias": torch.zeros(4)}}), "error",
+    r"conv\.weight", reader="model")  # fmt: skip
+add("T24", "weights of another model", torch_save({"model": {"x": torch.zeros(4)}}), "error",
+    r"conv\.weight", reader="model")  # fmt: skip
+add("T23", "other number of classes", torch_save({"model": {**tensors(), "conv.bias":
+    torch.zeros(9)}}), "error", r"conv\.bias", reader="model")  # fmt: skip
+add("T25", "Namespace in it",
+    torch_save({"model": tensors(), "args": argparse.Namespace(lr=1)}), "accept",
+    reader="checkpoint")  # fmt: skip
+add("T25", "under 'state_dict'", torch_save({"state_dict": tensors()}), "accept",
+    reader="checkpoint")  # fmt: skip
+add("T25", "whole module", torch_save({"model": torch.nn.Conv2d(3, 4, 3)}), "error",
+    "holds more than weights", reader="checkpoint")  # fmt: skip
+add("T25", "a list", torch_save([torch.zeros(3)]), "error", "holds a list", reader="checkpoint")
+add("T25", "no tensors", torch_save({"model": {"a": 1}}), "error", "holds no weights",
+    reader="checkpoint")  # fmt: skip
+add("T25", "legacy format", written(lambda folder: legacy(folder)), "accept", reader="checkpoint")
+
+
+def legacy(folder):
+    path = folder / "legacy.pth"
+    torch.save({"model": tensors()}, path, _use_new_zipfile_serialization=False)
+    return path.read_bytes()
+
+
+payload = "holds more than weights"
+add("S01", "payload in a .pth", torch_save(lambda folder: {"model": Payload(folder)}), "error",
+    payload, reader="checkpoint")  # fmt: skip
+add("S01", "payload in a legacy .pth", written(lambda f: pickle.dumps({"model": Payload(f)})),
+    "error", payload, reader="checkpoint")  # fmt: skip
+add("S03", "payload in a .pkl",
+    written(lambda folder: pickle.dumps({"model": Payload(folder)}), "weights.pkl"), "error",
+    payload, reader="checkpoint")  # fmt: skip
+for protocol in (0, 2, 4):
+    add("S03", f"payload in a .pkl of protocol {protocol}",
+        written(lambda f, p=protocol: pickle.dumps([Payload(f)], p), "weights.pkl"), "error",
+        payload, reader="checkpoint")  # fmt: skip
+header = json.dumps({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 99999]}}).encode()
+for title, content in (
+    ("offsets outside", len(header).to_bytes(8, "little") + header + b"\0" * 16),
+    ("huge header", (1 << 40).to_bytes(8, "little") + b"{}"),
+    ("header that is no JSON", (4).to_bytes(8, "little") + b"{{{{"),
+    ("nothing but zeros", b"\0" * 64),
+):
+    add("S02", f"safetensors: {title}", written(content, "weights.safetensors"), "error",
+        r"weights\.safetensors", reader="checkpoint")  # fmt: skip
+add("S02", "safetensors, sound", written(safetensors.torch.save(tensors()), "weights.safetensors"),
+    "accept", reader="checkpoint")  # fmt: skip
+
+
+def text(content, name="config.yaml"):
+    def make(folder):
+        path = folder / name
+        path.write_text(content.replace("FOLDER", str(folder)))
+        return path
+
+    return make
+
+
+TAG = "!!python/object/apply:builtins.open ['FOLDER/executed', 'w']"
+bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{chr(98 + n)}: &{chr(98 + n)} [{','.join(['*' + chr(97 + n)] * 9)}]\n" for n in range(8)
+)
+for title, content in (
+    ("payload in YAML", f"output: {TAG}"),
+    ("unknown key", "optimizer:\n  lerning_rate: 1"),
+    ("wrong type", "training:\n  epochs: many"),
+    ("NaN for a number", "optimizer:\n  learning_rate: .nan"),
+    ("list of everything", "- a"),
+    ("no YAML", "training: ["),
+    ("alias bomb", bomb),
+    ("zero bytes", "\0\0"),
+    ("key twice", "device: cpu\ndevice: cuda"),
+    ("a mapping as a key", "training:\n?  epochs: 3\nx: 1"),
+    ("a list as a key", "? [a, b]\n: 3"),
+):
+    add("S04", f"classifier: {title}", text(content), "error", r"config\.yaml|settings|output",
+        reader="config")  # fmt: skip
+for title, content in (
+    ("payload in YAML", f"OUTPUT_DIR: {TAG}"),
+    ("unknown key", "SOLVER:\n  LERNING_RATE: 1"),
+    ("wrong type", "SOLVER:\n  MAX_ITER: many"),
+    ("a base of itself", "_BASE_: config.yaml"),
+    ("list of everything", "- a"),
+    ("no YAML", "SOLVER: ["),
+    ("zero bytes", "\0\0"),
+    ("query number 0", "MODEL:\n  MFDS_DETR:\n    NUM_QUERIES: 0"),
+):
+    case = "S06" if "base" in title else "S04"
+    add(case, f"detector: {title}", text(content), "error", r"config\.yaml|NUM_QUERIES",
+        reader="detector config")  # fmt: skip
+add("S05", "Python config", text("open('FOLDER/executed', 'w')", "config.py"), "error",
+    r"config\.py", reader="detector config")  # fmt: skip

@@ -1,0 +1,147 @@
+"""Nothing is lost: what is read is used, repaired or dropped, whatever stands in the file."""
+
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.stress.faults.builders import HEIGHT, WIDTH, voc_text, write_pictures, write_voc
+from tests.stress.soak.scale import LONG, scaled
+from tests.stress.soak.strategies import coco_objects, junk
+from wbcnets.data.detection.box_checks import BAD_BOX_CHOICES
+from wbcnets.data.detection.coco import parse_coco
+from wbcnets.data.detection.voc import voc_to_coco
+from wbcnets.data.detection.yolo import yolo_to_coco
+from wbcnets.errors import DataError
+
+pytestmark = pytest.mark.timeout(3600 if LONG else 300)
+patient = settings(
+    max_examples=scaled(200, 10_000),
+    deadline=None,
+    derandomize=not LONG,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    write_pictures(folder)
+    return folder
+
+
+@patient
+@given(coco_objects(), st.sampled_from(BAD_BOX_CHOICES))
+def test_coco(images, data, bad_box):
+    n_read = len(data["annotations"])
+    repaired = parse_or_none(data, images, bad_box, repair=True)
+    if repaired is not None:
+        counts = repaired.counts
+        assert counts.n_read == n_read
+        assert counts.n_used + counts.n_repaired + counts.n_dropped == n_read
+        assert (len(repaired.repaired), len(repaired.dropped)) == (
+            counts.n_repaired,
+            counts.n_dropped,
+        )
+        kept = sum(len(image.boxes) for image in repaired.images)
+        assert kept == counts.n_used + counts.n_repaired
+        check_boxes(repaired)
+        again = parse_coco(repaired.to_json(), images, source="again")
+        assert again.counts.n_dropped == 0
+        assert again.counts.n_read == kept
+    strict = parse_or_none(data, images, bad_box, repair=False)
+    if strict is not None:
+        assert strict.counts.n_read == n_read
+        check_boxes(strict)
+
+
+def parse_or_none(data, images, bad_box, repair):
+    try:
+        return parse_coco(data, images, source="x.json", bad_box=bad_box, repair=repair)
+    except DataError as error:
+        if not error.problems:
+            raise
+        return None
+
+
+def check_boxes(dataset):
+    for image in dataset.images:
+        assert (image.boxes[:, :2] >= 0).all()
+        assert (image.boxes[:, 2:] > 0).all()
+        # float32 has seven digits
+        assert (image.boxes[:, 0] + image.boxes[:, 2] <= WIDTH + 1e-4).all()
+        assert (image.boxes[:, 1] + image.boxes[:, 3] <= HEIGHT + 1e-4).all()
+        assert ((image.labels >= 0) & (image.labels < 2)).all()
+
+
+values = st.one_of(st.integers(-5, 80), st.floats(), st.text(max_size=3))
+objects = st.fixed_dictionaries(
+    {
+        "name": st.sampled_from(["WBC", "RBC", "wbc", ""]),
+        "xmin": values,
+        "ymin": values,
+        "xmax": values,
+        "ymax": values,
+        "difficult": st.integers(0, 1),
+    }
+)
+
+
+@settings(patient, max_examples=scaled(50, 2_000))
+@given(st.lists(objects, max_size=6))
+def test_voc(tmp_path_factory, entries):
+    folder = tmp_path_factory.mktemp("voc")
+    escaped = [
+        {key: str(value).replace("&", "&amp;").replace("<", "&lt;") for key, value in entry.items()}
+        for entry in entries
+    ]
+    write_voc(folder, voc_text(escaped).encode("utf-8", errors="replace"))
+    files = sorted((folder / "Annotations").iterdir())
+    images = folder / "JPEGImages"
+    _, report = voc_to_coco(files, images, ("RBC", "WBC"), bad_box="fix", repair=True)
+    readable = not any("a.xml" in line for line in report.dropped_images)
+    assert report.n_read == 1 + (len(entries) if readable else 0)
+    assert report.counts.n_read == report.n_read
+    assert report.kept.total() == report.counts.n_used + report.counts.n_repaired
+
+
+lines = st.one_of(
+    st.tuples(st.integers(0, 2), *[st.floats(-0.1, 1.1)] * 4).map(
+        lambda row: " ".join(map(str, row))
+    ),
+    st.text(alphabet="01. ex_-", max_size=20),
+)
+
+
+@settings(patient, max_examples=scaled(50, 2_000))
+@given(st.lists(lines, max_size=8))
+def test_yolo(images, tmp_path_factory, rows):
+    labels = tmp_path_factory.mktemp("labels")
+    text = "\n".join(rows)
+    (labels / "a.txt").write_text(text)
+    _, report = yolo_to_coco(
+        [images / "a.png", images / "b.png"],
+        labels,
+        ("neutrophil", "lymphocyte"),
+        image_root=images,
+        repair=True,
+    )
+    n_lines = sum(bool(line.strip()) for line in text.splitlines())
+    assert report.n_read == n_lines
+    assert report.counts.n_used + report.counts.n_repaired + report.counts.n_dropped == n_lines
+
+
+@settings(patient, max_examples=scaled(100, 2_000))
+@given(st.dictionaries(st.sampled_from(["images", "annotations", "categories", "x"]), junk))
+def test_any_object_is_answered(images, data):
+    with pytest.raises(DataError):
+        parse_coco(json.loads(json.dumps(data)), images, source="x.json")
+
+
+def test_bccd(shared_data):
+    source = shared_data / "bccd"
+    files = sorted((source / "Annotations").glob("*.xml"))
+    _, report = voc_to_coco(files, source / "JPEGImages", ("Platelets", "RBC", "WBC"))
+    counts = report.counts
+    assert (counts.n_read, counts.n_used, counts.n_repaired, counts.n_dropped) == (4888, 4886, 0, 2)

@@ -1,0 +1,1 @@
+"""The command `wbcnets`: one file per subcommand."""

@@ -1,0 +1,1 @@
+"""Images of single cells: listings, manifests, splits, datasets."""

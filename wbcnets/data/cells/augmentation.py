@@ -1,0 +1,216 @@
+"""Augmentation of cell images by albumentations: presets, and lists of further transforms.
+
+A preset first brings the image to one square size, which does not depend on chance, so that its
+result can be kept in memory, and then changes it at random. Cells have no upright position: flips
+and turns by any angle are always allowed, and what a turn uncovers is filled by reflection.
+
+The papers' presets follow their text. What it leaves open is our choice and stands in `PRESETS`.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from wbcnets.data.detection.augmentation import build_pipeline
+from wbcnets.errors import ConfigError, DataError
+
+RgbImage = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class CellPreset:
+    """A named pipeline.
+
+    Args:
+        about: Where it comes from and what it is for.
+        scale: The image is brought to `scale * image_size` first.
+        crop: Where the crop of `image_size` is taken: "random", "center", or "" where scale is 1.
+        steps: Names and keywords of albumentations' transforms.
+    """
+
+    about: str
+    scale: float = 1.0
+    crop: str = ""
+    steps: tuple[Mapping[str, Any], ...] = ()
+
+
+_ANY_ANGLE = {"name": "Rotate", "limit": 180, "border_mode": cv2.BORDER_REFLECT_101}
+PRESETS: dict[str, CellPreset] = {
+    "none": CellPreset("resize only: for evaluation, and for training without augmentation"),
+    "flips": CellPreset(
+        "flips and quarter turns, which change no pixel's value", steps=({"name": "D4", "p": 1.0},)
+    ),
+    "stain": CellPreset(
+        "what differs between laboratories: stain, light, focus, the cell's position and shape",
+        steps=(
+            {"name": "D4", "p": 1.0},
+            {**_ANY_ANGLE, "p": 0.5},
+            {
+                "name": "HueSaturationValue",
+                "hue_shift_limit": 8,
+                "sat_shift_limit": 25,
+                "val_shift_limit": 15,
+                "p": 0.5,
+            },
+            {
+                "name": "RandomBrightnessContrast",
+                "brightness_limit": 0.15,
+                "contrast_limit": 0.2,
+                "p": 0.5,
+            },
+            {"name": "GaussianBlur", "blur_limit": (3, 5), "p": 0.15},
+            {
+                "name": "ElasticTransform",
+                "alpha": 40,
+                "sigma": 6,
+                "approximate": True,
+                "border_mode": cv2.BORDER_REFLECT_101,
+                "p": 0.15,
+            },
+        ),
+    ),
+    "sckansformer": CellPreset(
+        "SCKansformer, section III-G: random crop of 224 and horizontal flip; the crop is taken "
+        "from 256, the size that the paper names for validation",
+        scale=256 / 224,
+        crop="random",
+        steps=({"name": "HorizontalFlip", "p": 0.5},),
+    ),
+    "sckansformer_eval": CellPreset(
+        "SCKansformer, section III-G, validation: resize to 256, center crop of 224",
+        scale=256 / 224,
+        crop="center",
+    ),
+    "resnext_cc": CellPreset(
+        "ResNeXt-CC, discussion: horizontal and vertical flips, random scaling, random rotation; "
+        "the paper gives no ranges, ours are 0.8 to 1.2 and any angle",
+        steps=(
+            {"name": "HorizontalFlip", "p": 0.5},
+            {"name": "VerticalFlip", "p": 0.5},
+            {
+                "name": "Affine",
+                "scale": (0.8, 1.2),
+                "rotate": (-180, 180),
+                "border_mode": cv2.BORDER_REFLECT_101,
+                "p": 1.0,
+            },
+        ),
+    ),
+    "conv_sparse_vit": CellPreset(
+        "convolutional sparse ViT, table 4: the paper says how many augmented images there are, "
+        "not how they are made; flips and turns by any angle are our choice",
+        steps=({"name": "D4", "p": 1.0}, {**_ANY_ANGLE, "p": 0.5}),
+    ),
+}
+
+
+class CellAugmentation:
+    """A pipeline from an image of any size to a square one, seeded by the caller.
+
+    Args:
+        preset: See `PRESETS`.
+        image_size: Side of the result in px.
+        transforms: Names and keywords of albumentations' transforms that follow the preset's.
+
+    Raises:
+        ConfigError: The preset, the size, a transform or a keyword is unknown or out of range.
+    """
+
+    def __init__(
+        self, preset: str, image_size: int, transforms: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
+        if preset not in PRESETS:
+            raise ConfigError(
+                f"augmentation preset {preset!r} is unknown; use one of {', '.join(PRESETS)}"
+            )
+        if image_size < 1:
+            raise ConfigError(f"image_size {image_size} is out of range; it must be 1 or more")
+        self.preset = preset
+        self.image_size = image_size
+        chosen = PRESETS[preset]
+        self.resized_size = round(image_size * chosen.scale)
+        self._crop = chosen.crop
+        steps = [*chosen.steps, *transforms]
+        self.pipeline = build_pipeline(steps) if steps else None
+
+    def resize(self, image: RgbImage) -> RgbImage:
+        """The part without chance: `(H, W, 3)` uint8 -> `(resized_size, resized_size, 3)`."""
+        return resize_square(image, self.resized_size)
+
+    def apply(self, resized: RgbImage, seed: int) -> RgbImage:
+        """The part with chance: what `resize` gave -> `(image_size, image_size, 3)` uint8."""
+        image = self._cropped(resized, seed)
+        if self.pipeline is not None:
+            # Not `set_random_seed`: it starts every transform from the same number, so that all
+            # of them would be applied together or not at all
+            self.pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
+            image = self.pipeline(image=image)["image"]
+        return resize_square(image, self.image_size)
+
+    def __call__(self, image: RgbImage, seed: int) -> RgbImage:
+        """Augments one image.
+
+        Args:
+            image: `(H, W, 3)` uint8 RGB.
+            seed: Decides everything random.
+
+        Returns:
+            `(image_size, image_size, 3)` uint8 RGB.
+
+        Raises:
+            DataError: The image has another shape or type.
+        """
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+            raise DataError(f"image is {image.dtype} {image.shape}, expected uint8 (H, W, 3)")
+        return self.apply(self.resize(image), seed)
+
+    def __repr__(self) -> str:
+        steps = [f"resize to {self.resized_size}"]
+        if self._crop:
+            steps.append(f"{self._crop} crop of {self.image_size}")
+        if self.pipeline is not None:
+            steps += [str(step) for step in self.pipeline.transforms]
+        return f"{self.preset}: " + "; ".join(steps)
+
+    def _cropped(self, image: RgbImage, seed: int) -> RgbImage:
+        room = self.resized_size - self.image_size
+        if not self._crop or room <= 0:
+            return image
+        top = left = room // 2
+        if self._crop == "random":
+            # Another stream than the pipeline's, which starts from the same number
+            generator = random.Random(seed ^ 0x5BD1E995)
+            top, left = generator.randint(0, room), generator.randint(0, room)
+        return image[top : top + self.image_size, left : left + self.image_size]
+
+
+def create_cell_augmentation(
+    preset: str, image_size: int, transforms: Sequence[Mapping[str, Any]] = ()
+) -> CellAugmentation:
+    """The pipeline of a preset, followed by further transforms.
+
+    Args:
+        preset: "none" (also for evaluation), "flips", "stain", "sckansformer",
+            "sckansformer_eval", "resnext_cc" or "conv_sparse_vit", see `PRESETS`.
+        image_size: Side of the result in px.
+        transforms: Such as `[{"name": "GaussNoise", "p": 0.2}]`, by albumentations' names.
+
+    Raises:
+        ConfigError: The preset, the size, a transform or a keyword is unknown or out of range.
+    """
+    return CellAugmentation(preset, image_size, transforms)
+
+
+def resize_square(image: RgbImage, size: int) -> RgbImage:
+    """Resizes `(H, W, 3)` uint8 to `(size, size, 3)`: by area averages down, bilinearly up."""
+    height, width = image.shape[:2]
+    if (height, width) == (size, size):
+        return image
+    shrinks = height >= size and width >= size
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (size, size), interpolation=interpolation), dtype=np.uint8)

@@ -1,0 +1,155 @@
+"""Cell images for training and evaluation: what an item is follows from its index alone.
+
+Everything random in an item comes from (seed, epoch, index), never from a worker's state: any
+number of workers gives the same items, and a resumed run goes on with the same ones.
+"""
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from wbcnets.data.cells.augmentation import CellAugmentation
+from wbcnets.data.cells.manifest import CellManifest
+from wbcnets.errors import ConfigError, DataError
+from wbcnets.io.images import read_image
+
+
+class CellDataset(Dataset[tuple[Tensor, int]]):
+    """The images of a manifest, augmented and normalized.
+
+    Args:
+        manifest: The images, usually those of one split.
+        augmentation: From file to square image, see `create_cell_augmentation`.
+        mean: Of the three channels, in [0, 1].
+        std: Of the three channels, in [0, 1].
+        seed: Start of everything random.
+        cache: Whether all images are decoded and brought to their size once and kept as one uint8
+            array, which forked workers share. The items are the same as without.
+
+    Raises:
+        ConfigError: Mean or std are not three numbers, or the cache does not fit into memory.
+        DataError: With `cache`, images cannot be read; all are listed.
+    """
+
+    def __init__(
+        self,
+        manifest: CellManifest,
+        augmentation: CellAugmentation,
+        mean: Sequence[float],
+        std: Sequence[float],
+        seed: int = 0,
+        cache: bool = False,
+    ) -> None:
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise ConfigError(f"mean {mean} and std {std} must be three numbers each, std above 0")
+        if seed < 0:
+            raise ConfigError(f"seed {seed} must not be negative")
+        self.manifest = manifest
+        self.augmentation = augmentation
+        self.seed = seed
+        # (x / 255 - mean) / std as one multiplication and one addition
+        self._scale = torch.tensor([1 / (255 * s) for s in std]).view(3, 1, 1)
+        self._shift = torch.tensor([-m / s for m, s in zip(mean, std)]).view(3, 1, 1)
+        # Shared, so that workers that outlive an epoch see the next one
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._cache = self._read_all() if cache else None
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the items belong to."""
+        return int(self._epoch)
+
+    @property
+    def labels(self) -> list[int]:
+        """The label of each item."""
+        return self.manifest.labels
+
+    @property
+    def cached_bytes(self) -> int:
+        """Size of the cache, 0 without one."""
+        return 0 if self._cache is None else self._cache.nbytes
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch: call it before the loader is iterated."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.manifest.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """One item.
+
+        Args:
+            index: Position in the manifest.
+
+        Returns:
+            `(3, H, W)` float32, normalized, and the label.
+
+        Raises:
+            DataError: The image cannot be read; it is never replaced by another one.
+        """
+        image = torch.from_numpy(np.ascontiguousarray(self.image(index).transpose(2, 0, 1)))
+        pixels = image.to(torch.float32).mul_(self._scale).add_(self._shift)
+        return pixels, self.manifest.images[index].label
+
+    def describe(self, index: int) -> str:
+        """The file of an item, for messages."""
+        return str(self.manifest.path(self.manifest.images[index]))
+
+    def image(self, index: int) -> npt.NDArray[np.uint8]:
+        """The augmented image of an item, `(H, W, 3)` uint8 RGB, as it is before normalization."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} of {len(self)} images")
+        resized = self._cache[index] if self._cache is not None else self._resized(index)
+        return self.augmentation.apply(resized, item_seed(self.seed, self.epoch, index))
+
+    def _resized(self, index: int) -> npt.NDArray[np.uint8]:
+        path = self.manifest.path(self.manifest.images[index])
+        return self.augmentation.resize(read_image(path))
+
+    def _read_all(self) -> npt.NDArray[np.uint8]:
+        side = self.augmentation.resized_size
+        needed, free = len(self) * side * side * 3, _free_memory()
+        if needed > 0.8 * free:
+            raise ConfigError(
+                f"cache: {len(self)} images of {side} px need {needed / 2**30:.1f} GiB, and "
+                f"{free / 2**30:.1f} GiB are free - turn the cache off, or use smaller images"
+            )
+        images = np.empty((len(self), side, side, 3), dtype=np.uint8)
+
+        def read(index: int) -> str | None:
+            try:
+                images[index] = self._resized(index)
+            except DataError as error:
+                return str(error)
+            return None
+
+        with ThreadPoolExecutor(4) as pool:
+            problems = [line for line in pool.map(read, range(len(self))) if line]
+        if problems:
+            raise DataError(f"{self.manifest.name}: {len(problems)} images are unusable", problems)
+        images.setflags(write=False)
+        return images
+
+
+def item_seed(seed: int, epoch: int, index: int) -> int:
+    """The seed of one item in one epoch, 64 bits."""
+    return int(np.random.SeedSequence((seed, epoch, index)).generate_state(1, np.uint64)[0])
+
+
+def _free_memory() -> float:
+    """Memory that can be had, in bytes; infinite where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return math.inf
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    words = fields.get("MemAvailable", "").split()
+    return int(words[0]) * 1024 if words else math.inf

@@ -1,0 +1,323 @@
+"""Splits that do not leak: stratified by class, with duplicates and patients kept together.
+
+Images that belong together (the same patient or slide, equal pixels, or the same cell by
+`wbcnets.data.duplicates.near_duplicates`) form a unit, and a unit is never divided. Units of
+several images are placed first, largest first, where they fit the classes' shares best; single images then fill
+each class up to its share exactly.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from wbcnets.data.cells.checks import fingerprint_manifest
+from wbcnets.data.cells.manifest import CellManifest
+from wbcnets.data.duplicates.near_duplicates import Fingerprint, duplicate_pairs
+from wbcnets.errors import ConfigError, DataError
+
+GIVEN = "given"
+_RATIO = re.compile(r"\d+(:\d+){1,2}")
+_FOLDS = re.compile(r"(\d+) folds?")
+
+
+@dataclass(frozen=True)
+class Leak:
+    """Images of two splits that should be in one.
+
+    Args:
+        reason: "equal pixels", "near duplicate" or "same group".
+        first: Index of an image in the manifest.
+        second: Index of an image of another split.
+        correlation: Of the two images, see `wbcnets.data.duplicates.near_duplicates`; 1 for
+            equal pixels and 0 for groups.
+    """
+
+    reason: str
+    first: int
+    second: int
+    correlation: float = 0.0
+
+    def describe(self, manifest: CellManifest) -> str:
+        """The leak in words."""
+        first, second = manifest.images[self.first], manifest.images[self.second]
+        detail = {
+            "near duplicate": f"correlation {self.correlation:.3f}",
+            "same group": f'"{first.group}"',
+        }.get(self.reason)
+        reason = f"{self.reason} ({detail})" if detail else self.reason
+        return f"{first.file} [{first.split}] and {second.file} [{second.split}]: {reason}"
+
+
+def parse_protocol(protocol: str) -> dict[str, float]:
+    """Reads a protocol.
+
+    Args:
+        protocol: "8:2" gives train and val, "7:1:2" train, val and test, "5 folds" fold0 to fold4.
+            The second part of two is what a run is watched and judged on; papers call it test.
+
+    Returns:
+        Split name -> its share; the shares add up to 1.
+
+    Raises:
+        ConfigError: It is none of these.
+    """
+    folds = _FOLDS.fullmatch(protocol.strip())
+    if folds and 2 <= int(folds.group(1)) <= 100:
+        number = int(folds.group(1))
+        return {f"fold{index}": 1 / number for index in range(number)}
+    if _RATIO.fullmatch(protocol.strip()):
+        parts = [int(part) for part in protocol.split(":")]
+        if min(parts) > 0:
+            return {name: part / sum(parts) for name, part in zip(("train", "val", "test"), parts)}
+    raise ConfigError(
+        f'split protocol "{protocol}" is unknown; write a ratio such as 8:2 or 7:1:2, or "5 folds"'
+    )
+
+
+def split_cells(
+    manifest: CellManifest,
+    protocol: str,
+    seed: int = 0,
+    fingerprints: Sequence[Fingerprint] | None = None,
+    *,
+    allow_rare: bool = False,
+) -> CellManifest:
+    """Divides images; what stands in their `split` is replaced.
+
+    Args:
+        manifest: The images.
+        protocol: See `parse_protocol`.
+        seed: The same images, protocol and seed give the same splits in any order of files.
+        fingerprints: One per image; by default the images are read for it.
+        allow_rare: Whether classes with fewer units than splits are let through; they then are
+            missing from some splits.
+
+    Raises:
+        ConfigError: The protocol is unknown.
+        DataError: Classes have fewer units than there are splits; all are named.
+    """
+    shares = parse_protocol(protocol)
+    fingerprints = fingerprints or fingerprint_manifest(manifest)
+    units = find_units(manifest, fingerprints)
+    if not allow_rare:
+        _refuse_rare(manifest, units, len(shares))
+    places = _place(manifest, units, np.array(list(shares.values())), seed)
+    names = list(shares)
+    images = tuple(replace(image, split=names[p]) for image, p in zip(manifest.images, places))
+    return replace(manifest, images=images)
+
+
+def select_fold(manifest: CellManifest, fold: int) -> CellManifest:
+    """One fold for validation: its images become "val", those of the other folds "train".
+
+    Raises:
+        DataError: There is no such fold.
+    """
+    manifest.split(f"fold{fold}")
+    images = tuple(
+        replace(image, split="val" if image.split == f"fold{fold}" else "train")
+        for image in manifest.images
+        if image.split.startswith("fold")
+    )
+    return replace(manifest, images=images)
+
+
+def cap_classes(manifest: CellManifest, caps: Mapping[str, int], seed: int = 0) -> list[int]:
+    """Draws at most so many images of a class.
+
+    Args:
+        manifest: The images.
+        caps: Class name -> largest number of images; classes that are not in it are kept whole.
+        seed: Of the draw, which does not depend on the order of the files.
+
+    Returns:
+        Indices of the images to keep, ascending.
+
+    Raises:
+        DataError: A class is unknown.
+    """
+    _check_class_names(manifest, caps)
+    generator = np.random.default_rng(seed)
+    kept: list[int] = []
+    for label, name in enumerate(manifest.class_names):
+        members = [i for i, image in enumerate(manifest.images) if image.label == label]
+        indices = _by_file(manifest, members)
+        if len(indices) > caps.get(name, len(indices)):
+            indices = [indices[i] for i in generator.permutation(len(indices))[: caps[name]]]
+        kept += indices
+    return sorted(kept)
+
+
+def repeat_classes(manifest: CellManifest, repeats: Mapping[str, int]) -> CellManifest:
+    """Lists the images of some classes several times, each to be augmented differently.
+
+    This is for training only and comes after the split; the result is not written to a file.
+
+    Args:
+        manifest: The training images.
+        repeats: Class name -> how often an image is listed; 1 where a class is not in it.
+
+    Raises:
+        DataError: A class is unknown, or a number is below 1.
+    """
+    _check_class_names(manifest, repeats)
+    if any(number < 1 for number in repeats.values()):
+        raise DataError(f"repeats {dict(repeats)} must be 1 or more")
+    times = [repeats.get(name, 1) for name in manifest.class_names]
+    images = tuple(image for image in manifest.images for _ in range(times[image.label]))
+    return replace(manifest, images=images)
+
+
+def find_leaks(manifest: CellManifest, fingerprints: Sequence[Fingerprint]) -> list[Leak]:
+    """Finds what two splits share.
+
+    Args:
+        manifest: Images with splits.
+        fingerprints: One per image.
+
+    Returns:
+        Pairs of images with equal pixels or of the same cell, and one pair for each two splits that
+        share a group.
+    """
+    splits = [image.split for image in manifest.images]
+    leaks = []
+    for first, second, correlation in duplicate_pairs(fingerprints):
+        if splits[first] != splits[second]:
+            reason = "equal pixels" if correlation == 1.0 else "near duplicate"
+            leaks.append(Leak(reason, first, second, correlation))
+    return leaks + _shared_groups(manifest)
+
+
+def find_shared_files(manifest: CellManifest) -> list[Leak]:
+    """What `find_leaks` finds by the manifest alone: equal files, and groups."""
+    first: dict[str, int] = {}
+    leaks = []
+    for index, image in enumerate(manifest.images):
+        other = first.setdefault(image.sha256 or f"{index}", index)
+        if manifest.images[other].split != image.split:
+            leaks.append(Leak("equal pixels", other, index, 1.0))
+    return leaks + _shared_groups(manifest)
+
+
+def _shared_groups(manifest: CellManifest) -> list[Leak]:
+    members: dict[str, dict[str, int]] = defaultdict(dict)
+    for index, image in enumerate(manifest.images):
+        if image.group:
+            members[image.group].setdefault(image.split, index)
+    leaks = []
+    for found in members.values():
+        first, *others = found.values()
+        leaks += [Leak("same group", first, other) for other in others]
+    return leaks
+
+
+def find_units(manifest: CellManifest, fingerprints: Sequence[Fingerprint]) -> list[list[int]]:
+    """Indices of the images that belong together, by patient, slide or likeness.
+
+    Returns:
+        Lists of indices that cover all images, each sorted by file name.
+    """
+    parents = list(range(len(manifest.images)))
+
+    def find(index: int) -> int:
+        while parents[index] != index:
+            parents[index] = parents[parents[index]]
+            index = parents[index]
+        return index
+
+    for first, second, _ in duplicate_pairs(fingerprints):
+        parents[find(second)] = find(first)
+    leaders: dict[str, int] = {}
+    for index, image in enumerate(manifest.images):
+        if image.group:
+            parents[find(index)] = find(leaders.setdefault(image.group, index))
+    units: dict[int, list[int]] = defaultdict(list)
+    for index in _by_file(manifest, range(len(manifest.images))):
+        units[find(index)].append(index)
+    return list(units.values())
+
+
+def _place(
+    manifest: CellManifest, units: list[list[int]], shares: npt.NDArray[np.float64], seed: int
+) -> npt.NDArray[np.int64]:
+    """The split of each image."""
+    generator = np.random.default_rng(seed)
+    labels = np.array(manifest.labels)
+    totals = np.array(manifest.counts())
+    quotas = np.stack([_quota(int(total), shares) for total in totals], axis=1)
+    placed = np.zeros_like(quotas)
+    places = np.full(len(labels), -1, dtype=np.int64)
+    units = [units[i] for i in generator.permutation(len(units))]
+    for unit in sorted((unit for unit in units if len(unit) > 1), key=len, reverse=True):
+        amount = np.bincount(labels[unit], minlength=len(totals))
+        # How much closer to (or further from) its shares each split would come, in squares that
+        # count relative to the share, so that small splits and rare classes matter as much
+        error = ((placed + amount - quotas) ** 2 - (placed - quotas) ** 2) / np.maximum(quotas, 1)
+        chosen = int(error.sum(axis=1).argmin())
+        places[unit] = chosen
+        placed[chosen] += amount
+    for label in range(len(totals)):
+        single = [unit[0] for unit in units if len(unit) == 1 and labels[unit[0]] == label]
+        room = np.maximum(quotas[:, label] - placed[:, label], 0)
+        order = np.repeat(np.arange(len(shares)), _fill(len(single), room))
+        places[single] = order
+    return places
+
+
+def _quota(total: int, shares: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """Whole numbers that add up to `total`; none is 0 if that can be."""
+    quota = _largest_remainder(total, shares)
+    while total >= len(shares) and quota.min() == 0:
+        quota[quota.argmax()] -= 1
+        quota[quota.argmin()] += 1
+    return quota
+
+
+def _fill(number: int, room: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Shares out `number` single images over the room that is left."""
+    if room.sum() == 0:
+        room = np.ones_like(room)
+    return _largest_remainder(number, room / room.sum())
+
+
+def _largest_remainder(total: int, shares: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    exact = total * shares
+    numbers = np.floor(exact + 1e-9).astype(np.int64)
+    for index in np.argsort(numbers - exact, kind="stable")[: total - numbers.sum()]:
+        numbers[index] += 1
+    return numbers
+
+
+def _refuse_rare(manifest: CellManifest, units: list[list[int]], n_splits: int) -> None:
+    found = [0] * len(manifest.class_names)
+    for unit in units:
+        for label in {manifest.images[index].label for index in unit}:
+            found[label] += 1
+    problems = [
+        f"{name}: {count} images in {number} groups, {n_splits} splits"
+        for name, count, number in zip(manifest.class_names, manifest.counts(), found)
+        if count and number < n_splits
+    ]
+    if problems:
+        raise DataError(
+            f"{manifest.name}: classes are too small to be in every split - merge or leave out "
+            "the classes, use fewer splits, or let them through with --allow-rare",
+            problems,
+        )
+
+
+def _by_file(manifest: CellManifest, indices: Sequence[int]) -> list[int]:
+    return sorted(indices, key=lambda index: manifest.images[index].file)
+
+
+def _check_class_names(manifest: CellManifest, numbers: Mapping[str, int]) -> None:
+    unknown = sorted(set(numbers) - set(manifest.class_names))
+    if unknown:
+        raise DataError(
+            f"{manifest.name} has no class {', '.join(unknown)}; its classes are "
+            f"{', '.join(manifest.class_names)}"
+        )

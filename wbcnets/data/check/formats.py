@@ -1,0 +1,163 @@
+"""Which kind of dataset a path holds: COCO, Pascal VOC, LabelMe, YOLO, or images of cells."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from wbcnets.data.cells.manifest import MANIFEST_NAME, is_manifest
+from wbcnets.data.prepare.sources import IGNORED_FOLDERS
+from wbcnets.errors import ConfigError, DataError
+from wbcnets.io.images import SUFFIXES
+from wbcnets.io.strict_json import read_json
+from wbcnets.io.strict_yaml import read_yaml
+
+FORMATS = ("coco", "voc", "labelme", "yolo", "cells")
+# How many files of a folder are looked at to tell what it is
+_LOOKED_AT = 2000
+_IMAGE_FOLDERS = ("images", "JPEGImages", "imgs", "img")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One set to check.
+
+    Args:
+        path: As it was given, or a part of that.
+        format: One of `FORMATS`, or "manifest".
+        images: Folder of the images; for cells the path itself.
+        files: The annotation files, sorted; for YOLO the folder of labels.
+        class_names: Where the set itself lists them.
+    """
+
+    path: Path
+    format: str
+    images: Path
+    files: tuple[Path, ...] = ()
+    class_names: tuple[str, ...] = ()
+
+
+def find_sources(path: Path, images: Path | None = None, kind: str = "") -> list[Source]:
+    """The sets that a path holds; a prepared folder with several COCO files has several.
+
+    Args:
+        path: A file or folder.
+        images: The folder of the images, looked for beside the annotations by default.
+        kind: One of `FORMATS`, found out by default.
+
+    Raises:
+        DataError: There is nothing of these kinds.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: there is no such file or folder - correct the path")
+    kind = kind or _kind_of(path)
+    if kind == "cells":
+        manifest = path / MANIFEST_NAME if path.is_dir() else path
+        if manifest.is_file() and is_manifest(manifest):
+            return [Source(manifest, "manifest", manifest.parent)]
+        return [Source(path, "cells", path)]
+    if kind == "yolo":
+        return [_yolo_source(path, images)]
+    suffix = ".xml" if kind == "voc" else ".json"
+    files = tuple(sorted(_files(_annotations_in(path, suffix), suffix)))
+    if not files:
+        raise DataError(f"{path}: holds no annotation files of the format {kind}")
+    if kind == "coco":
+        return [
+            Source(file, "coco", images or _images_beside(file, path), (file,)) for file in files
+        ]
+    return [Source(path, kind, images or _images_beside(files[0], path), files)]
+
+
+def _kind_of(path: Path) -> str:
+    if path.is_file():
+        kinds = {".json": "", ".xml": "voc", ".csv": "cells", ".zip": "cells", ".npz": "cells"}
+        if path.suffix.lower() not in kinds:
+            raise DataError(
+                f"{path}: is none of {', '.join(kinds)} and no folder - name the annotations or "
+                "the folder of the images"
+            )
+        return kinds[path.suffix.lower()] or _kind_of_json(path)
+    if (path / MANIFEST_NAME).is_file():
+        return "cells"
+    if any(islice(_files(path, ".xml"), 1)):
+        return "voc"
+    json_files = list(islice(_files(_annotations_in(path, ".json"), ".json"), 1))
+    if json_files:
+        return _kind_of_json(json_files[0])
+    if (path / "data.yaml").is_file() or _label_folder(path) is not None:
+        return "yolo"
+    return "cells"
+
+
+def _annotations_in(path: Path, suffix: str) -> Path:
+    """The part of a folder that holds its annotations, where it has the usual name."""
+    for part in (path / "annotations", path / f"annotations{suffix}"):
+        if path.is_dir() and any(islice(_files(part, suffix), 1)):
+            return part
+    return path
+
+
+def _kind_of_json(path: Path) -> str:
+    return "labelme" if "shapes" in read_json(path) else "coco"
+
+
+def _files(path: Path, suffix: str) -> Iterator[Path]:
+    """The files of a suffix in a folder and up to three levels below, or the file itself."""
+    if path.is_file():
+        yield path
+        return
+    for pattern in ("*", "*/*", "*/*/*"):
+        for file in islice(sorted(path.glob(pattern + suffix)), _LOOKED_AT):
+            hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
+            if file.is_file() and not hidden and not IGNORED_FOLDERS.intersection(file.parts):
+                yield file
+
+
+def _images_beside(file: Path, given: Path) -> Path:
+    """The folder that usually holds the images of an annotation file."""
+    folders = [given] if given.is_dir() else []
+    folders += [file.parent, file.parent.parent]
+    for folder in folders:
+        for name in _IMAGE_FOLDERS:
+            if (folder / name).is_dir():
+                return folder / name
+    return file.parent
+
+
+def _label_folder(path: Path) -> Path | None:
+    """The folder of YOLO's label files: `labels`, or the one that has images and texts."""
+    if (path / "labels").is_dir():
+        return path / "labels"
+    names = [entry for entry in islice(path.iterdir(), _LOOKED_AT) if entry.is_file()]
+    stems = {entry.stem for entry in names if entry.suffix.lower() in SUFFIXES}
+    texts = {entry.stem for entry in names if entry.suffix.lower() == ".txt"}
+    return path if stems & texts else None
+
+
+def _yolo_source(path: Path, images: Path | None) -> Source:
+    labels = _label_folder(path) if path.is_dir() else None
+    if labels is None:
+        raise DataError(
+            f'{path}: expected YOLO\'s folder with "images" and "labels", or with images and their '
+            "text files side by side"
+        )
+    beside = path / "images" if (path / "images").is_dir() else path
+    return Source(path, "yolo", images or beside, (labels,), _yolo_classes(path, labels))
+
+
+def _yolo_classes(path: Path, labels: Path) -> tuple[str, ...]:
+    for file in (path / "classes.txt", labels / "classes.txt"):
+        if file.is_file():
+            lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+            return tuple(line.strip() for line in lines if line.strip())
+    file = path / "data.yaml"
+    if not file.is_file():
+        return ()
+    try:
+        names = (read_yaml(file) or {}).get("names", ())
+    except (ConfigError, AttributeError) as error:
+        raise DataError(f"{file}: cannot be used ({error}) - expected `names: [...]`") from error
+    if isinstance(names, dict):
+        names = [names[key] for key in sorted(names)]
+    return tuple(str(name) for name in names)

@@ -1,0 +1,1 @@
+"""Smears with boxes: COCO and the formats that are converted to it."""

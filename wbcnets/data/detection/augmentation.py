@@ -1,0 +1,133 @@
+"""Augmentation of images with boxes by albumentations: presets for smears, or a list of transforms.
+
+Presets follow what varies between laboratories: stain (hue, saturation, brightness), focus, and the
+camera's noise and compression. None of them moves a box, so that geometry stays with the detector.
+"""
+
+import inspect
+import os
+import random
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from wbcnets.errors import ConfigError
+
+# albumentations asks its package index for a newer version at import otherwise
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+import albumentations as A
+
+PRESETS: dict[str, list[dict[str, Any]]] = {
+    "none": [],
+    "stain": [
+        {
+            "name": "HueSaturationValue",
+            "hue_shift_limit": 8,
+            "sat_shift_limit": 25,
+            "val_shift_limit": 15,
+            "p": 0.6,
+        },
+        {
+            "name": "RandomBrightnessContrast",
+            "brightness_limit": 0.15,
+            "contrast_limit": 0.2,
+            "p": 0.6,
+        },
+    ],
+    "microscope": [
+        {"name": "HueSaturationValue", "hue_shift_limit": 10, "sat_shift_limit": 30, "p": 0.6},
+        {"name": "RandomBrightnessContrast", "p": 0.6},
+        {"name": "RandomGamma", "gamma_limit": (80, 125), "p": 0.3},
+        {"name": "GaussianBlur", "blur_limit": (3, 5), "p": 0.2},
+        {"name": "GaussNoise", "std_range": (0.01, 0.04), "p": 0.2},
+        {"name": "ImageCompression", "quality_range": (60, 95), "p": 0.2},
+    ],
+}
+
+
+class BoxAugmentation:
+    """An albumentations pipeline on an image and its boxes, seeded by the caller.
+
+    Args:
+        transforms: Names and keywords of albumentations' transforms, in their order.
+
+    Raises:
+        ConfigError: A transform or a keyword is unknown.
+    """
+
+    def __init__(self, transforms: Sequence[Mapping[str, Any]]) -> None:
+        boxes = A.BboxParams(format="pascal_voc", label_fields=["indices"], clip=True, min_area=1.0)
+        self.pipeline = build_pipeline(transforms, boxes)
+
+    def __call__(
+        self, image: np.ndarray, boxes: np.ndarray, seed: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Augments one image.
+
+        Args:
+            image: `(H, W, 3)` uint8 RGB.
+            boxes: `(N, 4)` as `(x1, y1, x2, y2)` in pixels.
+            seed: Decides everything random, so that workers and epochs differ and runs repeat.
+
+        Returns:
+            The image, the boxes that are left `(M, 4)`, and their indices into `boxes` `(M,)`.
+        """
+        # Not `set_random_seed`: it starts every transform from the same number, so that all of them
+        # would be applied together or not at all
+        self.pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
+        result = self.pipeline(image=image, bboxes=boxes, indices=np.arange(len(boxes)))
+        kept = np.asarray(result["indices"], dtype=np.int64)
+        return result["image"], np.asarray(result["bboxes"], np.float32).reshape(-1, 4), kept
+
+    def __repr__(self) -> str:
+        return ", ".join(str(transform) for transform in self.pipeline.transforms)
+
+
+def create_augmentation(
+    preset: str, transforms: Sequence[Mapping[str, Any]] = ()
+) -> BoxAugmentation | None:
+    """The pipeline of a preset followed by further transforms, or None where both are empty.
+
+    Raises:
+        ConfigError: The preset, a transform or a keyword is unknown.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(
+            f"augmentation preset {preset!r} is unknown; use one of {sorted(PRESETS)}"
+        )
+    steps = [*PRESETS[preset], *transforms]
+    return BoxAugmentation(steps) if steps else None
+
+
+def build_pipeline(
+    transforms: Sequence[Mapping[str, Any]], boxes: A.BboxParams | None = None
+) -> A.Compose:
+    """albumentations' pipeline of transforms, for images or for images with boxes.
+
+    Raises:
+        ConfigError: A transform or a keyword is unknown, or a value is refused.
+    """
+    steps = [_build(transform) for transform in transforms]
+    with warnings.catch_warnings():
+        # A pipeline that only changes colors is no mistake
+        warnings.filterwarnings("ignore", message="Got processor for bboxes")
+        return A.Compose(steps, bbox_params=boxes)
+
+
+def _build(transform: Mapping[str, Any]) -> A.BasicTransform:
+    options = dict(transform)
+    name = options.pop("name", None)
+    kind = getattr(A, str(name), None)
+    if not (isinstance(kind, type) and issubclass(kind, A.BasicTransform)):
+        raise ConfigError(f"albumentations has no transform {name!r}, in {dict(transform)}")
+    known = list(inspect.signature(kind).parameters)
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise ConfigError(f"{name} has no option {', '.join(unknown)}; it takes {', '.join(known)}")
+    try:
+        return kind(**options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"albumentations refused {dict(transform)}: {error}") from error

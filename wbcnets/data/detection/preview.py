@@ -1,0 +1,47 @@
+"""A look at a dataset: random images with their boxes on one sheet."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+
+from wbcnets.data.detection.coco import CocoDataset, CocoImage
+from wbcnets.io.drawing import RgbImage, contact_sheet, draw_boxes, scale_to_width
+from wbcnets.io.images import read_image
+
+TILE_WIDTH = 480
+
+
+def preview(dataset: CocoDataset, count: int = 9, seed: int = 0, columns: int = 3) -> RgbImage:
+    """Draws random images of a dataset with their boxes.
+
+    Args:
+        dataset: A checked dataset.
+        count: How many images, at most all of them.
+        seed: Which ones.
+        columns: Images in a row.
+
+    Returns:
+        `(H, W, 3)` uint8 RGB.
+
+    Raises:
+        DataError: An image cannot be read, or `count` is not positive.
+    """
+    chosen = random.Random(seed).sample(dataset.images, min(max(count, 0), len(dataset.images)))
+    pictures = [_draw(image, dataset.class_names) for image in chosen]
+    captions = [Path(image.file_name).name for image in chosen]
+    return contact_sheet(pictures, columns, captions, tile_width=TILE_WIDTH)
+
+
+def _draw(image: CocoImage, class_names: tuple[str, ...]) -> RgbImage:
+    # Scaled before drawing, so that lines and legends are alike on images of different sizes.
+    scale = TILE_WIDTH / image.width
+    corners = np.concatenate([image.boxes[:, :2], image.boxes[:, :2] + image.boxes[:, 2:]], axis=1)
+    return draw_boxes(
+        scale_to_width(read_image(image.file_name), TILE_WIDTH),
+        corners * scale,
+        image.labels,
+        class_names,
+        show_labels=False,
+        legend=True,
+    )

@@ -1,0 +1,1 @@
+"""Equal and near-duplicate images, within a set and across splits."""

@@ -1,0 +1,1 @@
+"""From a published dataset to the files that training reads."""

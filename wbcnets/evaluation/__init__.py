@@ -1,0 +1,1 @@
+"""Classifiers on images: predictions, metrics with intervals, reports, plots."""

@@ -1,0 +1,1 @@
+"""Files: images, strict JSON and YAML, whole-or-nothing writes, checkpoints, drawings."""

@@ -1,0 +1,214 @@
+"""Checkpoint files, read without running code from them.
+
+PyTorch archives, safetensors, and the pickled NumPy arrays of Detectron2's model zoo. Where a
+file's SHA-256 stands beside it (see `wbcnets.io.atomic_files`), it is compared before anything is
+read.
+"""
+
+import argparse
+import io
+import json
+import pickle
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from timm.models import clean_state_dict
+from torch import nn
+
+from wbcnets.errors import CheckpointError
+from wbcnets.io.atomic_files import DigestError, verify_digest, write_with_digest
+
+# The command line that some training tools keep beside the weights is data
+torch.serialization.add_safe_globals([argparse.Namespace])
+
+# Under which names the weights stand, the averaged ones first
+_AVERAGED = ("state_dict_ema", "model_ema")
+_PLAIN = ("model", "state_dict")
+
+
+def read_state_dict(path: Path, averaged: bool = True) -> dict[str, torch.Tensor]:
+    """The weights of a checkpoint file by name, without the prefixes of DDP and torch.compile.
+
+    Args:
+        path: The file.
+        averaged: Take the exponential moving average where the file has one, as timm does.
+
+    Raises:
+        CheckpointError: The file is damaged, or is not a checkpoint.
+    """
+    checkpoint = read_checkpoint(path)
+    state = checkpoint["model"]
+    for name in _AVERAGED if averaged else ():
+        if isinstance(checkpoint.get(name), dict):
+            state = checkpoint[name]
+            break
+    return clean_state_dict({k: v for k, v in state.items() if isinstance(v, torch.Tensor)})
+
+
+def load_into(model: nn.Module, path: Path, name: str = "the model") -> None:
+    """Loads all weights of a model from a file, the averaged ones where there are some.
+
+    Args:
+        model: The model.
+        path: The file.
+        name: What messages call the model.
+
+    Raises:
+        CheckpointError: The file is damaged, lacks weights, has others or other shapes, or values
+            that are not finite; the model is left as it was.
+    """
+    state, own = read_state_dict(path), model.state_dict()
+    problems = [f"not in the file: {name}" for name in own if name not in state]
+    problems += [f"not in the model: {name}" for name in state if name not in own]
+    problems += [
+        f"{name}: {tuple(tensor.shape)} in the file, {tuple(own[name].shape)} in the model"
+        for name, tensor in state.items()
+        if name in own and tensor.shape != own[name].shape
+    ]
+    problems += [f"not finite: {name}" for name in _not_finite(state)]
+    if problems:
+        shown = "\n  ".join(problems[:10])
+        more = f"\n  ... and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise CheckpointError(
+            f"{path}: does not fit {name}, in {len(problems)} tensors:\n  {shown}{more}"
+        )
+    model.load_state_dict(state)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint file as a dictionary with the weights under "model"; runs no code from it.
+
+    What a file of `wbcnets.train` holds under "model", the name and keywords of its architecture,
+    is under "architecture".
+
+    Raises:
+        CheckpointError: The file is damaged, or is not a checkpoint.
+    """
+    try:
+        verify_digest(path)
+        if path.suffix == ".safetensors":
+            return _read_safetensors(path)
+        if path.suffix == ".pkl":
+            data = _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+        else:
+            _verify_checksums(path)
+            data = torch.load(path, map_location="cpu", weights_only=True)
+    # Pickles and archives raise whatever the damaged bytes lead them to; each means "unreadable"
+    except Exception as error:
+        raise CheckpointError(f"{path}: {_describe_damage(path, error)}") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path}: holds a {type(data).__name__}, not a dictionary of weights")
+    # A training run's file describes its model under "model" and has the weights beside it
+    plain = _PLAIN if _holds_tensors(data.get("model")) else _PLAIN[::-1]
+    stored: Any = next((data[name] for name in plain if name in data), data)
+    if not isinstance(stored, dict):
+        raise CheckpointError(f"{path}: holds no weights, but a {type(stored).__name__}")
+    state = {
+        name: torch.as_tensor(value) for name, value in stored.items() if hasattr(value, "shape")
+    }
+    if not state:
+        raise CheckpointError(f"{path}: holds no weights")
+    extra = {} if stored is data else {k: v for k, v in data.items() if v is not stored}
+    if "model" in extra:
+        extra["architecture"] = extra.pop("model")
+    return {**extra, "model": state}
+
+
+def _holds_tensors(value: Any) -> bool:
+    return isinstance(value, dict) and any(hasattr(item, "shape") for item in value.values())
+
+
+def write_checkpoint(path: Path, data: Mapping[str, Any]) -> None:
+    """Writes tensors and plain values with `torch.save`, whole or not at all, with their SHA-256.
+
+    Args:
+        path: The file.
+        data: Of strings, numbers, tensors and containers of them, which load without running code.
+
+    Raises:
+        CheckpointError: The file could not be written, or a tensor holds values that are not
+            finite; the old file is untouched.
+    """
+    broken = list(_not_finite(data))
+    if broken:
+        raise CheckpointError(
+            f"{path}: not written, since values are not finite in {', '.join(broken[:5])}"
+            f"{', ...' if len(broken) > 5 else ''}; the previous file, if any, is untouched. Go on "
+            "from that one, with a lower learning rate"
+        )
+    write_with_digest(path, lambda file: torch.save(dict(data), file))
+
+
+def _not_finite(value: Any, name: str = "") -> Iterator[str]:
+    if isinstance(value, torch.Tensor):
+        if value.is_floating_point() and not value.isfinite().all():
+            yield name
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _not_finite(item, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _not_finite(item, f"{name}[{index}]")
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    with safetensors.safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+    state = safetensors.torch.load_file(path)
+    names = tuple(json.loads(metadata.get("class_names", "[]")))
+    return {"model": state, "class_names": names}
+
+
+def _verify_checksums(path: Path) -> None:
+    """Compares the archive with the checksums in it, which PyTorch writes but does not read."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+        if broken:
+            raise ValueError(f"wrong checksum of {broken}")
+
+
+def _describe_damage(path: Path, error: Exception) -> str:
+    if not path.is_file():
+        return "no such file"
+    head = path.read_bytes()[:200]
+    if not head:
+        return "the file is empty"
+    if head.startswith(b"version https://git-lfs"):
+        return "this is a Git LFS pointer, not the file itself; run git lfs pull"
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        return "this is a web page, not a checkpoint; download it again"
+    if isinstance(error, DigestError):
+        return (
+            f"damaged: {error}. Take a copy of both, or, if the file is known to be right, remove "
+            "the other"
+        )
+    return f"damaged, cut off, or holds more than weights ({type(error).__name__})"
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads pickled NumPy arrays and containers, as in Detectron2's model zoo, and nothing else."""
+
+    _ALLOWED = {
+        ("collections", "OrderedDict"),
+        ("_codecs", "encode"),
+        ("numpy", "ndarray"),
+        ("numpy", "dtype"),
+        ("numpy.core.multiarray", "_reconstruct"),
+        ("numpy._core.multiarray", "_reconstruct"),
+        ("numpy.core.multiarray", "scalar"),
+        ("numpy._core.multiarray", "scalar"),
+        ("numpy.core.numeric", "_frombuffer"),
+        ("numpy._core.numeric", "_frombuffer"),
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Looks up an allowed name; anything else is refused."""
+        if (module, name) not in self._ALLOWED:
+            raise pickle.UnpicklingError(f"refused to load {module}.{name}")
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)

@@ -1,0 +1,242 @@
+"""Images from files: one reader for training, evaluation, prediction and every check.
+
+Pillow decodes, restricted to the formats that microscopes and datasets use. What another reader
+would pass on silently (16-bit images clipped to white, transparency dropped, the first of many
+pages, a broken file as black pixels) is either converted correctly here or refused by name.
+"""
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image, ImageOps
+
+from wbcnets.errors import DataError
+
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
+MAX_PIXELS = 50_000_000
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
+_TURNED = frozenset({5, 6, 7, 8})
+_SIXTEEN_BIT_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
+_MODE_NAMES = {"L": "gray", "LA": "gray", "1": "black and white", "P": "palette", "RGBA": ""}
+
+
+def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
+    """Reads an image file as upright 8-bit RGB.
+
+    EXIF orientation is applied, transparency is composited on white, 16-bit gray values are scaled
+    by their declared bit depth, and every other color mode is converted.
+
+    Args:
+        path: A JPEG, PNG, TIFF, BMP or WebP file; the content decides, not the suffix.
+        max_pixels: Larger images are refused from their header, before anything is decoded.
+
+    Returns:
+        `(H, W, 3)` uint8 RGB.
+
+    Raises:
+        DataError: The file is missing, damaged, too large, of another format, animated or of
+            several pages, or holds floating-point values. The message names the path.
+    """
+    with _open(path, max_pixels) as image:
+        _verify_checksums(image, path, path)
+        return _decode(image, path)
+
+
+def read_image_bytes(
+    content: bytes, name: str, max_pixels: int = MAX_PIXELS
+) -> npt.NDArray[np.uint8]:
+    """Reads an image that is in memory, such as a member of an archive, as `read_image` does.
+
+    Args:
+        content: The bytes of a JPEG, PNG, TIFF, BMP or WebP file.
+        name: What messages call it.
+        max_pixels: Larger images are refused from their header.
+
+    Returns:
+        `(H, W, 3)` uint8 RGB.
+
+    Raises:
+        DataError: As `read_image`. The message has the name.
+    """
+    with _open_stream(io.BytesIO(content), name, max_pixels) as image:
+        _verify_checksums(image, io.BytesIO(content), name)
+        return _decode(image, name)
+
+
+def image_size(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Reads the size of an image from its header, as it is after EXIF orientation.
+
+    Args:
+        path: A JPEG, PNG, TIFF, BMP or WebP file.
+        max_pixels: Larger images are refused.
+
+    Returns:
+        `(width, height)` in pixels.
+
+    Raises:
+        DataError: The header cannot be read, or the image would be refused by `read_image`.
+    """
+    with _open(path, max_pixels) as image:
+        try:
+            width, height = image.size
+            # Pillow turns the size of a TIFF itself when it opens the file.
+            if image.format == "TIFF" or not _has_readable_exif(image):
+                return width, height
+            turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
+            return (height, width) if turned else (width, height)
+        # See read_image: a damaged header may raise anything.
+        except Exception as error:
+            raise _unreadable(path, error) from error
+
+
+def _open(path: str | os.PathLike[str], max_pixels: int) -> Image.Image:
+    """Opens the file and refuses from its header what must not be decoded."""
+    # A folder, a pipe or a device must not be opened: reading a pipe would wait for ever.
+    if not Path(path).is_file():
+        reason = "is not a file" if Path(path).exists() else "does not exist"
+        raise DataError(f"{os.fspath(path)}: the image {reason} - correct the path")
+    return _open_stream(path, path, max_pixels)
+
+
+def _open_stream(
+    stream: str | os.PathLike[str] | io.BytesIO, path: str | os.PathLike[str], max_pixels: int
+) -> Image.Image:
+    try:
+        image = Image.open(stream, formats=FORMATS)
+    # See read_image: a damaged header may raise anything, Pillow's own size limit included.
+    except Exception as error:
+        raise _unreadable(path, error) from error
+    try:
+        _refuse_by_header(image, path, max_pixels)
+    except DataError:
+        image.close()
+        raise
+    except Exception as error:
+        image.close()
+        raise _unreadable(path, error) from error
+    return image
+
+
+def _verify_checksums(
+    image: Image.Image,
+    stream: str | os.PathLike[str] | io.BytesIO,
+    path: str | os.PathLike[str],
+) -> None:
+    """Compares a PNG with its checksums, which Pillow passes over when it decodes pixels."""
+    if image.format != "PNG":
+        return
+    try:
+        with Image.open(stream, formats=("PNG",)) as copy:
+            copy.verify()
+    # See read_image: damaged bytes may raise anything.
+    except Exception as error:
+        raise _unreadable(path, error) from error
+
+
+def _decode(image: Image.Image, path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
+    try:
+        image.load()
+        upright = ImageOps.exif_transpose(image) if _has_readable_exif(image) else image
+        # The upright copy no longer knows its file.
+        return _to_rgb(upright, _gray_bits(image), path)
+    except DataError:
+        raise
+    # Decoders raise whatever type the damaged bytes lead them to; each means "unreadable".
+    except Exception as error:
+        raise _unreadable(path, error) from error
+
+
+def _refuse_by_header(image: Image.Image, path: str | os.PathLike[str], max_pixels: int) -> None:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise DataError(
+            f"{os.fspath(path)}: {width}x{height} = {width * height:,} pixels exceed the limit of "
+            f"{max_pixels:,} - cut the image into tiles, or raise max_pixels"
+        )
+    # MPO is a JPEG of a camera with a preview behind it: its first picture is the image.
+    pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    if pages > 1:
+        raise DataError(
+            f"{os.fspath(path)}: holds {pages} pages or frames - save one of them as a file"
+        )
+
+
+def _has_readable_exif(image: Image.Image) -> bool:
+    """A PNG may carry EXIF behind its pixels; for both readers only its header counts."""
+    return image.format != "PNG" or "exif" in image.info
+
+
+def _gray_bits(image: Image.Image) -> int | None:
+    """The declared bit depth of a gray image of more than 8 bits, None for all others."""
+    if image.mode in _SIXTEEN_BIT_MODES:
+        tags = getattr(image, "tag_v2", {})
+        return int(tags.get(ExifTags.Base.BitsPerSample, (16,))[0])
+    # Pillow before 11 opens 16-bit PNG files in the mode of 32-bit integers.
+    return 16 if image.mode == "I" and image.format == "PNG" else None
+
+
+def _to_rgb(
+    image: Image.Image, gray_bits: int | None, path: str | os.PathLike[str]
+) -> npt.NDArray[np.uint8]:
+    if image.mode == "F":
+        raise DataError(
+            f"{os.fspath(path)}: holds floating-point values, whose range is unknown - "
+            "convert it to 8 or 16 bits first"
+        )
+    if gray_bits is not None:
+        return _scale_gray(image, gray_bits)
+    if image.mode == "I":
+        raise DataError(
+            f"{os.fspath(path)}: holds 32-bit integers, whose range is unknown - "
+            "convert it to 8 or 16 bits first"
+        )
+    if image.has_transparency_data:
+        layered = image.convert("RGBA")
+        white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, layered)
+    return np.array(image.convert("RGB"), dtype=np.uint8)
+
+
+def _scale_gray(image: Image.Image, bits: int) -> npt.NDArray[np.uint8]:
+    values = np.asarray(image, dtype=np.float32) * (255.0 / (2**bits - 1))
+    gray = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return np.repeat(gray[:, :, None], 3, axis=2)
+
+
+def _unreadable(path: str | os.PathLike[str], error: Exception) -> DataError:
+    reason = str(error).replace(os.fspath(path), "the file") or type(error).__name__
+    return DataError(
+        f"{os.fspath(path)}: the image cannot be read ({type(error).__name__}: {reason}) - "
+        f"expected an undamaged {', '.join(FORMATS)} file"
+    )
+
+
+def image_conversions(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """What `read_image` does to an image beyond decoding it, from its header.
+
+    Returns:
+        Any of "turned by EXIF", "16-bit gray scaled", "gray made RGB", "CMYK made RGB",
+        "palette made RGB", "transparency put on white" and "<mode> made RGB"; empty for plain RGB.
+
+    Raises:
+        DataError: The header cannot be read.
+    """
+    with _open(path, MAX_PIXELS) as image:
+        try:
+            done = []
+            if _has_readable_exif(image) and image.getexif().get(ExifTags.Base.Orientation, 1) > 1:
+                done.append("turned by EXIF")
+            if _gray_bits(image) is not None:
+                done.append("16-bit gray scaled")
+            elif image.mode != "RGB":
+                kind = _MODE_NAMES.get(image.mode, image.mode)
+                done += [f"{kind} made RGB"] if kind else []
+            if image.has_transparency_data:
+                done.append("transparency put on white")
+            return tuple(done)
+        # See read_image: a damaged header may raise anything.
+        except Exception as error:
+            raise _unreadable(path, error) from error

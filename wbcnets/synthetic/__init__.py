@@ -1,0 +1,1 @@
+"""Synthetic blood smears with exact boxes."""

@@ -1,0 +1,131 @@
+"""The model of a run: made from its settings, and called for features and logits at once."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.data import resolve_model_data_config
+from torch import Tensor, nn
+
+import wbcnets
+from wbcnets.errors import ConfigError
+from wbcnets.io.checkpoints import read_state_dict
+from wbcnets.models.factory import load_weights
+from wbcnets.train.config import TrainConfig
+
+logger = logging.getLogger(__name__)
+
+
+class FeaturesAndLogits(nn.Module):
+    """A timm classifier that returns what its classifier gets, and what that makes of it.
+
+    `(B, 3, H, W)` -> features `(B, C)` or None, and logits `(B, num_classes)`. The features are
+    None for a model that does not keep timm's contract, which is tried once.
+
+    Args:
+        model: The classifier.
+        image_size: Side of its images, for the trial.
+    """
+
+    def __init__(self, model: nn.Module, image_size: int) -> None:
+        super().__init__()
+        self.model = model
+        self.feature_dim = _try_contract(model, image_size)
+
+    def forward(self, images: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Features and logits of a batch."""
+        if self.feature_dim is None:
+            return None, self.model(images)
+        return features_and_logits(self.model, images)
+
+
+def features_and_logits(model: Any, images: Tensor) -> tuple[Tensor, Tensor]:
+    """What timm's models have before their classifier, and after it."""
+    features = model.forward_head(model.forward_features(images), pre_logits=True)
+    return features, model.get_classifier()(features)
+
+
+@torch.no_grad()
+def _try_contract(model: nn.Module, image_size: int) -> int | None:
+    """The width of the features, None where they do not lead to the model's own logits."""
+    parameter = next(model.parameters())
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(2, 3, image_size, image_size, generator=generator).to(parameter)
+    was_training = model.training
+    model.eval()
+    try:
+        features, logits = features_and_logits(model, images)
+        agrees = features.ndim == 2 and torch.allclose(logits, model(images), rtol=1e-3, atol=1e-4)
+    except (AttributeError, TypeError, RuntimeError, NotImplementedError) as error:
+        logger.debug("%s has no features before its classifier: %s", type(model).__name__, error)
+        agrees = False
+    model.train(was_training)
+    return features.shape[1] if agrees else None
+
+
+def create_classifier(config: TrainConfig, num_classes: int) -> nn.Module:
+    """Makes the model, with weights where the settings say so.
+
+    Raises:
+        ConfigError: The name or a keyword is unknown.
+        CheckpointError: The weights cannot be had or do not fit.
+    """
+    name = config.model.name
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name.split('_')[0].split('.')[0]}*")[:8]
+        raise ConfigError(
+            f"model.name={name!r} is unknown; this library has {', '.join(wbcnets.list_models())}"
+            + (f", and timm {', '.join(near)}, ..." if near else ", and timm many more")
+        )
+    kwargs = model_kwargs(config)
+    if config.model.weights and name.split(".")[0] in wbcnets.list_models():
+        kwargs["pretrained_cfg_overlay"] = {"file": config.model.weights}
+    try:
+        model = timm.create_model(
+            name,
+            pretrained=config.model.pretrained or "pretrained_cfg_overlay" in kwargs,
+            num_classes=num_classes,
+            **kwargs,
+        )
+    except TypeError as error:
+        raise ConfigError(f"model.kwargs={config.model.kwargs} of {name}: {error}") from error
+    if config.model.weights and "pretrained_cfg_overlay" not in kwargs:
+        state = read_state_dict(Path(config.model.weights))
+        report = load_weights(model, state, lambda given, _: given)
+        logger.info("%s: %s", config.model.weights, report)
+    if config.training.grad_checkpointing:
+        turn_on: Any = model.set_grad_checkpointing
+        turn_on(True)
+    return model
+
+
+def model_kwargs(config: TrainConfig) -> dict[str, Any]:
+    """The model's keywords; models of one size get the size of the images."""
+    kwargs = dict(config.model.kwargs)
+    cfg = timm.get_pretrained_cfg(config.model.name)
+    if cfg is not None and cfg.fixed_input_size:
+        kwargs.setdefault("img_size", config.data.image_size)
+    return kwargs
+
+
+def describe_data(config: TrainConfig, model: nn.Module) -> dict[str, Any]:
+    """What the model's images must be like, in timm's words.
+
+    Returns:
+        "input_size", "mean", "std" and "augmentation", the preset that brings images to the size.
+    """
+    own = resolve_model_data_config(model)
+    size = config.data.image_size
+    mean: Sequence[float] = config.data.mean or own["mean"]
+    std: Sequence[float] = config.data.std or own["std"]
+    return {
+        "input_size": [3, size, size],
+        "mean": [float(value) for value in mean],
+        "std": [float(value) for value in std],
+        "interpolation": "area",
+        "crop_pct": 1.0,
+        "augmentation": config.data.val_augmentation,
+    }

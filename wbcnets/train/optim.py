@@ -1,0 +1,167 @@
+"""Optimizer, schedule, mixup and loss of a run, through timm's and this library's factories."""
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from timm.data import Mixup
+from timm.optim import create_optimizer_v2, list_optimizers
+from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from wbcnets.errors import ConfigError
+from wbcnets.losses import COMBINATIONS, CombinedLoss, create_loss
+from wbcnets.train.config import LossConfig, MixupConfig, OptimizerConfig, TrainConfig
+
+AMP_DTYPES: dict[str, torch.dtype | None] = {
+    "none": None,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+_SMOOTHED = ("cross_entropy", "focal", "weighted_softmax")
+
+
+def create_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
+    """One of timm's optimizers, with layer-wise learning rates where wanted.
+
+    Raises:
+        ConfigError: The name or a keyword is unknown.
+    """
+    kwargs = dict(config.kwargs)
+    if config.betas is not None:
+        kwargs["betas"] = tuple(config.betas)
+    try:
+        return create_optimizer_v2(
+            model,
+            opt=config.name,
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            momentum=config.momentum,
+            layer_decay=config.layer_decay or None,
+            **kwargs,
+        )
+    except (ValueError, TypeError, AssertionError) as error:
+        some = ", ".join(map(str, list_optimizers()[:12]))
+        raise ConfigError(f"optimizer: {config}: {error}; timm has {some}, ...") from error
+
+
+def create_schedule(config: TrainConfig, optimizer: Optimizer, steps_per_epoch: int) -> Scheduler:
+    """One of timm's schedules, set before every step by the number of steps taken."""
+    schedule = config.schedule
+    # timm's own "constant" is younger than the oldest timm that is supported
+    constant = schedule.name == "constant"
+    scheduler, _ = create_scheduler_v2(
+        optimizer,
+        sched="step" if constant else schedule.name,
+        num_epochs=config.training.epochs,
+        decay_epochs=schedule.decay_epochs,
+        decay_milestones=schedule.milestones,
+        decay_rate=1.0 if constant else schedule.decay_rate,
+        min_lr=schedule.min_learning_rate,
+        warmup_lr=schedule.warmup_learning_rate,
+        warmup_epochs=schedule.warmup_epochs,
+        step_on_epochs=False,
+        updates_per_epoch=steps_per_epoch,
+    )
+    assert scheduler is not None
+    return scheduler
+
+
+def create_training_loss(
+    config: LossConfig, num_classes: int, feature_dim: int | None, class_counts: Sequence[int]
+) -> CombinedLoss:
+    """The loss by its settings.
+
+    Raises:
+        ConfigError: A name or an option is unknown, the model lacks what a loss needs, or no loss
+            would train the classifier.
+    """
+    if isinstance(config.name, str):
+        names = set(COMBINATIONS.get(config.name, {config.name: 1.0}))
+    else:
+        names = set(config.name)
+    options = {name: dict(values) for name, values in config.options.items()}
+    smoothed = sorted(names & set(_SMOOTHED))
+    if not smoothed and names <= {"center", "contrastive"}:
+        raise ConfigError(
+            f"loss.name={config.name}: looks at features only, so the classifier would not learn; "
+            f"add one of {', '.join(_SMOOTHED)}"
+        )
+    for name in smoothed if config.label_smoothing else ():
+        options.setdefault(name, {}).setdefault("label_smoothing", config.label_smoothing)
+    return create_loss(
+        config.name,
+        num_classes=num_classes,
+        feature_dim=feature_dim,
+        class_counts=class_counts,
+        options=options,
+    )
+
+
+def create_mixup(config: MixupConfig, num_classes: int, part_size: int) -> Mixup | None:
+    """timm's mixup and CutMix; None where both are off. The loss does the label smoothing.
+
+    Raises:
+        ConfigError: Parts of a step have an odd number of images, which cannot be paired.
+    """
+    if not config.mixup_alpha and not config.cutmix_alpha:
+        return None
+    if part_size % 2:
+        raise ConfigError(
+            f"mixup pairs images, and each part of a step has {part_size}; choose an even number "
+            "by training.batch_size, or turn mixup.mixup_alpha and mixup.cutmix_alpha off"
+        )
+    return Mixup(
+        mixup_alpha=config.mixup_alpha,
+        cutmix_alpha=config.cutmix_alpha,
+        prob=config.probability,
+        switch_prob=config.switch_probability,
+        label_smoothing=0.0,
+        num_classes=num_classes,
+    )
+
+
+def seed_everything(*numbers: int) -> None:
+    """Starts torch's, NumPy's and Python's random numbers from a combination of numbers.
+
+    Every step starts anew, so that what is random in it follows from its place in the run alone,
+    and a resumed run needs no state of a generator.
+    """
+    first, second = np.random.SeedSequence(numbers).generate_state(2, np.uint32).tolist()
+    torch.manual_seed((first << 32) | second)
+    np.random.seed(first)  # timm's Mixup draws from NumPy's global generator
+    random.seed(second)
+
+
+class BufferBackup:
+    """A copy of the running statistics and centers, to undo a step whose numbers are not finite.
+
+    Args:
+        modules: Whose buffers of floating point are kept.
+    """
+
+    def __init__(self, *modules: nn.Module) -> None:
+        self._buffers = [
+            buffer
+            for module in modules
+            for buffer in module.buffers()
+            if buffer.is_floating_point()
+        ]
+        self._copies = [buffer.detach().clone() for buffer in self._buffers]
+
+    def keep(self) -> None:
+        """Notes the values as they are."""
+        self._each(lambda buffer, copy: copy.copy_(buffer))
+
+    def restore(self) -> None:
+        """Puts the noted values back."""
+        self._each(lambda buffer, copy: buffer.copy_(copy))
+
+    @torch.no_grad()
+    def _each(self, move: Callable[[Tensor, Tensor], Any]) -> None:
+        for buffer, copy in zip(self._buffers, self._copies):
+            move(buffer, copy)
