@@ -14,9 +14,9 @@ from pathlib import Path
 from wbcnets.data.cards.cells import get_cell_card
 from wbcnets.data.cells.listing import CellFile, CellListing
 from wbcnets.data.prepare.cells import add_options, prepare_cells, read_options
-from wbcnets.data.prepare.sources import IGNORED_FOLDERS, build_parser, open_source, run_command
+from wbcnets.data.prepare.sources import build_parser, open_source, run_command
 from wbcnets.errors import DataError
-from wbcnets.io.images import SUFFIXES
+from wbcnets.io.images import IGNORED_FOLDERS, SUFFIXES
 
 CARD = get_cell_card("all_idb2")
 _NAME = re.compile(r"im\d+_(?P<label>[01])", re.IGNORECASE)

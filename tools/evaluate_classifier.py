@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wbcnets.data.cells.loading import load_cells
+from wbcnets.engine.precision import AMP_DTYPES
 from wbcnets.errors import ConfigError, WbcnetsError
 from wbcnets.evaluation.class_map import match_classes, read_class_map
 from wbcnets.evaluation.classifier import load_classifier
-from wbcnets.evaluation.predictions import AMP_TYPES, TTA_MODES, Predictions
+from wbcnets.evaluation.predictions import TTA_MODES, Predictions
 from wbcnets.evaluation.report import (
     Setting,
     evaluate_predictions,
@@ -47,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--amp", choices=sorted(AMP_TYPES), default="none")
+    parser.add_argument("--amp", choices=sorted(AMP_DTYPES), default="none")
     return parser
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from wbcnets.engine.precision import AMP_DTYPES
 from wbcnets.errors import ConfigError, WbcnetsError
 from wbcnets.evaluation.classifier import load_classifier
 from wbcnets.evaluation.predict_files import predict_sources, write_problems
-from wbcnets.evaluation.predictions import AMP_TYPES, TTA_MODES, Predictions
+from wbcnets.evaluation.predictions import TTA_MODES, Predictions
 from wbcnets.io.image_sources import find_sources
 
 PROBLEMS = "problems.csv"
@@ -36,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--views", choices=TTA_MODES, default="none", help="average over views")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--amp", choices=sorted(AMP_TYPES), default="none")
+    parser.add_argument("--amp", choices=sorted(AMP_DTYPES), default="none")
     return parser
 
 

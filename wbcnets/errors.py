@@ -4,7 +4,17 @@ from collections.abc import Sequence
 
 
 class WbcnetsError(Exception):
-    """Base of every error that the library raises on purpose."""
+    """Base of every error that the library raises on purpose.
+
+    Args:
+        message: What is wrong, where, and what to do next.
+        setting: The Python argument that decides the matter, such as "class_map". The library never
+            names a command's switch; a command adds the switch that sets this argument.
+    """
+
+    def __init__(self, message: str = "", *, setting: str = "") -> None:
+        super().__init__(message)
+        self.setting = setting
 
 
 class DataError(WbcnetsError, ValueError):
@@ -14,14 +24,15 @@ class DataError(WbcnetsError, ValueError):
         message: One sentence that names the file and the item, gives the value and says what to
             do.
         problems: All problems found in the same pass, one line each; appended to the message.
+        setting: See `WbcnetsError`.
     """
 
-    def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
+    def __init__(self, message: str, problems: Sequence[str] = (), *, setting: str = "") -> None:
         self.problems = tuple(problems)
         shown = [f"  - {problem}" for problem in self.problems[:50]]
         if len(self.problems) > 50:
             shown.append(f"  ... and {len(self.problems) - 50} more")
-        super().__init__("\n".join([message, *shown]))
+        super().__init__("\n".join([message, *shown]), setting=setting)
 
 
 class CheckpointError(WbcnetsError, RuntimeError):

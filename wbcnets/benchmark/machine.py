@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-import wbcnets
 from wbcnets.benchmark.measure import synchronize
+from wbcnets.version import __version__
 
 _MATRIX_SIDE = 2048
 _COPIED_BYTES = 256 * 1024 * 1024
@@ -91,7 +91,7 @@ def _processor_name(device: torch.device) -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "wbcnets": wbcnets.__version__}
+    found = {"python": platform.python_version(), "wbcnets": __version__}
     for name in ("torch", "timm", "transformers", "detectron2"):
         try:
             found[name] = metadata.version(name)

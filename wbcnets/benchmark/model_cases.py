@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import wbcnets
 from wbcnets.benchmark.case import Candidate, Case, Comparison, Settings, Target, tensor_bytes
 from wbcnets.models.size import measure_model
 
@@ -59,7 +58,6 @@ _ABOUT = {
 
 
 def _compare(ours: str, peer: str, kind: str, settings: Settings) -> Comparison:
-    assert wbcnets.list_models()
     torch.manual_seed(settings.seed)
     images = torch.randn(BATCH, 3, IMAGE_SIZE, IMAGE_SIZE)
     targets = torch.randint(NUM_CLASSES, (BATCH,), device=settings.device)

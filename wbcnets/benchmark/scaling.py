@@ -11,7 +11,6 @@ import timm
 import torch
 from tqdm import tqdm
 
-import wbcnets
 from wbcnets.benchmark.case import Settings
 from wbcnets.benchmark.measure import synchronize
 
@@ -59,7 +58,6 @@ def sckansformer_scaling() -> ScalingCase:
 
 
 def _sckansformer(settings: Settings) -> Runner:
-    assert wbcnets.list_models()
     torch.manual_seed(settings.seed)
     model = timm.create_model("sckansformer_small", num_classes=40, dynamic_img_size=True)
     model = model.eval().to(settings.device, settings.dtype)

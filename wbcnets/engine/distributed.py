@@ -11,7 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from wbcnets.errors import ConfigError, ProcessError, WbcnetsError
+from wbcnets.engine.device import choose_device
+from wbcnets.errors import ProcessError, WbcnetsError
 
 # Seconds that a process waits for the others; PyTorch's own default is half an hour
 DEFAULT_TIMEOUT = 600.0
@@ -94,7 +95,7 @@ def init_distributed(
         ProcessError: Another process died, failed, or gave no answer for `timeout`.
     """
     rank, count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    chosen = _choose_device(device, int(os.environ.get("LOCAL_RANK", 0)))
+    chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", 0)))
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     started = count > 1 and not dist.is_initialized()
@@ -129,16 +130,3 @@ def explain_lost_process(error: RuntimeError, rank: int, count: int) -> str | No
         f"process {rank} of {count} had no answer from the others ({others}): one of them died, "
         f"failed, or hangs; look for its own message. Resume from the last checkpoint ({first})"
     )
-
-
-def _choose_device(device: str, local_rank: int) -> torch.device:
-    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise ConfigError(f"device={device}: PyTorch sees no GPU; use device=cpu or device=auto")
-    if local_rank >= torch.cuda.device_count():
-        raise ConfigError(
-            f"process {local_rank} of this machine has no GPU, there are "
-            f"{torch.cuda.device_count()}; start torchrun with fewer processes"
-        )
-    return torch.device("cuda", local_rank)

@@ -9,10 +9,10 @@ import timm
 from timm.data import resolve_model_data_config
 from torch import nn
 
-import wbcnets
 from wbcnets.data.cells.augmentation import CellAugmentation, create_cell_augmentation
 from wbcnets.errors import CheckpointError
 from wbcnets.io.checkpoints import load_into, read_checkpoint
+from wbcnets.version import __version__
 
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors", ".ckpt", ".pkl")
 _NO_NAMES = (
@@ -93,7 +93,7 @@ def _from_checkpoint(path: Path) -> Classifier:
     if not timm.is_model(name):
         raise CheckpointError(
             f"{path}: is of a model {name!r}, which neither timm {timm.__version__} nor wbcnets "
-            f"{wbcnets.__version__} has; update them"
+            f"{__version__} has; update them"
         )
     try:
         model = timm.create_model(

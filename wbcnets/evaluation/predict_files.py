@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wbcnets.engine.device import choose_device
 from wbcnets.errors import DataError
 from wbcnets.evaluation.classifier import Classifier
-from wbcnets.evaluation.predictions import Predictions, choose_device, predict
+from wbcnets.evaluation.predictions import Predictions, predict
 from wbcnets.io.image_sources import ImageSource
 
 Problems = list[tuple[str, str]]

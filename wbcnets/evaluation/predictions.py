@@ -3,7 +3,6 @@
 import csv
 import os
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from wbcnets.engine.precision import AMP_DTYPES, autocast
 from wbcnets.errors import CheckpointError, ConfigError, DataError
 
 TTA_MODES = ("none", "flips", "d4")
-AMP_TYPES = {"none": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -108,10 +107,10 @@ def predict(
         DataError: There are no images.
         CheckpointError: The model's logits are not finite.
     """
-    if views not in TTA_MODES or amp not in AMP_TYPES:
+    if views not in TTA_MODES or amp not in AMP_DTYPES:
         raise ConfigError(
             f"views={views!r} and amp={amp!r}: use views of {list(TTA_MODES)}, amp of "
-            f"{list(AMP_TYPES)}"
+            f"{list(AMP_DTYPES)}"
         )
     probabilities, numbers = [], []
     device = torch.device(device)
@@ -131,22 +130,6 @@ def predict(
     return shares.numpy(), torch.cat(numbers).numpy()
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of a name; "auto" is a GPU where there is one.
-
-    Raises:
-        ConfigError: There is no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"device {name!r}: PyTorch sees no GPU; use --device cpu")
-    try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"device {name!r} is unknown; use auto, cpu, cuda or cuda:1") from error
-
-
 def tta_images(images: Tensor, views: str) -> list[Tensor]:
     """The views of square images (B, C, H, W), the images themselves first."""
     if views == "none":
@@ -157,12 +140,8 @@ def tta_images(images: Tensor, views: str) -> list[Tensor]:
 
 
 def _mean_over_tta(model: nn.Module, images: Tensor, amp: str, views: str) -> Tensor:
-    dtype = AMP_TYPES[amp]
-    context: AbstractContextManager[None] = nullcontext()
-    if dtype is not None:
-        context = torch.autocast(images.device.type, dtype=dtype)
     shares: list[Tensor] = []
-    with context:
+    with autocast(images.device.type, amp):
         shares.extend(model(view).float().softmax(dim=1) for view in tta_images(images, views))
     return torch.stack(shares).mean(dim=0)
 

@@ -12,11 +12,12 @@ from torch.utils.data import DataLoader
 
 from wbcnets.data.cells.dataset import CellDataset
 from wbcnets.data.cells.loading import CellManifest
+from wbcnets.engine.device import choose_device
 from wbcnets.errors import DataError
 from wbcnets.evaluation.classifier import Classifier
 from wbcnets.evaluation.metrics import ClassifierMetrics, judge
 from wbcnets.evaluation.plots import draw_confusion, draw_mistakes, draw_reliability, draw_roc
-from wbcnets.evaluation.predictions import Predictions, choose_device, predict
+from wbcnets.evaluation.predictions import Predictions, predict
 from wbcnets.evaluation.significance import Comparison
 from wbcnets.io.images import read_image
 

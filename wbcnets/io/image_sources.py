@@ -11,9 +11,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import numpy.typing as npt
 
-from wbcnets.data.prepare.sources import IGNORED_FOLDERS
 from wbcnets.errors import DataError
-from wbcnets.io.images import SUFFIXES, read_image, read_image_bytes
+from wbcnets.io.images import IGNORED_FOLDERS, SUFFIXES, read_image, read_image_bytes
 
 MAX_MEMBER_BYTES = 256 << 20
 # What damaged members make the decompressors raise

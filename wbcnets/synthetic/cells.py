@@ -2,8 +2,8 @@
 
 A cell is drawn into its own small patch as four planes of absorber (hemoglobin, eosin, azure,
 methylene blue); `wbcnets.synthetic.smears` adds the patches up, and `wbcnets.synthetic.optics`
-turns the sum into color. Sizes are in pixels at magnification 1.0, where a red cell of 7.5 um is about
-105 pixels wide, as in BCCD; morphology follows the usual textbook description of each cell.
+turns the sum into color. Sizes are in pixels at magnification 1.0, where a red cell of 7.5 um is
+about 105 pixels wide, as in BCCD; morphology follows the usual textbook description of each cell.
 """
 
 import math

@@ -10,7 +10,7 @@ import torch
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
-import wbcnets
+from wbcnets import models
 from wbcnets.errors import ConfigError
 from wbcnets.io.checkpoints import read_state_dict
 from wbcnets.models.factory import load_weights
@@ -77,11 +77,11 @@ def create_classifier(config: TrainConfig, num_classes: int) -> nn.Module:
     if not timm.is_model(name):
         near = timm.list_models(f"*{name.split('_')[0].split('.')[0]}*")[:8]
         raise ConfigError(
-            f"model.name={name!r} is unknown; this library has {', '.join(wbcnets.list_models())}"
+            f"model.name={name!r} is unknown; this library has {', '.join(models.list_models())}"
             + (f", and timm {', '.join(near)}, ..." if near else ", and timm many more")
         )
     kwargs = model_kwargs(config)
-    if config.model.weights and name.split(".")[0] in wbcnets.list_models():
+    if config.model.weights and name.split(".")[0] in models.list_models():
         kwargs["pretrained_cfg_overlay"] = {"file": config.model.weights}
     try:
         model = timm.create_model(

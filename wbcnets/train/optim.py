@@ -1,27 +1,18 @@
 """Optimizer, schedule, mixup and loss of a run, through timm's and this library's factories."""
 
-import random
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
-import torch
 from timm.data import Mixup
 from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from wbcnets.errors import ConfigError
 from wbcnets.losses import COMBINATIONS, CombinedLoss, create_loss
 from wbcnets.train.config import LossConfig, MixupConfig, OptimizerConfig, TrainConfig
 
-AMP_DTYPES: dict[str, torch.dtype | None] = {
-    "none": None,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 _SMOOTHED = ("cross_entropy", "focal", "weighted_softmax")
 
 
@@ -123,45 +114,3 @@ def create_mixup(config: MixupConfig, num_classes: int, part_size: int) -> Mixup
         label_smoothing=0.0,
         num_classes=num_classes,
     )
-
-
-def seed_everything(*numbers: int) -> None:
-    """Starts torch's, NumPy's and Python's random numbers from a combination of numbers.
-
-    Every step starts anew, so that what is random in it follows from its place in the run alone,
-    and a resumed run needs no state of a generator.
-    """
-    first, second = np.random.SeedSequence(numbers).generate_state(2, np.uint32).tolist()
-    torch.manual_seed((first << 32) | second)
-    np.random.seed(first)  # timm's Mixup draws from NumPy's global generator
-    random.seed(second)
-
-
-class BufferBackup:
-    """A copy of the running statistics and centers, to undo a step whose numbers are not finite.
-
-    Args:
-        modules: Whose buffers of floating point are kept.
-    """
-
-    def __init__(self, *modules: nn.Module) -> None:
-        self._buffers = [
-            buffer
-            for module in modules
-            for buffer in module.buffers()
-            if buffer.is_floating_point()
-        ]
-        self._copies = [buffer.detach().clone() for buffer in self._buffers]
-
-    def keep(self) -> None:
-        """Notes the values as they are."""
-        self._each(lambda buffer, copy: copy.copy_(buffer))
-
-    def restore(self) -> None:
-        """Puts the noted values back."""
-        self._each(lambda buffer, copy: buffer.copy_(copy))
-
-    @torch.no_grad()
-    def _each(self, move: Callable[[Tensor, Tensor], Any]) -> None:
-        for buffer, copy in zip(self._buffers, self._copies):
-            move(buffer, copy)

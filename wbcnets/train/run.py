@@ -10,6 +10,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from wbcnets.engine.distributed import DistributedContext, init_distributed
+from wbcnets.engine.seeding import seed_everything
 from wbcnets.train.config import TrainConfig
 from wbcnets.train.data import (
     CellSplits,
@@ -33,7 +34,6 @@ from wbcnets.train.optim import (
     create_optimizer,
     create_schedule,
     create_training_loss,
-    seed_everything,
 )
 from wbcnets.train.run_folder import RunFolder, check_new, read_last, read_run
 from wbcnets.train.state import Progress, TrainingState

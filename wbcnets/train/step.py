@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from wbcnets.engine.distributed import DistributedContext
+from wbcnets.engine.non_finite import BufferBackup
+from wbcnets.engine.precision import AMP_DTYPES
+from wbcnets.engine.seeding import seed_everything
 from wbcnets.train.config import TrainingConfig
-from wbcnets.train.optim import AMP_DTYPES, BufferBackup, seed_everything
 from wbcnets.train.state import TrainingState
 
 

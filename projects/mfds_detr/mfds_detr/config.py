@@ -124,9 +124,8 @@ def _add_training_keys(cfg: CfgNode) -> None:
     cfg.INPUT.CROP_SHARE = (1.0, 1.0)
     cfg.INPUT.CROP_PROBABILITY = 0.5
     cfg.INPUT.ALBUMENTATIONS = CfgNode()
-    cfg.INPUT.ALBUMENTATIONS.PRESET = (
-        "none"  # a name of wbcnets.data.detection.augmentation.PRESETS
-    )
+    # A name of wbcnets.data.detection.augmentation.PRESETS
+    cfg.INPUT.ALBUMENTATIONS.PRESET = "none"
     cfg.INPUT.ALBUMENTATIONS.TRANSFORMS = []  # or a list such as [{"name": "Blur", "p": 0.1}]
 
     cfg.TEST.SCORE_THRESHOLD = 0.0

@@ -1,7 +1,8 @@
 """The 40 classes of BMCD-FGCD: figure 4 of Chen et al., SCKansformer, with its counts.
 
 Differences from the figure: obvious slips are corrected in the name, and the figure's own spelling
-is kept as an alias ("Bistocyte" -> histiocyte); terms that are unusual in English but not wrong stay.
+is kept as an alias ("Bistocyte" -> histiocyte); terms that are unusual in English but not wrong
+stay.
 """
 
 from wbcnets.data.cards.classes import CellClass

@@ -18,9 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from wbcnets.data.cells.manifest import path_problem
-from wbcnets.data.prepare.sources import IGNORED_FOLDERS
 from wbcnets.errors import ConfigError, DataError
-from wbcnets.io.images import SUFFIXES
+from wbcnets.io.images import IGNORED_FOLDERS, SUFFIXES
 
 # Folder name in lower case -> the split's name in manifests
 SPLIT_NAMES = {

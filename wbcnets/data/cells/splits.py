@@ -2,8 +2,8 @@
 
 Images that belong together (the same patient or slide, equal pixels, or the same cell by
 `wbcnets.data.duplicates.near_duplicates`) form a unit, and a unit is never divided. Units of
-several images are placed first, largest first, where they fit the classes' shares best; single images then fill
-each class up to its share exactly.
+several images are placed first, largest first, where they fit the class fractions best; single
+images then fill each class up to its fraction exactly.
 """
 
 import re

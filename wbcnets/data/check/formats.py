@@ -6,9 +6,8 @@ from itertools import islice
 from pathlib import Path
 
 from wbcnets.data.cells.manifest import MANIFEST_NAME, is_manifest
-from wbcnets.data.prepare.sources import IGNORED_FOLDERS
 from wbcnets.errors import ConfigError, DataError
-from wbcnets.io.images import SUFFIXES
+from wbcnets.io.images import IGNORED_FOLDERS, SUFFIXES
 from wbcnets.io.strict_json import read_json
 from wbcnets.io.strict_yaml import read_yaml
 

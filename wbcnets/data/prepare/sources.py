@@ -20,12 +20,11 @@ from wbcnets.data.cards.detection import DatasetCard
 from wbcnets.data.detection.coco import CocoDataset, parse_coco
 from wbcnets.data.detection.report import ConversionReport
 from wbcnets.errors import DataError, WbcnetsError
-from wbcnets.io.images import SUFFIXES, read_image
+from wbcnets.io.images import IGNORED_FOLDERS, SUFFIXES, read_image
 
 MAX_ZIP_BYTES = 8 << 30
 MAX_ZIP_MEMBERS = 200_000
 MAX_ZIP_RATIO = 200
-IGNORED_FOLDERS = frozenset({"__MACOSX", ".ipynb_checkpoints", ".git"})
 
 
 @dataclass

@@ -37,9 +37,10 @@ from mfds_detr.engine.optimizer import build_optimizer
 from mfds_detr.engine.resume_guard import ResumeGuard
 from wbcnets.engine.distributed import explain_lost_process
 from wbcnets.engine.memory import explain_oom
+from wbcnets.engine.non_finite import BufferBackup
+from wbcnets.engine.seeding import seed_everything
 from wbcnets.engine.worker_watchdog import watched_batches
 from wbcnets.errors import ProcessError, WbcnetsError
-from wbcnets.train.optim import BufferBackup, seed_everything
 
 logger = logging.getLogger("mfds_detr.engine.trainer")
 
