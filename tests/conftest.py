@@ -3,7 +3,9 @@
 import ipaddress
 import logging
 import os
+import shutil
 import socket
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +15,7 @@ from PIL import Image
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PROJECT = REPOSITORY / "projects" / "mfds_detr"
@@ -24,6 +27,13 @@ class CocoFolder(NamedTuple):
 
     json_file: Path
     images: Path
+
+
+def pytest_configure(config):
+    """Each process gets an empty cache: answers of earlier runs must not hide a change."""
+    folder = tempfile.mkdtemp(prefix="wbcnets-tests-")
+    os.environ["WBCNETS_CACHE"] = folder
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 @pytest.fixture(autouse=True)

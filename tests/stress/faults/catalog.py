@@ -1,19 +1,21 @@
 """All faults, in the order of their numbers."""
 
+import dataclasses
+from collections import Counter
+
 from tests.stress.faults import cell_cases, coco_cases, model_cases, text_cases
+from tests.stress.faults.case import Case
 
-_PARTS = (coco_cases, text_cases, cell_cases, model_cases)
 
-
-def _numbered() -> list:
-    counts: dict[str, int] = {}
+def _numbered() -> list[Case]:
+    counts: Counter[str] = Counter()
     cases = []
-    for part in _PARTS:
+    for part in (coco_cases, text_cases, cell_cases, model_cases):
         for case in part.catalog.cases:
-            name = case.id.split("-")[0]
-            counts[name] = counts.get(name, 0) + 1
-            cases.append(type(case)(**{**vars(case), "id": f"{name}-{counts[name]}"}))
-    return sorted(cases, key=lambda c: (c.id.split("-")[0], int(c.id.split("-")[1])))
+            counts[case.id] += 1
+            cases.append((case.id, counts[case.id], case))
+    cases.sort(key=lambda entry: entry[:2])
+    return [dataclasses.replace(case, id=f"{id}-{number}") for id, number, case in cases]
 
 
 CASES = _numbered()

@@ -1,7 +1,6 @@
-"""What Detectron2 and torchvision do with the same faults, for comparison; they are not at fault:
-neither promises to check data.
+"""Runs the same faults through Detectron2 and torchvision, which do not promise to check data.
 
-Each case runs in a process of its own, since some end theirs.
+Each case runs in its own process, because some of them end it.
 """
 
 import contextlib
@@ -15,7 +14,6 @@ from pathlib import Path
 from tests.stress.faults.case import Case
 
 SECONDS = 30
-# Whose exceptions name the file at fault
 CLEAR, UNCLEAR, WARNED, SILENT, CRASHED, HUNG = (
     "clear error",
     "error without file and item",
@@ -27,8 +25,8 @@ CLEAR, UNCLEAR, WARNED, SILENT, CRASHED, HUNG = (
 
 
 def is_for(peer: str, case: Case) -> bool:
-    """Whether a peer reads such input: COCO files both, class folders torchvision."""
-    if case.answer == "accept" or case.reader not in ("check", "training"):
+    """Returns whether a peer reads such input: both read COCO, torchvision class folders, too."""
+    if case.expected == "accept" or case.reader not in ("check", "training"):
         return False
     if any(key in case.options for key in ("repair", "bad_box", "class_names", "group_pattern")):
         return False
@@ -39,7 +37,7 @@ def is_for(peer: str, case: Case) -> bool:
 
 
 def run_peer(peer: str, case: Case, folder: Path) -> str:
-    """The peer's answer to a fault, in one of the words above."""
+    """Returns the peer's answer to a fault, one of the constants above."""
     path = case.make(folder)
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
@@ -72,17 +70,17 @@ def _work(peer: str, path: Path, sender) -> None:
         except BaseException as error:
             sender.send(CLEAR if _names(str(error), path) else UNCLEAR)
             return
-    # PyTorch's own warnings come with sound data, too
-    said = lines.getvalue() or any("PIL" in entry.filename for entry in warned)
-    sender.send(WARNED if said else SILENT)
+    # PyTorch warns about valid data, too
+    has_warned = lines.getvalue() or any("PIL" in entry.filename for entry in warned)
+    sender.send(WARNED if has_warned else SILENT)
 
 
 def _names(text: str, path: Path) -> bool:
-    """Whether a message names the annotation file or an image."""
+    """Returns whether a message names the annotation file or an image."""
     folder = path.parent / "images" if path.is_file() else path
     names = [file.name for file in folder.rglob("*") if file.is_file()]
     if path.is_file():
-        names += [path.name, "a.png"]  # which some cases have removed
+        names += [path.name, "a.png"]  # some cases remove it
     return any(name in text for name in names)
 
 

@@ -1,12 +1,12 @@
-"""The doors of the product that faults go through, each giving one kind of answer."""
+"""The readers of the product that faults go through, each giving one kind of answer."""
 
 import contextlib
 import io
 import logging
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -15,33 +15,35 @@ from wbcnets.data.check import CheckOptions, check_datasets
 from wbcnets.errors import WbcnetsError
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a fault.
+class Outcome(NamedTuple):
+    """The answer to a fault.
 
     Args:
-        answer: "error", "repair", "note", "accept"; "silent" where a fault had no answer, and
-            "traceback" where an error came that was not meant for people.
-        text: What was said.
+        kind: One of `tests.stress.faults.case.ANSWERS`, or "wrong text" if the answer is of the
+            expected kind but does not match the pattern, "silent" if the fault went unnoticed,
+            "traceback" if an error came out that is not one of the library's own.
+        text: The message.
     """
 
-    answer: str
+    kind: str
     text: str
 
 
-def answer_of(case: Case, path: Path) -> Outcome:
-    """Sends a fault through its door."""
+def run_case(case: Case, path: Path) -> Outcome:
+    """Sends a fault through its reader and compares the answer with the expected one."""
     try:
-        outcome = DOORS[case.reader](case, path)
+        kind, text = READERS[case.reader](case, path)
     except WbcnetsError as error:
-        outcome = Outcome("error", str(error))
+        kind, text = "error", str(error)
     except Exception as error:
         return Outcome("traceback", f"{type(error).__name__}: {error}")
-    if case.answer == outcome.answer and re.search(case.text, outcome.text):
-        return outcome
-    if case.answer == "accept" or outcome.answer in ("traceback", "error"):
-        return outcome
-    return Outcome("silent", outcome.text)
+    matches = re.search(case.pattern, text) is not None
+    if kind == "accept" and case.expected != "accept":
+        # A note leaves the input usable: only its text tells it from silence
+        return Outcome("note" if case.expected == "note" and matches else "silent", text)
+    if kind == case.expected and not matches:
+        return Outcome("wrong text", text)
+    return Outcome(kind, text)
 
 
 def _check(case: Case, path: Path) -> Outcome:
@@ -49,15 +51,8 @@ def _check(case: Case, path: Path) -> Outcome:
     text = result.summary()
     if result.exit_code:
         return Outcome("error", text)
-    changed = [line for entry in result.sets for line in _changed(entry)]
-    if changed:
-        return Outcome("repair", text)
-    expected = case.answer == "note" and re.search(case.text, text)
-    return Outcome("note" if expected else "accept", text)
-
-
-def _changed(entry) -> list[str]:
-    return [*entry.repaired, *entry.dropped, *entry.dropped_images]
+    repaired = any(entry.repaired or entry.dropped or entry.dropped_images for entry in result.sets)
+    return Outcome("repair" if repaired else "accept", text)
 
 
 def _command(case: Case, path: Path) -> Outcome:
@@ -87,7 +82,7 @@ def _medmnist(case: Case, path: Path) -> Outcome:
 
 
 def _training(case: Case, path: Path) -> Outcome:
-    """What the detector's training says before it begins."""
+    """Returns the warnings of the detector's training before its first step."""
     import train_net
 
     from mfds_detr.config import read_config
@@ -98,7 +93,7 @@ def _training(case: Case, path: Path) -> Outcome:
     with logged("mfds_detr") as lines:
         datasets = register_datasets(["fault"], [], [source], path.parent / "cache")
         train_net.fit_config(cfg, datasets["fault"].class_names, ["fault"], ["fault"])
-    return Outcome("note" if lines else "accept", "\n".join(lines))
+    return Outcome("accept", "\n".join(lines))
 
 
 def _checkpoint(case: Case, path: Path) -> Outcome:
@@ -131,7 +126,7 @@ def _detector_config(case: Case, path: Path) -> Outcome:
     return Outcome("accept", "")
 
 
-DOORS: dict[str, Callable[[Case, Path], Outcome]] = {
+READERS: dict[str, Callable[[Case, Path], Outcome]] = {
     "check": _check,
     "command": _command,
     "classifier": _classifier,
@@ -147,7 +142,7 @@ NEEDS_DETECTRON2 = ("training", "detector config")
 
 @contextlib.contextmanager
 def logged(name: str) -> Iterator[list[str]]:
-    """The warnings that a logger writes."""
+    """Collects the warnings of a logger."""
     lines: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]

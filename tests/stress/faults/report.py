@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Sends the whole corpus of faults through this library and its peers, and writes the numbers.
+"""Sends every fault through this library and its peers, and counts the answers.
 
-python tests/stress/faults/report.py                       a table, and what was not answered
-python tests/stress/faults/report.py --output FILE.md      a document with every fault
+python tests/stress/faults/report.py                       prints the counts and the wrong answers
+python tests/stress/faults/report.py --output FILE.md      writes a table of all faults, too
 """
 
 import argparse
@@ -19,30 +19,30 @@ from tqdm import tqdm
 
 from tests.stress.faults import peers
 from tests.stress.faults.catalog import CASES
-from tests.stress.faults.readers import answer_of
+from tests.stress.faults.readers import run_case
 
 _ANSWERS = {
     "error": "an error that names file and item",
-    "repair": "a repair or drop, counted and listed",
+    "repair": "a repair or drop that is counted and listed",
     "note": "a note",
-    "accept": "legal input, read rightly",
+    "accept": "legal input, read correctly",
 }
 
 
 def main() -> int:
-    """Runs the corpus; 0 where every fault had its answer."""
+    """Runs all faults; returns 0 if every one got its answer."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, metavar="FILE.md")
-    parser.add_argument("--no-peers", action="store_true", help="this library alone")
+    parser.add_argument("--no-peers", action="store_true", help="run this library only")
     args = parser.parse_args()
     rows, slowest = [], 0.0
     for case in tqdm(CASES, unit="fault"):
         with tempfile.TemporaryDirectory() as folder:
             path = case.make(Path(folder))
             start = time.perf_counter()
-            ours = answer_of(case, path)
+            ours = run_case(case, path)
             slowest = max(slowest, time.perf_counter() - start)
         found = {}
         for peer in () if args.no_peers else ("detectron2", "torchvision"):
@@ -54,31 +54,27 @@ def main() -> int:
     if args.output is not None:
         args.output.write_text(text + _table(rows), encoding="utf-8")
     print(text)
-    wrong = [(case, ours) for case, ours, _ in rows if ours.answer != case.answer]
+    wrong = [(case, ours) for case, ours, _ in rows if ours.kind != case.expected]
     for case, ours in wrong:
-        print(f"{case.id} {case.title}: {ours.answer}, not {case.answer}\n{ours.text}")
+        print(f"{case.id} {case.title}: {ours.kind}, not {case.expected}\n{ours.text}")
     return 1 if wrong else 0
 
 
 def _document(rows: list, slowest: float) -> str:
-    answered = Counter(ours.answer for _, ours, _ in rows)
-    right = sum(ours.answer == case.answer for case, ours, _ in rows)
+    answered = Counter(ours.kind for _, ours, _ in rows)
+    right = sum(ours.kind == case.expected for case, ours, _ in rows)
     lines = [
         "# Faults and their answers",
         "",
-        "Made by `python tests/stress/faults/report.py --output tests/stress/faults/README.md`. "
-        "Each fault is "
-        "made by code in this folder, goes through the door that training uses too, and is a test "
-        "of `tests/stress/faults/test_faults.py`.",
+        "Written by `make faults`. Code in this folder makes each fault, sends it through the "
+        "reader that training uses, and asserts kind and text of the answer: `test_faults.py`.",
         "",
-        f"{len(rows)} inputs, {right} with the answer that they must have; the slowest took "
-        f"{slowest:.1f} s.",
+        f"{len(rows)} inputs; {right} get the expected answer. The slowest takes {slowest:.1f} s.",
         "",
         "| answer | inputs |",
         "| --- | ---: |",
         *(f"| {text} | {answered[name]} |" for name, text in _ANSWERS.items()),
-        f"| traceback | {answered['traceback']} |",
-        f"| silent | {answered['silent']} |",
+        *(f"| {name} | {answered[name]} |" for name in ("wrong text", "traceback", "silent")),
         "",
     ]
     for peer in ("detectron2", "torchvision"):
@@ -87,10 +83,10 @@ def _document(rows: list, slowest: float) -> str:
             continue
         kinds = (peers.CLEAR, peers.UNCLEAR, peers.WARNED, peers.SILENT, peers.CRASHED, peers.HUNG)
         both = [(case, ours) for case, ours, found in rows if peer in found]
-        named = sum(ours.answer in ("error", "repair", "note") for _, ours in both)
+        named = sum(ours.kind in ("error", "repair", "note") for _, ours in both)
         lines += [
-            f"The same {len(both)} faults that {peer} reads, all of them faulty: here {named} are "
-            f"named with file and item. {_READ_BY[peer]}",
+            f"{peer} reads {len(both)} of these inputs, all of them faulty. wbcnets names {named} "
+            f"of them with file and item. {_READ_BY[peer]}",
             "",
             f"| {peer} | inputs |",
             "| --- | ---: |",
@@ -101,17 +97,20 @@ def _document(rows: list, slowest: float) -> str:
 
 
 _READ_BY = {
-    "detectron2": "Read by `load_coco_json` and `DatasetMapper`, every image once.",
-    "torchvision": "Read by `CocoDetection` and `ImageFolder`, every image once.",
+    "detectron2": "Its readers are `load_coco_json` and `DatasetMapper`.",
+    "torchvision": "Its readers are `CocoDetection` and `ImageFolder`.",
 }
 
 
 def _table(rows: list) -> str:
-    lines = ["| id | fault | here | detectron2 | torchvision |", "| --- | --- | --- | --- | --- |"]
+    lines = [
+        "| id | fault | wbcnets | detectron2 | torchvision |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     for case, ours, found in rows:
         title = case.title.replace("|", "\\|").replace("\0", "\\0")
         cells = [found.get(peer, "") for peer in ("detectron2", "torchvision")]
-        lines.append(f"| {case.id} | {title} | {ours.answer} | {cells[0]} | {cells[1]} |")
+        lines.append(f"| {case.id} | {title} | {ours.kind} | {cells[0]} | {cells[1]} |")
     return "\n" + "\n".join(lines) + "\n"
 
 

@@ -29,7 +29,7 @@ def refuse_file_name(file_name: object, root: Path) -> str | None:
         return f"file_name {file_name!r} is no file name - write the path of an image"
     if _URL.match(file_name):
         return f'file_name "{file_name}" is a URL - download the image and name the local file'
-    if file_name.startswith("/") or _DRIVE.match(file_name):
+    if file_name.startswith(("/", "\\\\")) or _DRIVE.match(file_name):
         return (
             f'file_name "{file_name}" is an absolute path - write it relative to the image folder'
         )
