@@ -4,13 +4,7 @@ import torch
 from torch import nn
 
 from wbcnets.errors import CheckpointError, ConfigError, DataError
-from wbcnets.evaluation.predictions import (
-    Predictions,
-    choose_device,
-    common_files,
-    predict,
-    tta_images,
-)
+from wbcnets.evaluation.predictions import Predictions, common_files, predict, tta_images
 
 
 class Corner(nn.Module):
@@ -77,16 +71,11 @@ def test_half_precision_gives_nearly_the_same():
     np.testing.assert_allclose(half, plain, atol=0.02)
 
 
-def test_bad_choices_and_no_images_are_errors():
+def test_unknown_tta_and_no_images_are_errors():
     with pytest.raises(ConfigError, match="views='all'"):
         predict(Corner(), [], views="all")
     with pytest.raises(DataError, match="no images"):
         predict(Corner(), [])
-    if not torch.cuda.is_available():
-        with pytest.raises(ConfigError, match="PyTorch sees no GPU"):
-            choose_device("cuda")
-    with pytest.raises(ConfigError, match="device 'gpu' is unknown"):
-        choose_device("gpu")
 
 
 def test_common_files():
