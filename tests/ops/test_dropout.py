@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from wbcnets.ops import native
-from wbcnets.ops.dropout import add_dropout, relu_dropout
+from wbcnets.ops.dropout import dropout_add_, relu_dropout_
 
 NEEDS_LOOPS = pytest.mark.skipif(
     native.load_library("dropout") is None, reason="no C++ compiler with OpenMP"
@@ -17,9 +17,9 @@ def fresh(x):
 
 def test_without_training_nothing_is_dropped():
     x, residual = torch.randn(5, 7), torch.randn(5, 7)
-    assert torch.equal(relu_dropout(x.clone(), P, training=False), x.relu())
-    assert torch.equal(relu_dropout(x.clone(), 0.0, training=True), x.relu())
-    assert torch.equal(add_dropout(residual, x.clone(), P, training=False), residual + x)
+    assert torch.equal(relu_dropout_(x.clone(), P, training=False), x.relu())
+    assert torch.equal(relu_dropout_(x.clone(), 0.0, training=True), x.relu())
+    assert torch.equal(dropout_add_(x.clone(), residual, P, training=False), residual + x)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -27,8 +27,8 @@ def test_a_share_is_dropped_and_the_rest_scaled(dtype):
     torch.manual_seed(0)
     x = torch.rand(500, 400, dtype=dtype) + 0.5
     for out in (
-        relu_dropout(x.clone(), P, training=True),
-        add_dropout(torch.zeros_like(x), x.clone(), P, training=True),
+        relu_dropout_(x.clone(), P, training=True),
+        dropout_add_(x.clone(), torch.zeros_like(x), P, training=True),
     ):
         kept = out != 0
         share = kept.double().mean().item()
@@ -40,7 +40,7 @@ def test_a_share_is_dropped_and_the_rest_scaled(dtype):
 def test_neighbors_rows_and_calls_are_independent():
     torch.manual_seed(0)
     ones = torch.ones(512, 512, dtype=torch.float64)
-    first, second = (relu_dropout(ones.clone(), 0.5, training=True) - 1 for _ in range(2))
+    first, second = (relu_dropout_(ones.clone(), 0.5, training=True) - 1 for _ in range(2))
     noise = 5 / first.numel() ** 0.5
     assert abs((first[:, 1:] * first[:, :-1]).mean()) < noise
     assert abs((first[1:] * first[:-1]).mean()) < noise
@@ -50,7 +50,7 @@ def test_neighbors_rows_and_calls_are_independent():
 
 def test_negative_values_and_nan():
     x = torch.tensor([-1.0, float("nan"), 2.0]).repeat(100)
-    out = relu_dropout(x.clone(), P, training=True).view(100, 3)
+    out = relu_dropout_(x.clone(), P, training=True).view(100, 3)
     assert (out[:, 0] == 0).all()
     assert out[:, 1].isnan().any()
     assert out[:, 2].unique().tolist() == pytest.approx([0.0, 2 / 0.7])
@@ -63,10 +63,10 @@ def test_gradients_are_those_of_the_kept_values(which):
     mixer = torch.randn(40, 30, dtype=torch.float64)
     torch.manual_seed(1)
     if which == "relu":
-        out = relu_dropout(fresh(x), P, training=True)
+        out = relu_dropout_(fresh(x), P, training=True)
         kept = (out != 0).double() / (1 - P)
     else:
-        out = add_dropout(residual, fresh(x), P, training=True)
+        out = dropout_add_(fresh(x), residual, P, training=True)
         kept = ((out - residual).abs() > 1e-12).double() / (1 - P)
         assert torch.equal(
             torch.autograd.grad((out * mixer).sum(), residual, retain_graph=True)[0], mixer
@@ -79,10 +79,10 @@ def test_the_generator_repeats_it():
     x = torch.randn(30, 30)
     torch.manual_seed(3)
     state = torch.get_rng_state()
-    first = relu_dropout(x.clone(), P, training=True)
-    assert not torch.equal(relu_dropout(x.clone(), P, training=True), first)
+    first = relu_dropout_(x.clone(), P, training=True)
+    assert not torch.equal(relu_dropout_(x.clone(), P, training=True), first)
     torch.set_rng_state(state)
-    assert torch.equal(relu_dropout(x.clone(), P, training=True), first)
+    assert torch.equal(relu_dropout_(x.clone(), P, training=True), first)
 
 
 @NEEDS_LOOPS
@@ -93,7 +93,7 @@ def test_threads_do_not_matter():
         for count in (1, 3):
             torch.set_num_threads(count)
             torch.manual_seed(0)
-            results.append(add_dropout(x, x.clone(), P, training=True))
+            results.append(dropout_add_(x.clone(), x, P, training=True))
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(*results)
@@ -106,23 +106,23 @@ def test_keeps_no_mask():
     with torch.autograd.graph.saved_tensors_hooks(
         lambda t: kept.append(t.numel()) or t, lambda t: t
     ):
-        add_dropout(torch.randn(64, 64), fresh(x), P, training=True)
+        dropout_add_(fresh(x), torch.randn(64, 64), P, training=True)
         assert sum(kept) <= 1  # the factor of fresh
-        out = relu_dropout(fresh(x), P, training=True)
+        out = relu_dropout_(fresh(x), P, training=True)
     assert kept[-1] == out.numel()
 
 
 def test_half_types_and_views_take_pytorchs_own():
     torch.manual_seed(0)
-    out = relu_dropout(torch.ones(50, 50, dtype=torch.bfloat16), 0.5, training=True)
+    out = relu_dropout_(torch.ones(50, 50, dtype=torch.bfloat16), 0.5, training=True)
     assert set(out.unique().tolist()) == {0.0, 2.0}
     view = torch.ones(50, 50).t()[::2]
-    assert set(add_dropout(torch.zeros_like(view), view, 0.5, True).unique().tolist()) == {0.0, 2.0}
+    assert set(dropout_add_(view, torch.zeros_like(view), 0.5, True).unique().tolist()) == {0.0, 2.0}
 
 
 def test_leaves_that_train_are_not_overwritten():
     x = torch.ones(20, 20, requires_grad=True)
-    out = add_dropout(torch.zeros(20, 20), x, 0.5, training=True)
+    out = dropout_add_(x, torch.zeros(20, 20), 0.5, training=True)
     assert torch.equal(x, torch.ones(20, 20))
     out.sum().backward()
     assert torch.equal(x.grad, out)
@@ -131,7 +131,7 @@ def test_leaves_that_train_are_not_overwritten():
 def test_compiles():
     torch._dynamo.reset()
     compiled = torch.compile(
-        lambda r, x: add_dropout(r, relu_dropout(x * 1, 0.5, True), 0.5, True),
+        lambda r, x: dropout_add_(relu_dropout_(x * 1, 0.5, True), r, 0.5, True),
         fullgraph=True,
         backend="aot_eager",
     )

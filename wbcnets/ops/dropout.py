@@ -1,11 +1,13 @@
-"""Dropout joined with what stands beside it: a ReLU before it, or a residual sum behind it.
+"""Dropout fused with its neighbor: the ReLU before it, or the residual sum behind it.
 
-PyTorch's own on a processor draws one number after the other and stores the mask; in a detector's
-training step that takes as long as a fifth of everything. Here the mask is a hash of a seed and the
-place, `wbcnets/ops/native/dropout.cpp`. The seed comes from PyTorch's generator, so that
-`torch.manual_seed` and saved states repeat it. Elsewhere, and for compilers, PyTorch's own is used.
+On a CPU, PyTorch's dropout draws its random numbers one after another and stores the mask, which
+takes up to a fifth of a detector's training step. Here the mask is a hash of a seed and the index
+of the value (``wbcnets/ops/native/dropout.cpp``). The seed comes from PyTorch's generator, so
+``torch.manual_seed`` and restored generator states reproduce it. Other devices and compilers use
+PyTorch's dropout.
 
-Both functions overwrite `x`: give the fresh result of a linear layer.
+Both functions may overwrite their first argument, hence the underscore: pass the fresh result of a
+linear layer.
 """
 
 import ctypes
@@ -22,13 +24,13 @@ LIBRARY = "dropout"
 _LARGEST_SEED = 2**63 - 1
 
 
-def relu_dropout(x: Tensor, p: float, training: bool) -> Tensor:
-    """`dropout(relu(x))`, of any shape; x may be overwritten.
+def relu_dropout_(x: Tensor, p: float, training: bool) -> Tensor:
+    """Returns ``dropout(relu(x))``; may overwrite ``x``.
 
     Args:
-        x: Input that nobody else needs.
-        p: Share of values that become 0, in [0, 1); the others are divided by 1 - p.
-        training: Nothing is dropped otherwise.
+        x: Input of any shape that nothing else needs.
+        p: Probability that a value becomes 0, in [0, 1); the others are divided by ``1 - p``.
+        training: Whether values are dropped.
     """
     if not training or p == 0:
         return F.relu(x, inplace=True)
@@ -37,19 +39,20 @@ def relu_dropout(x: Tensor, p: float, training: bool) -> Tensor:
     return F.dropout(F.relu(x, inplace=True), p)
 
 
-def add_dropout(residual: Tensor, x: Tensor, p: float, training: bool) -> Tensor:
-    """`residual + dropout(x)` of two tensors of one shape; x may be overwritten.
+def dropout_add_(x: Tensor, residual: Tensor, p: float, training: bool) -> Tensor:
+    """Returns ``dropout(x) + residual``; may overwrite ``x``.
 
     Args:
-        residual: What is added.
-        x: Input that nobody else needs.
-        p: Share of x's values that become 0, in [0, 1); the others are divided by 1 - p.
-        training: Nothing is dropped otherwise.
+        x: Input that nothing else needs.
+        residual: Added to it, of the same shape.
+        p: Probability that a value of ``x`` becomes 0, in [0, 1); the others are divided by
+            ``1 - p``.
+        training: Whether values are dropped.
     """
     if not training or p == 0:
         return residual + x
     if _is_fast(x) and residual.shape == x.shape and residual.dtype == x.dtype:
-        return _AddDropout.apply(residual, x, p)
+        return _DropoutAdd.apply(x, residual, p)
     return residual + F.dropout(x, p)
 
 
@@ -62,7 +65,7 @@ def _is_fast(x: Tensor) -> bool:
 
 
 class _ReluDropout(torch.autograd.Function):
-    """Keeps its result alone, which tells what was negative or dropped: it is 0."""
+    """Saves its result alone: what was negative or dropped is 0 there."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
@@ -81,11 +84,11 @@ class _ReluDropout(torch.autograd.Function):
         return grad_x, None
 
 
-class _AddDropout(torch.autograd.Function):
-    """Keeps the seed."""
+class _DropoutAdd(torch.autograd.Function):
+    """Saves the seed alone."""
 
     @staticmethod
-    def forward(ctx: Any, residual: Tensor, x: Tensor, p: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, residual: Tensor, p: float) -> Tensor:
         ctx.mark_dirty(x)
         ctx.p, ctx.seed = p, _draw_seed()
         _call("add_dropout", [residual.contiguous(), x], ctx.seed, p)
@@ -97,7 +100,7 @@ class _AddDropout(torch.autograd.Function):
         grad = grad.contiguous()
         grad_x = torch.empty_like(grad)
         _call("add_dropout_backward", [grad, grad_x], ctx.seed, ctx.p)
-        return grad, grad_x, None
+        return grad_x, grad, None
 
 
 def _draw_seed() -> int:

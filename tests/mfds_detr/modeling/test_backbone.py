@@ -8,8 +8,9 @@ pytest.importorskip("detectron2")
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_backbone
 
-from mfds_detr.modeling.backbone import FrozenNormConv2d, TimmBackbone, join_frozen_norms
+from mfds_detr.modeling.backbone import TimmBackbone, fold_frozen_norms
 from wbcnets.errors import ConfigError
+from wbcnets.ops.folded_conv import FoldedConv2d
 
 TINY = {"channels": [8, 16, 16, 32], "stem_width": 8}
 
@@ -69,7 +70,7 @@ def test_mistakes_are_named():
         TimmBackbone("resnet18", options={"width": 3})
 
 
-def test_joined_norms_change_neither_values_nor_gradients_nor_names(tiny_config):
+def test_folded_norms_change_neither_values_nor_gradients_nor_names(tiny_config):
     cfg = tiny_config("MODEL.BACKBONE.NAME", "build_resnet_backbone")
     cfg.MODEL.RESNETS.DEPTH = 18
     cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
@@ -79,15 +80,15 @@ def test_joined_norms_change_neither_values_nor_gradients_nor_names(tiny_config)
     plain = build_backbone(cfg).double()
     for name, buffer in plain.named_buffers():
         buffer.uniform_(0.5, 1.5) if "var" in name or "weight" in name else buffer.normal_()
-    joined = copy.deepcopy(plain)
-    join_frozen_norms(joined)
-    again = copy.deepcopy(joined)  # as an exponential moving average does
-    assert sum(type(m) is FrozenNormConv2d for m in again.modules()) == 20
-    assert list(joined.state_dict()) == list(plain.state_dict())
+    folded = copy.deepcopy(plain)
+    fold_frozen_norms(folded)
+    again = copy.deepcopy(folded)  # as an exponential moving average does
+    assert sum(type(m) is FoldedConv2d for m in again.modules()) == 20
+    assert list(folded.state_dict()) == list(plain.state_dict())
 
     x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     results = []
-    for backbone in (plain, joined, again):
+    for backbone in (plain, folded, again):
         maps = list(backbone(x).values())
         parameters = [p for p in backbone.parameters() if p.requires_grad]
         grads = torch.autograd.grad(sum(m.square().sum() for m in maps), parameters)

@@ -48,10 +48,11 @@ def test_output(two_stage, box_refinement):
 
 def test_without_padding_masks_may_be_left_out():
     features, _ = pyramid()
-    masks = padding_masks([(48, 64), (48, 64)], (48, 64), features)
+    assert padding_masks([(48, 64), (48, 64)], (48, 64), features) is None
+    masks = [torch.zeros(2, *feature.shape[2:], dtype=torch.bool) for feature in features]
     for two_stage in (False, True):
         model = detector(two_stage)
-        expected, output = model(features, masks), model(features, masks, padded=False)
+        expected, output = model(features, masks), model(features)
         assert torch.equal(output["pred_logits"], expected["pred_logits"])
         assert torch.equal(output["pred_boxes"], expected["pred_boxes"])
 

@@ -87,22 +87,24 @@ class DeformableDETRHead(nn.Module):
                 nn.init.zeros_(later.get_parameter("layers.2.bias"))
 
     def forward(
-        self, features: Sequence[Tensor], masks: Sequence[Tensor], padded: bool = True
+        self, features: Sequence[Tensor], masks: Sequence[Tensor] | None = None
     ) -> dict[str, Any]:
         """`L * (B, C, H_l, W_l)` and padding masks `(B, H_l, W_l)` -> predictions.
 
         Args:
             features: The levels' maps.
-            masks: True on padding.
-            padded: Whether a mask may hold a True; nothing is masked otherwise.
+            masks: True on padding; None if no image is padded.
 
         Returns:
             `pred_logits` `(B, Q, K)` and `pred_boxes` `(B, Q, 4)` as `(cx, cy, w, h)` in fractions
             of the image; with `aux_loss`, `aux_outputs`, a list of such dictionaries, one per
             earlier decoder layer; with two stages, `enc_outputs`, one for every encoder token.
         """
-        positions = [self.position_encoding(mask).to(f.dtype) for f, mask in zip(features, masks)]
-        memory = self.transformer.encode(features, masks, positions, padded)
+        positions = [
+            self.position_encoding(mask).to(feature.dtype)
+            for feature, mask in zip(features, masks or _empty_masks(features))
+        ]
+        memory = self.transformer.encode(features, masks, positions)
         proposals, enc_outputs = None, None
         if self.transformer.two_stage:
             scores, proposals = self.transformer.propose(
@@ -151,14 +153,16 @@ def _repeat(head: nn.Module, count: int, separate: bool) -> nn.ModuleList:
 
 def padding_masks(
     image_sizes: Sequence[tuple[int, int]], padded_size: tuple[int, int], features: Sequence[Tensor]
-) -> list[Tensor]:
-    """Masks `(B, H_l, W_l)` of every level, True where a pixel of the map is padding.
+) -> list[Tensor] | None:
+    """Masks `(B, H_l, W_l)` of every level, True on padding; None if no image is padded.
 
     Args:
         image_sizes: `(height, width)` of every image.
         padded_size: `(height, width)` of the batch.
         features: The levels' maps, `(B, C, H_l, W_l)`.
     """
+    if all(tuple(size) == tuple(padded_size) for size in image_sizes):
+        return None
     device = features[0].device
     sizes = torch.tensor(image_sizes, device=device)
     rows = torch.arange(padded_size[0], device=device)
@@ -169,3 +173,8 @@ def padding_masks(
     return [
         F.interpolate(mask[None].float(), size=feature.shape[-2:])[0].bool() for feature in features
     ]
+
+
+def _empty_masks(features: Sequence[Tensor]) -> list[Tensor]:
+    """All-False masks `(B, H_l, W_l)`."""
+    return [torch.zeros_like(feature[:, 0], dtype=torch.bool) for feature in features]

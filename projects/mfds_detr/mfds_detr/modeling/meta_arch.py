@@ -10,7 +10,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 from torchvision.ops import batched_nms, box_convert
 
-from mfds_detr.modeling.backbone import join_frozen_norms
+from mfds_detr.modeling.backbone import fold_frozen_norms
 from mfds_detr.modeling.criterion import SetCriterion
 from mfds_detr.modeling.deformable_detr_head import DeformableDETRHead, padding_masks
 from mfds_detr.modeling.matcher import HungarianMatcher
@@ -84,7 +84,7 @@ class MFDSDETR(nn.Module):
                 "is registered; name one in DATASETS.TRAIN or set the number"
             )
         backbone = build_backbone(cfg)
-        join_frozen_norms(backbone)
+        fold_frozen_norms(backbone)
         channels = [shape.channels for shape in backbone.output_shape().values()]
         extra_stage = ExtraStage(channels[-1]) if model.EXTRA_STAGE else None
         if extra_stage is not None:
@@ -158,9 +158,7 @@ class MFDSDETR(nn.Module):
             maps.append(self.extra_stage(maps[-1]))
         features = self.neck(maps)
         padded_size = (images.shape[-2], images.shape[-1])
-        masks = padding_masks(image_sizes, padded_size, features)
-        padded = any(tuple(size) != padded_size for size in image_sizes)
-        return self.detector(features, masks, padded)
+        return self.detector(features, padding_masks(image_sizes, padded_size, features))
 
     def _target(self, instances: Instances) -> dict[str, Tensor]:
         height, width = instances.image_size

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from mfds_detr.modeling.position_encoding import sine_waves
 from wbcnets.layers.ms_deform_attn import MultiScaleDeformableAttention
-from wbcnets.ops.dropout import add_dropout, relu_dropout
+from wbcnets.ops.dropout import dropout_add_, relu_dropout_
 
 
 class Memory(NamedTuple):
@@ -63,12 +63,12 @@ class FeedForwardLayer(nn.Module):
 
     def feed_forward(self, tokens: Tensor) -> Tensor:
         """`(B, N, C) -> (B, N, C)`, residual included."""
-        hidden = relu_dropout(self.linear1(tokens), self.dropout.p, self.training)
-        return self.add(tokens, self.linear2(hidden))
+        hidden = relu_dropout_(self.linear1(tokens), self.dropout.p, self.training)
+        return self.add_residual(self.linear2(hidden), tokens)
 
-    def add(self, residual: Tensor, change: Tensor) -> Tensor:
-        """The residual and what dropout leaves of a change, which is overwritten: `(B, N, C)`."""
-        return add_dropout(residual, change, self.dropout.p, self.training)
+    def add_residual(self, change: Tensor, residual: Tensor) -> Tensor:
+        """`dropout(change) + residual`, `(B, N, C)`; may overwrite the change."""
+        return dropout_add_(change, residual, self.dropout.p, self.training)
 
 
 class DeformableEncoderLayer(FeedForwardLayer):
@@ -96,7 +96,7 @@ class DeformableEncoderLayer(FeedForwardLayer):
         attended = self.self_attn(
             tokens + position, reference_points, tokens, spatial_shapes, padding_mask
         )
-        tokens = self.norm1(self.add(tokens, attended))
+        tokens = self.norm1(self.add_residual(attended, tokens))
         return self.norm2(self.feed_forward(tokens))
 
 
@@ -149,7 +149,7 @@ class DeformableDecoderLayer(FeedForwardLayer):
         """`(B, Q, C) -> (B, Q, C)` with reference points `(B, Q, L, 2 or 4)`."""
         queries = target + query_position
         attended, _ = self.self_attn(queries, queries, target, need_weights=False)
-        target = self.norm2(self.add(target, attended))
+        target = self.norm2(self.add_residual(attended, target))
         attended = self.cross_attn(
             target + query_position,
             reference_points,
@@ -157,7 +157,7 @@ class DeformableDecoderLayer(FeedForwardLayer):
             memory.spatial_shapes,
             memory.padding_mask,
         )
-        target = self.norm1(self.add(target, attended))
+        target = self.norm1(self.add_residual(attended, target))
         return self.norm3(self.feed_forward(target))
 
 
@@ -266,27 +266,30 @@ class DeformableTransformer(nn.Module):
     def encode(
         self,
         features: Sequence[Tensor],
-        masks: Sequence[Tensor],
+        masks: Sequence[Tensor] | None,
         positions: Sequence[Tensor],
-        padded: bool = True,
     ) -> Memory:
         """`L * (B, C, H_l, W_l)`, masks `(B, H_l, W_l)`, positions like features -> memory.
 
         Args:
             features: The levels' maps.
-            masks: True on padding.
+            masks: True on padding; None if no image is padded.
             positions: Position encodings of the levels.
-            padded: Whether a mask may hold a True; nothing is masked otherwise.
         """
         tokens = torch.cat([feature.flatten(2).transpose(1, 2) for feature in features], dim=1)
         levels = [position.flatten(2).transpose(1, 2) for position in positions]
         if self.level_embed is not None:
             levels = [level + embed for level, embed in zip(levels, self.level_embed)]
+        if masks is None:
+            padding_mask, valid_ratios = None, tokens.new_ones(len(tokens), len(features), 2).float()
+        else:
+            padding_mask = torch.cat([mask.flatten(1) for mask in masks], dim=1)
+            valid_ratios = torch.stack([_valid_ratio(mask) for mask in masks], dim=1)
         memory = Memory(
             tokens=tokens,
-            padding_mask=torch.cat([mask.flatten(1) for mask in masks], dim=1) if padded else None,
+            padding_mask=padding_mask,
             spatial_shapes=[(feature.shape[2], feature.shape[3]) for feature in features],
-            valid_ratios=torch.stack([_valid_ratio(mask) for mask in masks], dim=1),
+            valid_ratios=valid_ratios,
         )
         return self.encoder(memory, torch.cat(levels, dim=1))
 
