@@ -117,7 +117,10 @@ def test_half_types_and_views_take_pytorchs_own():
     out = relu_dropout_(torch.ones(50, 50, dtype=torch.bfloat16), 0.5, training=True)
     assert set(out.unique().tolist()) == {0.0, 2.0}
     view = torch.ones(50, 50).t()[::2]
-    assert set(dropout_add_(view, torch.zeros_like(view), 0.5, True).unique().tolist()) == {0.0, 2.0}
+    assert set(dropout_add_(view, torch.zeros_like(view), 0.5, True).unique().tolist()) == {
+        0.0,
+        2.0,
+    }
 
 
 def test_leaves_that_train_are_not_overwritten():

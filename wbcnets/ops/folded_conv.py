@@ -5,7 +5,7 @@ instead of the map gives the same result: weights are fewer than the map's value
 written once instead of three times.
 """
 
-from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,24 +21,19 @@ class FoldedConv2d(nn.Conv2d):
         convolution: A convolution without bias.
         norm: The frozen batch norm behind it, with ``weight``, ``bias``, ``running_mean``,
             ``running_var`` and ``eps``.
-        activation: Applied to the result, or None.
+        activation: Function of the result, or None.
     """
 
-    weight: nn.Parameter
+    norm: Any
 
-    def __init__(
-        self,
-        convolution: nn.Conv2d,
-        norm: nn.Module,
-        activation: Callable[[Tensor], Tensor] | None = None,
-    ) -> None:
+    def __init__(self, convolution: Any, norm: nn.Module, activation: Any = None) -> None:
         super().__init__(
             convolution.in_channels,
             convolution.out_channels,
-            convolution.kernel_size,  # type: ignore[arg-type]
-            convolution.stride,  # type: ignore[arg-type]
-            convolution.padding,  # type: ignore[arg-type]
-            convolution.dilation,  # type: ignore[arg-type]
+            convolution.kernel_size,
+            convolution.stride,
+            convolution.padding,
+            convolution.dilation,
             convolution.groups,
             bias=False,
             device="meta",

@@ -281,7 +281,10 @@ class DeformableTransformer(nn.Module):
         if self.level_embed is not None:
             levels = [level + embed for level, embed in zip(levels, self.level_embed)]
         if masks is None:
-            padding_mask, valid_ratios = None, tokens.new_ones(len(tokens), len(features), 2).float()
+            padding_mask, valid_ratios = (
+                None,
+                tokens.new_ones(len(tokens), len(features), 2).float(),
+            )
         else:
             padding_mask = torch.cat([mask.flatten(1) for mask in masks], dim=1)
             valid_ratios = torch.stack([_valid_ratio(mask) for mask in masks], dim=1)
