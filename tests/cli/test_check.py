@@ -13,7 +13,7 @@ from tests.stress.faults.builders import (
     write_voc,
     write_yolo,
 )
-from wbcnets.__main__ import main
+from wbcnets.cli.main import main
 from wbcnets.version import __version__
 
 
@@ -148,7 +148,7 @@ def test_what_has_no_certain_repair_is_not_written(tmp_path, capsys):
         data["categories"][1]["id"] = 1
 
     fixed = tmp_path / "fixed"
-    assert check(write_coco(tmp_path, change), "--fix-to", str(fixed)) == 2
+    assert check(write_coco(tmp_path, change), "--fix-to", str(fixed)) == 1
     assert "no certain repair" in capsys.readouterr().err
     assert not fixed.exists()
 

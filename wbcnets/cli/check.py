@@ -25,7 +25,7 @@ from wbcnets.data.check.repair import dump, write_repaired
 from wbcnets.data.check.results import UNREADABLE, CheckResult
 from wbcnets.data.detection.box_checks import BAD_BOX_CHOICES
 from wbcnets.data.prepare.sources import open_source
-from wbcnets.errors import DataError, WbcnetsError
+from wbcnets.errors import DataError
 from wbcnets.io.atomic_files import write_atomically
 
 _ORIGINS = {"auto": "auto", "0": 0, "1": 1}
@@ -138,17 +138,3 @@ def _write_copy(paths: Sequence[Path], options: CheckOptions, folder: Path) -> N
     for path in write_repaired(repaired, folder):
         print(f"{path}: written")
     print(f"{folder / 'repairs.txt'}: what was repaired and left out")
-
-
-def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int:
-    """Runs the command line."""
-    parser = argparse.ArgumentParser(
-        prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_arguments(parser)
-    args = parser.parse_args(arguments)
-    try:
-        return run(args)
-    except (WbcnetsError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return UNREADABLE

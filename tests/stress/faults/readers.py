@@ -56,7 +56,7 @@ def _check(case: Case, path: Path) -> Outcome:
 
 
 def _command(case: Case, path: Path) -> Outcome:
-    from wbcnets.__main__ import main
+    from wbcnets.cli.main import main
 
     shown = io.StringIO()
     with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):

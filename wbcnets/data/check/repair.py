@@ -9,7 +9,7 @@ from wbcnets.data.check.checking import total_counts
 from wbcnets.data.check.results import CheckResult, SetResult
 from wbcnets.data.detection.coco import CocoDataset
 from wbcnets.data.prepare.cells import copy_cells
-from wbcnets.errors import DataError
+from wbcnets.errors import ConfigError, DataError
 from wbcnets.io.atomic_files import write_atomically
 from wbcnets.io.strict_json import write_json
 
@@ -38,10 +38,11 @@ def write_repaired(result: CheckResult, folder: Path) -> list[Path]:
         What can be given to training: a JSON file or a manifest for each set.
 
     Raises:
-        DataError: The folder is in use, a set cannot be used even so, or two would get one name.
+        ConfigError: if the folder is in use.
+        DataError: if a set cannot be used even so, or two sets would get one name.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(f"{folder}: is there already and not empty - name a new folder")
+        raise ConfigError(f"{folder}: exists and is not empty - name a new folder")
     unusable = [
         line for entry in result.sets for line in ([entry.error] if entry.error else entry.problems)
     ]

@@ -1,0 +1,173 @@
+"""The dispatcher: lazy imports, the errors' boundary, the detector's entry points, completion."""
+
+import argparse
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from wbcnets.cli import main as dispatcher
+from wbcnets.cli.main import COMMANDS, PAIRS, CommandParser, describe, main
+from wbcnets.cli.options import add_option
+from wbcnets.errors import CheckpointError, ConfigError, DataError
+
+
+def run_command(run, add_arguments, words):
+    """Runs a command whose module is made up."""
+    module = SimpleNamespace(__doc__="Tests.\n\nMore.", add_arguments=add_arguments, run=run)
+    return CommandParser(prog="test", load=lambda: module).parse_args(words)
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """Puts a function in the place of ``wbcnets check``."""
+
+    def replace(run, add_arguments=lambda parser: None):
+        module = SimpleNamespace(__doc__="Tests.", add_arguments=add_arguments, run=run)
+        monkeypatch.setattr(dispatcher, "import_command", lambda name: module)
+
+    return replace
+
+
+def test_help_names_every_command_and_imports_none():
+    code = (
+        "import sys\nfrom wbcnets.cli.main import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n    print(end.code)\n"
+        "names = [n for n in sys.modules if n.startswith('wbcnets.cli.')]\n"
+        "print(*names, *(n for n in ('detectron2', 'mfds_detr', 'sklearn') if n in sys.modules))"
+    )
+    for words in (["--help"], ["train", "--help"]):
+        command = [sys.executable, "-c", code, *words]
+        shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert shown.splitlines()[-2:] == ["0", "wbcnets.cli.main"]
+        assert all(name in shown for name in (PAIRS["train"] if "train" in words else COMMANDS))
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (DataError("bad"), 1),
+        (ConfigError("bad"), 2),
+        (CheckpointError("bad"), 2),
+        (FloatingPointError("bad"), 2),
+        (FileNotFoundError("bad"), 2),
+    ],
+)
+def test_errors_become_exit_codes(command, capsys, error, code):
+    def fail(args):
+        raise error
+
+    command(fail)
+    assert main(["check"]) == code
+    assert capsys.readouterr().err == "error: bad\n"
+
+
+def test_an_interruption_ends_with_130(command):
+    def interrupt(args):
+        raise KeyboardInterrupt
+
+    command(interrupt)
+    assert main(["check"]) == 130
+
+
+def test_an_error_names_the_option_that_sets_its_argument(command, capsys):
+    def fail(args):
+        raise ConfigError("device 'tpu' is unknown", setting="device")
+
+    command(fail, lambda parser: add_option(parser, "device"))
+    main(["check"])
+    assert capsys.readouterr().err == "error: device 'tpu' is unknown; see --device\n"
+    command(fail)  # has no such option
+    main(["check"])
+    assert capsys.readouterr().err == "error: device 'tpu' is unknown\n"
+
+
+def test_a_list_of_problems_stays_a_list():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--class-map")
+    error = DataError("wrong:", ["first", "second"], setting="class_map")
+    assert describe(error, parser).splitlines()[-2:] == ["  - second", "see --class-map"]
+
+
+def test_a_missing_package_is_named_with_its_remedy(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "wbcnets.cli.check", None)
+    with pytest.raises(ModuleNotFoundError):  # a bug of ours stays a traceback
+        main(["check"])
+
+    def missing(name):
+        raise ModuleNotFoundError("No module named 'sklearn'", name="sklearn")
+
+    monkeypatch.setattr(dispatcher.importlib, "import_module", missing)
+    assert main(["check"]) == 2
+    assert "'sklearn'; run: pip install 'wbcnets[train]'" in capsys.readouterr().err
+
+
+def test_the_detector_is_found_through_its_entry_point(monkeypatch, capsys):
+    asked = []
+    module = SimpleNamespace(
+        __doc__="Tests.", add_arguments=lambda parser: None, run=lambda args: 7
+    )
+    entry = SimpleNamespace(load=lambda: module)
+
+    def find(**query):
+        asked.append(query)
+        return [entry]
+
+    monkeypatch.setattr(dispatcher, "entry_points", find)
+    assert main(["train", "smears"]) == 7
+    assert asked == [{"group": "wbcnets.smears", "name": "train"}]
+
+
+def test_without_the_detector_the_error_says_how_to_install_it(monkeypatch, capsys):
+    def missing():
+        raise ModuleNotFoundError("No module named 'detectron2'", name="detectron2")
+
+    for found in ([], [SimpleNamespace(load=missing)]):
+        monkeypatch.setattr(dispatcher, "entry_points", lambda found=found, **query: found)
+        assert main(["predict", "smears", "--help"]) == 2
+        shown = capsys.readouterr().err
+        assert "pip install 'wbcnets[detection]', then: wbcnets install-detectron2" in shown
+    assert "No module named 'detectron2'" in shown
+
+
+def test_options_may_stand_between_settings():
+    def add_arguments(parser):
+        add_option(parser, "output")
+        parser.add_argument("overrides", nargs="*")
+
+    args = run_command(len, add_arguments, ["a=1", "--output", "x", "b=2"])
+    assert args.overrides == ["a=1", "b=2"]
+    assert args.run is len
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--batch-size", "0"], "0 is out of range; it must be 1 or more"),
+        (["--batch-size", "x"], "invalid whole number value: 'x'"),
+        (["--threshold", "2"], "2 is out of range; it must lie in [0, 1]"),
+        (["--amp", "x"], "choose from"),
+    ],
+)
+def test_options_out_of_range(capsys, words, message):
+    def add_arguments(parser):
+        for name in ("batch-size", "threshold", "amp"):
+            add_option(parser, name)
+
+    with pytest.raises(SystemExit) as caught:
+        run_command(len, add_arguments, words)
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_help_shows_the_docstring_and_the_defaults_that_say_something(capsys):
+    def add_arguments(parser):
+        add_option(parser, "batch-size")
+        add_option(parser, "output")
+
+    with pytest.raises(SystemExit):
+        run_command(len, add_arguments, ["--help"])
+    shown = capsys.readouterr().out
+    assert shown.index("Tests.") < shown.index("(default: 64)") < shown.index("More.")
+    assert "None" not in shown

@@ -1,0 +1,176 @@
+"""The command ``wbcnets``: finds a command's module, runs it, and turns errors into exit codes.
+
+A command is a module with a docstring, which becomes its help (the first paragraph above the
+options, the rest below), ``add_arguments(parser)`` and ``run(args) -> int``. Its line in
+``wbcnets --help`` is in ``COMMANDS`` or ``PAIRS``, because the module is imported only when it is
+called. The detector's modules come from the entry points of the group ``wbcnets.smears``: wbcnets
+itself never imports detectron2.
+
+Exit codes: 0 done; 1 the data, or a part of the input, has problems; 2 the call or the
+configuration is wrong; 130 interrupted.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.metadata import entry_points
+from types import ModuleType
+from typing import Any
+
+from wbcnets.errors import ConfigError, DataError, WbcnetsError
+from wbcnets.version import __version__
+
+SMEARS = "wbcnets.smears"
+# Commands that exist for cells and for smears, then those that stand alone
+PAIRS = {
+    "train": ("train a classifier of cell images", "train a detector of cells in blood smears"),
+    "evaluate": ("measure a classifier on labeled cells", "measure a detector on labeled smears"),
+    "predict": ("classify cell images", "find and count the cells in images of smears"),
+    "export": ("write a classifier as a small file", "write a detector as a small file"),
+}
+COMMANDS = {
+    "check": "find every problem of datasets in one pass",
+    "prepare": "bring a published dataset into the layout that training reads",
+    "train": "train a classifier or a detector",
+    "evaluate": "measure a trained model on labeled data",
+    "predict": "run a trained model on images",
+    "export": "write a trained model as a small file",
+    "smears": "generate synthetic blood smears with exact boxes",
+    "datasets": "list the known datasets, or draw some of their images",
+    "benchmark": "measure speed and memory against peer implementations",
+    "install-detectron2": "install the Detectron2 that the detector needs",
+    "completion": "print the tab completion for bash or zsh",
+}
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser that imports its command when it is first used.
+
+    Args:
+        load: Imports the command's module; none for a group of commands.
+        options: Those of ``argparse.ArgumentParser``.
+    """
+
+    def __init__(self, *, load: Callable[[], ModuleType] | None = None, **options: Any) -> None:
+        super().__init__(formatter_class=_HelpFormatter, **options)
+        self._load = load
+
+    def load(self) -> None:
+        """Imports the command's module and adds its arguments, once.
+
+        Raises:
+            ConfigError: if a package that the command needs is missing.
+        """
+        if self._load is None:
+            return
+        module, self._load = self._load(), None
+        self.description, _, self.epilog = (module.__doc__ or "").partition("\n\n")
+        module.add_arguments(self)
+        self.set_defaults(run=module.run, parser=self)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parses as argparse does; options may also stand between a command's KEY=VALUE pairs."""
+        if self._load is None:
+            return super().parse_known_args(args, namespace)
+        self.load()
+        return self.parse_known_intermixed_args(args, namespace)
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the line breaks of descriptions, and shows the defaults that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False, "", []):
+            return action.help
+        return super()._get_help_string(action)
+
+
+def build_parser() -> CommandParser:
+    """Returns the parser of the whole command line; no command is imported yet."""
+    parser = CommandParser(
+        prog="wbcnets",
+        description="Classifiers and detectors of white blood cells.",
+        epilog="wbcnets COMMAND --help explains a command and shows examples.",
+    )
+    parser.add_argument("--version", action="version", version=f"wbcnets {__version__}")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", parser_class=CommandParser
+    )
+    for name, summary in COMMANDS.items():
+        if name not in PAIRS:
+            module = f"wbcnets.cli.{name.replace('-', '_')}"
+            commands.add_parser(name, help=summary, load=partial(import_command, module))
+            continue
+        group = commands.add_parser(name, help=summary, description=f"{summary.capitalize()}.")
+        kinds = group.add_subparsers(
+            dest="kind", required=True, metavar="cells|smears", parser_class=CommandParser
+        )
+        module = f"wbcnets.cli.{name}_cells"
+        cells, smears = PAIRS[name]
+        kinds.add_parser("cells", help=cells, load=partial(import_command, module))
+        kinds.add_parser("smears", help=smears, load=partial(import_smears, name))
+    return parser
+
+
+def import_command(name: str) -> ModuleType:
+    """Returns a module of this package.
+
+    Raises:
+        ConfigError: if a package that it needs is missing.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and error.name.startswith("wbcnets."):
+            raise
+        raise ConfigError(f"{error}; run: pip install 'wbcnets[train]'") from error
+
+
+def import_smears(name: str) -> Any:
+    """Returns the detector's module for a key of the entry-point group ``wbcnets.smears``.
+
+    Args:
+        name: "train", "evaluate", "predict", "export" or "api".
+
+    Raises:
+        ConfigError: if the detector or a package that it needs is not installed.
+    """
+    install = "run: pip install 'wbcnets[detection]', then: wbcnets install-detectron2"
+    found = entry_points(group=SMEARS, name=name)
+    if not found:
+        raise ConfigError(f"the detector is not installed; {install}")
+    try:
+        return next(iter(found)).load()
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"the detector cannot be imported: {error}; {install}") from error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command line; returns its exit code.
+
+    Args:
+        arguments: The words after ``wbcnets``; those of this process by default.
+    """
+    args = argparse.Namespace(parser=None)
+    try:
+        build_parser().parse_args(arguments, args)
+        code: int = args.run(args)
+    except (WbcnetsError, FloatingPointError, OSError) as error:
+        print(f"error: {describe(error, args.parser)}", file=sys.stderr)
+        return 1 if isinstance(error, DataError) else 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return code
+
+
+def describe(error: Exception, parser: argparse.ArgumentParser | None) -> str:
+    """Returns the text of an error, and the option that helps where the command has one."""
+    setting = getattr(error, "setting", "")
+    for action in parser._actions if parser is not None and setting else ():
+        if action.dest == setting and action.option_strings:
+            separator = "\n" if "\n" in str(error) else "; "
+            return f"{error}{separator}see {action.option_strings[-1]}"
+    return str(error)
