@@ -5,13 +5,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wbcnets.data.cells.listing import compile_group_pattern
-from wbcnets.data.check.results import SetResult
 from wbcnets.data.detection.coco import CocoDataset
 from wbcnets.data.duplicates.hashes import find_overlaps
 from wbcnets.data.duplicates.near_duplicates import Fingerprint, duplicate_pairs
 from wbcnets.errors import DataError
+
+if TYPE_CHECKING:  # the package of checks imports this module
+    from wbcnets.data.check.results import SetResult
 
 _SHOWN = 20
 
@@ -25,7 +28,7 @@ class _Cell:
 
 
 def find_shared(
-    results: Sequence[SetResult], group_pattern: str = ""
+    results: Sequence["SetResult"], group_pattern: str = ""
 ) -> tuple[list[str], list[str]]:
     """What must not be shared by two sets or splits, and is.
 
@@ -125,7 +128,7 @@ def refuse_leaks(
     return suspicions
 
 
-def _cells(results: Sequence[SetResult]) -> Iterator[_Cell]:
+def _cells(results: Sequence["SetResult"]) -> Iterator[_Cell]:
     for result in results:
         if result.cells is None:
             continue
