@@ -16,7 +16,7 @@ from wbcnets.data.cells.listing import CellFile, CellListing
 from wbcnets.data.prepare.cells import add_options, prepare_cells, read_options
 from wbcnets.data.prepare.sources import build_parser, open_source, run_command
 from wbcnets.errors import DataError
-from wbcnets.io.images import IGNORED_FOLDERS, SUFFIXES
+from wbcnets.io.image_files import find_files, is_image_name
 
 CARD = get_cell_card("all_idb2")
 _NAME = re.compile(r"im\d+_(?P<label>[01])", re.IGNORECASE)
@@ -30,11 +30,8 @@ def list_by_name(folder: Path) -> CellListing:
     """
     listing = CellListing(folder, class_texts=list(CARD.class_names))
     problems = []
-    for path in sorted(folder.rglob("*")):
-        hidden = path.name.startswith(".") or IGNORED_FOLDERS.intersection(path.parts)
-        if hidden or path.is_symlink() or not path.is_file():
-            continue
-        if path.suffix.lower() not in SUFFIXES:
+    for path in find_files(folder):
+        if not is_image_name(path.name):
             listing.ignored.append(f"{path.relative_to(folder)}: no image by its suffix")
             continue
         found = _NAME.fullmatch(path.stem)

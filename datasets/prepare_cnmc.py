@@ -19,7 +19,7 @@ from wbcnets.data.cells.listing import CellFile, CellListing, compile_group_patt
 from wbcnets.data.prepare.cells import add_options, prepare_cells, read_options
 from wbcnets.data.prepare.sources import build_parser, open_source, run_command
 from wbcnets.errors import DataError
-from wbcnets.io.images import IGNORED_FOLDERS, SUFFIXES
+from wbcnets.io.image_files import find_files, find_image_files
 
 CARD = get_cell_card("cnmc")
 _COLUMNS = {"Patient_ID", "new_names", "labels"}
@@ -33,19 +33,11 @@ def list_cnmc(folder: Path) -> CellListing:
     """
     listing = CellListing(folder, class_texts=list(CARD.class_names))
     problems: list[str] = []
-    images = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in SUFFIXES
-        and path.is_file()
-        and not path.is_symlink()
-        and not path.name.startswith(".")
-        and not IGNORED_FOLDERS.intersection(path.parts)
-    ]
+    images = find_image_files(folder)
     for path in images:
         if path.parent.name in CARD.class_names:
             problems += _add(listing, path, path.name, path.parent.name)
-    for table in sorted(folder.rglob("*.csv")):
+    for table in find_files(folder, {".csv"}):
         problems += _add_table(listing, table, images)
     taken = {file.path for file in listing.files}
     listing.ignored += [

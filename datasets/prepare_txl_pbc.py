@@ -26,12 +26,12 @@ from wbcnets.data.prepare.sources import (
     build_parser,
     copy_images,
     find_layout,
-    list_images,
     open_source,
     run_command,
     write_splits,
 )
 from wbcnets.errors import DataError
+from wbcnets.io.image_files import find_image_files
 
 # The order of the class numbers in the published label files.
 LABEL_NAMES = ("WBC", "RBC", "Platelets")
@@ -46,7 +46,7 @@ def prepare(
         layout = find_layout(folder, "metadata.csv")
         metadata = read_metadata(layout / "metadata.csv")
         for name in card.splits:
-            images = list_images(layout / "images" / name)
+            images = find_image_files(layout / "images" / name, recursive=False)
             wanted = [path for path in images if is_wanted(metadata, path, card)]
             coco, report = yolo_to_coco(
                 copy_images(wanted, output / "images" / name),

@@ -17,7 +17,7 @@ from wbcnets.errors import ConfigError, WbcnetsError
 from wbcnets.evaluation.classifier import load_classifier
 from wbcnets.evaluation.predict_files import predict_sources, write_problems
 from wbcnets.evaluation.predictions import TTA_MODES, Predictions
-from wbcnets.io.image_sources import find_sources
+from wbcnets.io.image_sources import find_image_sources
 
 PROBLEMS = "problems.csv"
 
@@ -62,7 +62,7 @@ def predict_to_table(args: argparse.Namespace) -> int:
         raise ConfigError(f"--batch-size {args.batch_size} is out of range; it must be 1 or more")
     if args.output.name == PROBLEMS or args.output.is_dir():
         raise ConfigError(f"--output {args.output}: name another file, such as cells.csv")
-    sources = find_sources(args.input)
+    sources = find_image_sources(args.input)
     classifier = load_classifier(args.weights)
     predictions, problems = predict_sources(
         classifier, sources, args.batch_size, args.device, args.amp, args.views

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from wbcnets.errors import DataError
-from wbcnets.io.image_sources import find_sources
+from wbcnets.io.image_sources import find_image_sources
 from wbcnets.io.images import read_image
 
 
@@ -21,8 +21,8 @@ def cells(tmp_path):
 
 
 def test_folders_are_searched_through_in_order(cells):
-    names = [source.name for source in find_sources([str(cells)])]
-    assert names == [str(cells / name) for name in ("a.png", "b.png", "deeper/c.png")]
+    names = [source.name for source in find_image_sources([str(cells)])]
+    assert names == ["a.png", "b.png", "deeper/c.png"]
 
 
 def test_zip_gives_the_same_pixels_as_files(cells, tmp_path):
@@ -30,8 +30,11 @@ def test_zip_gives_the_same_pixels_as_files(cells, tmp_path):
     with zipfile.ZipFile(archive, "w") as stream:
         for name in ("a.png", "deeper/c.png", "notes.md"):
             stream.write(cells / name, name)
-    sources = find_sources([str(archive)])
-    assert [source.name for source in sources] == [f"{archive}:a.png", f"{archive}:deeper/c.png"]
+    sources = find_image_sources([str(archive)])
+    assert [source.name for source in sources] == [
+        "cells.zip/a.png",
+        "cells.zip/deeper/c.png",
+    ]
     assert np.array_equal(sources[1].read(), read_image(cells / "deeper" / "c.png"))
 
 
@@ -41,15 +44,16 @@ def test_unsafe_names_in_a_zip_are_only_read_in_memory(tmp_path):
     with zipfile.ZipFile(archive, "w") as stream:
         stream.writestr("../../outside.png", (tmp_path / "x.png").read_bytes())
     before = sorted(tmp_path.parent.rglob("*"))
-    (source,) = find_sources([str(archive)])
+    (source,) = find_image_sources([str(archive)])
+    assert source.name == "odd.zip/outside.png"
     assert source.read().shape == (2, 2, 3)
     assert sorted(tmp_path.parent.rglob("*")) == before
 
 
 def test_lists_and_patterns_name_each_image_once(cells, tmp_path):
     (cells / "list.txt").write_text("# two\na.png\n\ndeeper/c.png\n")
-    names = [source.name for source in find_sources([str(cells / "list.txt"), f"{cells}/*.png"])]
-    assert names == [str(cells / name) for name in ("a.png", "deeper/c.png", "b.png")]
+    names = [source.name for source in find_image_sources([cells / "list.txt", cells / "*.png"])]
+    assert names == ["a.png", "deeper/c.png", "b.png"]
 
 
 def test_damaged_members_and_missing_files_are_errors_that_name_them(cells, tmp_path):
@@ -57,24 +61,54 @@ def test_damaged_members_and_missing_files_are_errors_that_name_them(cells, tmp_
     with zipfile.ZipFile(archive, "w") as stream:
         stream.writestr("broken.png", b"no image")
     with pytest.raises(DataError, match=r"cells\.zip:broken\.png"):
-        find_sources([str(archive)])[0].read()
+        find_image_sources([str(archive)])[0].read()
     (cells / "list.txt").write_text("nowhere.png\n")
     with pytest.raises(DataError, match=r"nowhere\.png"):
-        find_sources([str(cells / "list.txt")])[0].read()
+        find_image_sources([str(cells / "list.txt")])[0].read()
 
 
 @pytest.mark.parametrize("name", ["nowhere", "*.gif"])
 def test_inputs_that_are_not_there_are_errors(name, tmp_path):
     with pytest.raises(DataError, match="no such file or folder"):
-        find_sources([str(tmp_path / name)])
+        find_image_sources([str(tmp_path / name)])
 
 
-def test_no_zip_and_no_images_are_errors(tmp_path):
+def test_all_inputs_without_an_image_are_named(cells, tmp_path):
     (tmp_path / "x.zip").write_bytes(b"no zip")
-    with pytest.raises(DataError, match=r"x\.zip: no readable zip"):
-        find_sources([str(tmp_path / "x.zip")])
-    with pytest.raises(DataError, match="no images in"):
-        find_sources([str(tmp_path)])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError) as caught:
+        find_image_sources([tmp_path / "x.zip", cells, tmp_path / "empty", tmp_path / "*.tif"])
+    bad_zip, empty, pattern = caught.value.problems
+    assert "x.zip: cannot be read as a zip" in bad_zip
+    assert "empty: holds no image" in empty
+    assert "*.tif: no such file or folder" in pattern
+    with pytest.raises(DataError, match="inputs without an image"):
+        find_image_sources([])
+
+
+def test_names_are_relative_to_the_common_folder(cells, monkeypatch):
+    monkeypatch.chdir(cells)
+    assert [source.name for source in find_image_sources(["deeper/c.png"])] == ["c.png"]
+    names = [source.name for source in find_image_sources(["deeper", "a.png"])]
+    assert names == ["deeper/c.png", "a.png"]
+
+
+def test_folder_that_is_written_to_is_left_out(cells):
+    names = [source.name for source in find_image_sources([cells], leave_out=cells / "deeper")]
+    assert names == ["a.png", "b.png"]
+
+
+def test_patterns_pass_over_other_files_but_a_named_file_counts(cells):
+    (cells / "x[1].png").write_bytes((cells / "a.png").read_bytes())
+    names = [source.name for source in find_image_sources([cells / "*", cells / "x[1].png"])]
+    assert names == ["a.png", "b.png", "x[1].png"]
+    assert [source.name for source in find_image_sources([cells / "notes.md"])] == ["notes.md"]
+
+
+def test_links_to_images_elsewhere_count(cells, tmp_path):
+    (tmp_path / "chosen").mkdir()
+    (tmp_path / "chosen" / "1.png").symlink_to(cells / "a.png")
+    assert len(find_image_sources([tmp_path / "chosen"])) == 1
 
 
 def test_hidden_files_and_those_of_macos_are_passed_over(cells, tmp_path):
@@ -85,7 +119,8 @@ def test_hidden_files_and_those_of_macos_are_passed_over(cells, tmp_path):
     with zipfile.ZipFile(archive, "w") as stream:
         stream.writestr("__MACOSX/._a.png", b"no image")
         stream.write(cells / "a.png", "a.png")
-    assert [source.name for source in find_sources([str(archive)])] == [f"{archive}:a.png"]
+    names = [source.name for source in find_image_sources([archive, cells])]
+    assert names == ["cells.zip/a.png", "cells/a.png", "cells/b.png", "cells/deeper/c.png"]
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
@@ -103,7 +138,7 @@ def test_any_damaged_byte_of_a_zip_is_a_data_error(method, tmp_path):
         damaged[place] ^= 0xFF
         archive.write_bytes(damaged)
         with contextlib.suppress(DataError):
-            find_sources([str(archive)])[0].read()
+            find_image_sources([str(archive)])[0].read()
             continue
         refused.append(place)
     assert len(refused) > 50

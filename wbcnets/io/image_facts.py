@@ -18,7 +18,7 @@ from wbcnets.io.content_cache import shared_cache
 from wbcnets.io.images import MAX_PIXELS, image_conversions, image_size, read_image
 
 # To be counted up when readers or hashes change
-_KIND = f"image 2 {MAX_PIXELS}"
+_KIND = f"image 3 {MAX_PIXELS}"
 _THREADS = 4
 # From here on a person would want to see how far it is
 _MANY = 2000

@@ -1,10 +1,17 @@
-"""Where the images to classify are: files, folders, zips, lists and patterns."""
+"""The images that a person names to predict on: files, folders, zips, lists and patterns.
+
+    find_image_sources(inputs, leave_out=None) -> list[ImageSource]
+
+serves the classifier and the detector. An `ImageSource` has a `name` for tables and output files, a
+`path` for messages, and `read()`.
+"""
 
 import glob
 import lzma
+import os
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -12,10 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from wbcnets.errors import DataError
-from wbcnets.io.images import IGNORED_FOLDERS, SUFFIXES, read_image, read_image_bytes
+from wbcnets.io.image_files import IMAGE_SUFFIXES, find_image_files, is_image_name, natural_order
+from wbcnets.io.images import read_image, read_image_bytes
 
 MAX_MEMBER_BYTES = 256 << 20
-# What damaged members make the decompressors raise
+# Damaged members make the decompressors raise any of these
 _DAMAGE = (
     OSError,
     RuntimeError,
@@ -30,98 +38,113 @@ _DAMAGE = (
 
 @dataclass(frozen=True)
 class ImageSource:
-    """One image that is still to be read.
-
-    Attributes:
-        name: For tables and messages.
-        read: Reads it as (H, W, 3) uint8, or raises DataError.
-    """
-
-    name: str
-    read: Callable[[], npt.NDArray[np.uint8]]
-
-
-def find_sources(inputs: Sequence[str]) -> list[ImageSource]:
-    """All images of the inputs, each once, in the order of the inputs and then of their names.
+    """An image that is not read yet.
 
     Args:
-        inputs: Image files, folders (searched through), zips, text files with a path a line
-            (relative ones from the list's folder), or patterns such as ``"slides/*.png"``.
+        path: The image file, or the zip that holds it.
+        name: Path relative to the common folder of all inputs, with slashes. It never leads out of
+            that folder, so output files can take it. A member of a zip is ``cells.zip/a.png``.
+        member: Name in the zip; empty for a file.
+    """
+
+    path: Path
+    name: str
+    member: str = ""
+
+    def read(self) -> npt.NDArray[np.uint8]:
+        """Returns the image as (H, W, 3) uint8 RGB.
+
+        Raises:
+            DataError: if it cannot be read; the message names the file.
+        """
+        return _read_member(self.path, self.member) if self.member else read_image(self.path)
+
+
+def find_image_sources(
+    inputs: Sequence[str | os.PathLike[str]], leave_out: Path | None = None
+) -> list[ImageSource]:
+    """Returns all images of the inputs, each once, in the order of the inputs.
+
+    Args:
+        inputs: Image files of any suffix, folders (searched at any depth), zips, text files with
+            one path per line (relative to the folder of the list), or patterns such as
+            ``slides/*.png`` and ``slides/**/*.jpg``.
+        leave_out: A folder whose files do not count, such as the one that is written to.
 
     Raises:
-        DataError: An input is missing, is no readable zip, or there is no image at all.
+        DataError: if an input gives no image; all such inputs are listed.
     """
-    sources: dict[str, ImageSource] = {}
-    for text in inputs:
-        for source in _sources_of(text):
-            sources.setdefault(source.name, source)
-    if not sources:
-        raise DataError(
-            f"no images in {', '.join(inputs)}; looked for {', '.join(sorted(SUFFIXES))}"
-        )
-    return list(sources.values())
+    found: dict[tuple[Path, str], None] = {}
+    folders, problems = [], []
+    for text in (os.fspath(given) for given in inputs):
+        try:
+            images = [
+                (path.absolute(), member)
+                for path, member in _images_of(text)
+                if leave_out is None or not path.absolute().is_relative_to(leave_out.absolute())
+            ]
+            if not images:
+                raise DataError(f"{text}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        except DataError as error:
+            problems.append(str(error))
+            continue
+        found.update(dict.fromkeys(images))
+        folders += [Path(text).absolute()] if Path(text).is_dir() else []
+    if problems or not found:
+        raise DataError("inputs without an image; correct their paths", problems)
+    base = Path(os.path.commonpath([*(folders or ()), *(path.parent for path, _ in found)]))
+    return [ImageSource(path, _table_name(path, member, base), member) for path, member in found]
 
 
-def _sources_of(text: str) -> list[ImageSource]:
+def _images_of(text: str) -> Iterable[tuple[Path, str]]:
+    """Yields the file of each image, and its name in the file if that is a zip."""
     path = Path(text)
+    if path.is_file() and path.suffix.lower() == ".zip":
+        return [(path, member) for member in _members(path)]
     if path.is_dir():
-        return [_file(file) for file in sorted(path.rglob("*")) if _is_image(file)]
-    if path.is_file():
-        if path.suffix.lower() == ".zip":
-            return _members(path)
-        return _listed(path) if path.suffix.lower() == ".txt" else [_file(path)]
-    found = sorted(glob.glob(text, recursive=True))
-    if not found:
-        raise DataError(f"{text}: no such file or folder, and no file fits it as a pattern")
-    return [_file(Path(name)) for name in found if _is_image(Path(name))]
+        files = find_image_files(path, outside_links=True)
+    elif path.is_file():
+        files = _listed(path) if path.suffix.lower() == ".txt" else [path]
+    else:
+        matches = sorted(glob.glob(text, recursive=True), key=natural_order)
+        if not matches:
+            raise DataError(f"{text}: no such file or folder, and no file matches it as a pattern")
+        named = (Path(match) for match in matches)
+        files = [file for file in named if is_image_name(file.name) and file.is_file()]
+    return [(file, "") for file in files]
 
 
-def _is_image(path: Path) -> bool:
-    return path.is_file() and _is_image_name(path.parts[-1:])
+def _table_name(path: Path, member: str, base: Path) -> str:
+    inner = [part for part in PurePosixPath(member).parts if part not in ("..", "/")]
+    return PurePosixPath(path.relative_to(base).as_posix(), *inner).as_posix()
 
 
-def _is_image_name(parts: Sequence[str]) -> bool:
-    """Whether it ends as an image's does, and is neither hidden nor in a folder of the system's."""
-    if not parts or parts[-1].startswith(".") or IGNORED_FOLDERS & set(parts):
-        return False
-    return PurePosixPath(parts[-1]).suffix.lower() in SUFFIXES
-
-
-def _file(path: Path) -> ImageSource:
-    return ImageSource(str(path), lambda: read_image(path))
-
-
-def _listed(path: Path) -> list[ImageSource]:
+def _listed(path: Path) -> list[Path]:
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: no readable list ({error})") from error
+        raise DataError(f"{path}: cannot be read as a list of files ({error})") from error
     names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    return [_file(path.parent / name) for name in names]
+    return [path.parent / name for name in names]
 
 
-def _members(path: Path) -> list[ImageSource]:
-    """The images in a zip, which are read from memory and never unpacked onto the disk."""
+def _members(path: Path) -> list[str]:
+    """Returns the names of the images in a zip, which are never unpacked onto the disk."""
     try:
         with zipfile.ZipFile(path) as archive:
-            members = [info for info in archive.infolist() if not info.is_dir()]
+            names = [info.filename for info in archive.infolist() if not info.is_dir()]
     except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: no readable zip ({error})") from error
-    images = [info for info in members if _is_image_name(PurePosixPath(info.filename).parts)]
-    return [_member(path, info) for info in sorted(images, key=lambda info: info.filename)]
+        raise DataError(f"{path}: cannot be read as a zip ({error})") from error
+    return sorted(filter(is_image_name, names), key=natural_order)
 
 
-def _member(path: Path, info: zipfile.ZipInfo) -> ImageSource:
-    name = f"{path}:{info.filename}"
-
-    def read() -> npt.NDArray[np.uint8]:
-        if info.file_size > MAX_MEMBER_BYTES:
-            raise DataError(f"{name}: {info.file_size} bytes are too many for an image")
-        try:
-            with zipfile.ZipFile(path) as archive, archive.open(info) as stream:
-                content = stream.read(MAX_MEMBER_BYTES + 1)
-        except _DAMAGE as error:
-            raise DataError(f"{name}: cannot be read from the zip ({error})") from error
-        return read_image_bytes(content, name)
-
-    return ImageSource(name, read)
+def _read_member(path: Path, member: str) -> npt.NDArray[np.uint8]:
+    name = f"{path}:{member}"
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(member) as stream:
+            content = stream.read(MAX_MEMBER_BYTES + 1)
+    except (*_DAMAGE, KeyError) as error:
+        raise DataError(f"{name}: cannot be read from the zip ({error})") from error
+    if len(content) > MAX_MEMBER_BYTES:
+        raise DataError(f"{name}: exceeds the limit of {MAX_MEMBER_BYTES:,} bytes for an image")
+    return read_image_bytes(content, name)

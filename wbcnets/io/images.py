@@ -17,8 +17,6 @@ from wbcnets.errors import DataError
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
 MAX_PIXELS = 50_000_000
-IGNORED_FOLDERS = frozenset({"__MACOSX", ".ipynb_checkpoints", ".git"})
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
 _TURNED = frozenset({5, 6, 7, 8})
 _SIXTEEN_BIT_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
 _MODE_NAMES = {"L": "gray", "LA": "gray", "1": "black and white", "P": "palette", "RGBA": ""}

@@ -31,7 +31,8 @@ from mfds_detr.data.dataset_mapper import build_augmentations
 from wbcnets.errors import CheckpointError, ConfigError, DataError
 from wbcnets.io.atomic_files import write_atomically
 from wbcnets.io.drawing import draw_boxes
-from wbcnets.io.images import SUFFIXES, read_image
+from wbcnets.io.image_files import IMAGE_SUFFIXES
+from wbcnets.io.images import read_image
 
 logger = logging.getLogger("mfds_detr.predictor")
 
@@ -327,7 +328,7 @@ def _matches(text: str) -> list[Path]:
         return [path]
     if not path.is_dir():
         return [Path(p) for p in glob.glob(text, recursive=True) if Path(p).is_file()]
-    found = (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    found = (p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
     return [p for p in found if not any(_is_hidden(part) for part in p.relative_to(path).parts)]
 
 
@@ -341,7 +342,7 @@ def _lies_in(path: Path, folder: Path | None) -> bool:
 
 def _why_nothing(text: str) -> str:
     if Path(text).is_dir():
-        return f"the folder holds no image ({', '.join(sorted(SUFFIXES))})"
+        return f"the folder holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})"
     return "no such file, and as a pattern it matches none"
 
 

@@ -20,7 +20,7 @@ from wbcnets.io.images import MAX_PIXELS, image_conversions, read_image
 MIN_SIDE = 8
 _NAMED_PER_LINE = 5
 # To be counted up when readers or fingerprints change
-_KIND = f"cell 2 {MAX_PIXELS} {MIN_SIDE}"
+_KIND = f"cell 3 {MAX_PIXELS} {MIN_SIDE}"
 _PLACEHOLDER = "<the image>"
 
 

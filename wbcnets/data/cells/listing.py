@@ -19,7 +19,7 @@ from pathlib import Path
 
 from wbcnets.data.cells.manifest import path_problem
 from wbcnets.errors import ConfigError, DataError
-from wbcnets.io.images import IGNORED_FOLDERS, SUFFIXES
+from wbcnets.io.image_files import is_image_name, list_folder, natural_order
 
 # Folder name in lower case -> the split's name in manifests
 SPLIT_NAMES = {
@@ -119,12 +119,6 @@ def compile_group_pattern(text: str) -> re.Pattern[str] | None:
     return pattern
 
 
-def natural_order(text: str) -> tuple[list[tuple[int, int, str]], str]:
-    """Sorting key in which numbers count by value: 2 before 10, and case makes no difference."""
-    parts = re.split(r"(\d+)", text.casefold())
-    return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts if p], text
-
-
 def _with_group(file: CellFile, pattern: re.Pattern[str]) -> CellFile:
     found = pattern.search(file.path.name)
     if file.group or found is None:
@@ -180,22 +174,18 @@ def _list_classes(listing: CellListing, folder: Path, split: str) -> list[str]:
 
 
 def _entries(folder: Path, ignored: list[str] | None = None) -> tuple[list[Path], list[Path]]:
-    """The folders and images in a folder; what is passed over is noted."""
-    folders, images = [], []
-    for path in sorted(folder.iterdir(), key=lambda entry: natural_order(entry.name)):
-        if path.name.startswith(".") or path.name in IGNORED_FOLDERS or path.is_symlink():
-            kind = "link" if path.is_symlink() else "hidden or system file"
-        elif path.is_dir():
-            folders.append(path)
-            continue
-        elif path.suffix.lower() in SUFFIXES:
-            images.append(path)
-            continue
-        else:
-            kind = "no image by its suffix"
-        if ignored is not None:
-            ignored.append(f"{path.relative_to(folder.parent)}: {kind}")
-    return folders, images
+    """Returns the folders and images in a folder; what is passed over is noted."""
+    entries = list_folder(folder)
+    images = [path for path in entries.files if is_image_name(path.name)]
+    others = [path for path in entries.files if not is_image_name(path.name)]
+    if ignored is not None:
+        for paths, kind in (
+            (entries.hidden, "hidden or system file"),
+            (entries.links, "link"),
+            (others, "no image by its suffix"),
+        ):
+            ignored += [f"{path.relative_to(folder.parent)}: {kind}" for path in paths]
+    return entries.folders, images
 
 
 def _inner(folder: Path) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from wbcnets.data.cards.classes import ClassTable, normalize_name
 from wbcnets.data.cells.checks import CellReport, CheckedCells, check_cells, fingerprint_manifest
-from wbcnets.data.cells.listing import list_cells, natural_order
+from wbcnets.data.cells.listing import list_cells
 from wbcnets.data.cells.manifest import read_manifest, verify_hashes
 from wbcnets.data.check.formats import Source, find_sources
 from wbcnets.data.check.results import CheckResult, SetResult
@@ -19,9 +19,8 @@ from wbcnets.data.detection.report import ConversionReport, Counts
 from wbcnets.data.detection.voc import read_xml, voc_to_coco
 from wbcnets.data.detection.yolo import yolo_to_coco
 from wbcnets.data.duplicates.leaks import find_shared
-from wbcnets.data.prepare.sources import list_images
 from wbcnets.errors import DataError
-from wbcnets.io.images import SUFFIXES
+from wbcnets.io.image_files import IMAGE_SUFFIXES, find_image_files, natural_order
 from wbcnets.io.strict_json import read_json
 
 
@@ -184,9 +183,9 @@ def _names_found(names: Sequence[str], result: SetResult) -> tuple[str, ...]:
 
 def _check_yolo(source: Source, options: CheckOptions, result: SetResult) -> None:
     labels = source.files[0]
-    images = list_images(source.images)
+    images = find_image_files(source.images, recursive=False, outside_links=True)
     if not images:
-        suffixes = ", ".join(sorted(SUFFIXES))
+        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
         raise DataError(f"{source.images}: holds no image ({suffixes}) - name it with --images")
     names = options.class_names or source.class_names or _yolo_numbers(labels)
     data, report = yolo_to_coco(

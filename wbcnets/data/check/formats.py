@@ -7,7 +7,7 @@ from pathlib import Path
 
 from wbcnets.data.cells.manifest import MANIFEST_NAME, is_manifest
 from wbcnets.errors import ConfigError, DataError
-from wbcnets.io.images import IGNORED_FOLDERS, SUFFIXES
+from wbcnets.io.image_files import IMAGE_SUFFIXES, find_files
 from wbcnets.io.strict_json import read_json
 from wbcnets.io.strict_yaml import read_yaml
 
@@ -102,15 +102,11 @@ def _kind_of_json(path: Path) -> str:
 
 
 def _files(path: Path, suffix: str) -> Iterator[Path]:
-    """The files of a suffix in a folder and up to three levels below, or the file itself."""
+    """Yields the files of a suffix below a folder, or the file itself."""
     if path.is_file():
         yield path
-        return
-    for pattern in ("*", "*/*", "*/*/*"):
-        for file in islice(sorted(path.glob(pattern + suffix)), _LOOKED_AT):
-            hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
-            if file.is_file() and not hidden and not IGNORED_FOLDERS.intersection(file.parts):
-                yield file
+    elif path.is_dir():
+        yield from find_files(path, {suffix}, outside_links=True)
 
 
 def _images_beside(file: Path, given: Path) -> Path:
@@ -129,7 +125,7 @@ def _label_folder(path: Path) -> Path | None:
     if (path / "labels").is_dir():
         return path / "labels"
     names = [entry for entry in islice(path.iterdir(), _LOOKED_AT) if entry.is_file()]
-    stems = {entry.stem for entry in names if entry.suffix.lower() in SUFFIXES}
+    stems = {entry.stem for entry in names if entry.suffix.lower() in IMAGE_SUFFIXES}
     texts = {entry.stem for entry in names if entry.suffix.lower() == ".txt"}
     return path if stems & texts else None
 

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from wbcnets.io.images import SUFFIXES
+from wbcnets.io.image_files import IMAGE_SUFFIXES
 
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 _DRIVE = re.compile(r"^[A-Za-z]:")
@@ -47,7 +47,7 @@ def refuse_file_name(file_name: object, root: Path) -> str | None:
 
 def find_by_stem(folder: Path, stem: str) -> Path | None:
     """Finds the image `<stem>.<suffix>` in a folder, whatever its suffix."""
-    for suffix in sorted(SUFFIXES):
+    for suffix in sorted(IMAGE_SUFFIXES):
         for candidate in (folder / f"{stem}{suffix}", folder / f"{stem}{suffix.upper()}"):
             if candidate.is_file():
                 return candidate

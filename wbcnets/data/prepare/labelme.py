@@ -8,7 +8,7 @@ from wbcnets.data.detection.image_paths import find_by_stem
 from wbcnets.data.detection.labelme import labelme_to_coco
 from wbcnets.data.prepare.sources import Split, copy_images, open_source, write_splits
 from wbcnets.errors import DataError
-from wbcnets.io.images import SUFFIXES
+from wbcnets.io.image_files import IMAGE_SUFFIXES
 
 # The labels that the paper's tables and annotators use for the five types.
 ALIASES = {
@@ -100,7 +100,7 @@ def _find_images(files: list[Path]) -> list[Path]:
         # A folder of the flat layout holds the images of the other split as well.
         for image in sorted(place.iterdir()):
             alone = not (place / f"{image.stem}.json").is_file() and image.stem not in annotated
-            if image.suffix.lower() in SUFFIXES and alone and place.name != "images":
+            if image.suffix.lower() in IMAGE_SUFFIXES and alone and place.name != "images":
                 problems.append(f"{image}: has no .json file - annotate it or take it out")
     if problems:
         raise DataError(f"{len(problems)} files lack their partner", problems)

@@ -20,7 +20,8 @@ from wbcnets.data.cards.detection import DatasetCard
 from wbcnets.data.detection.coco import CocoDataset, parse_coco
 from wbcnets.data.detection.report import ConversionReport
 from wbcnets.errors import DataError, WbcnetsError
-from wbcnets.io.images import IGNORED_FOLDERS, SUFFIXES, read_image
+from wbcnets.io.image_files import IGNORED_FOLDERS
+from wbcnets.io.images import read_image
 
 MAX_ZIP_BYTES = 8 << 30
 MAX_ZIP_MEMBERS = 200_000
@@ -169,15 +170,6 @@ def find_layout(folder: Path, marker: str) -> Path:
     for _ in PurePosixPath(marker).parts:
         found[0] = found[0].parent
     return found[0]
-
-
-def list_images(folder: Path) -> list[Path]:
-    """The images directly in a folder, sorted; other files are left alone."""
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.is_file() and path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-    )
 
 
 def copy_images(files: Iterable[Path], target: Path) -> list[Path]:
