@@ -1,7 +1,7 @@
 """Installs ``mfds_detr`` beside ``wbcnets``; everything else is in pyproject.toml.
 
-The project keeps its configs and weights beside its package, as Detectron2's projects do. Installed,
-they are the folders ``configs`` and ``weights`` of the package.
+The project keeps its configs and weights beside its package, as Detectron2's projects do. In the
+wheel they are the folders ``configs`` and ``weights`` inside the package.
 """
 
 from setuptools import find_packages, setup
