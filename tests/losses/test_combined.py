@@ -36,8 +36,8 @@ def test_every_name_gives_a_finite_scalar_and_gradients(name):
 @pytest.mark.parametrize("name", loss_names())
 def test_every_name_takes_soft_targets(name):
     features, logits, _ = batch()
-    shares = torch.rand(6, 3).softmax(dim=1)
-    assert create_loss(name, **FACTS)(features, logits, shares).isfinite()
+    probabilities = torch.rand(6, 3).softmax(dim=1)
+    assert create_loss(name, **FACTS)(features, logits, probabilities).isfinite()
 
 
 def test_resnext_ccs_pair():
@@ -80,7 +80,7 @@ def test_state_holds_the_centers():
     [
         ("arcface", {}, "loss 'arcface' is unknown; use one of .*'center'"),
         ({"cross_entropy": 1.0, "arcface": 1.0}, {}, "'arcface' is unknown"),
-        ("cross_entropy", {"center": {}}, "options of the loss 'center', which is not in"),
+        ("cross_entropy", {"center": {}}, "options for the loss 'center', but the losses are"),
         ("cross_entropy", {"cross_entropy": {"smoothing": 0.1}}, "smoothing"),
         ({}, {}, "at least one"),
     ],

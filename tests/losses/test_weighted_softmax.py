@@ -47,17 +47,17 @@ def test_gradients():
 def test_soft_targets_of_one_class_are_labels():
     loss = WeightedSoftmaxLoss(class_weights=[0.2, 0.3, 0.5])
     logits, labels = torch.randn(4, 3), torch.tensor([0, 2, 1, 1])
-    shares = F.one_hot(labels, 3).float()
-    torch.testing.assert_close(loss(None, logits, shares), loss(None, logits, labels))
+    probabilities = F.one_hot(labels, 3).float()
+    torch.testing.assert_close(loss(None, logits, probabilities), loss(None, logits, labels))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "give class_counts, or class_weights"),
-        ({"class_counts": [1, 2], "class_weights": [1, 2]}, "give class_counts, or"),
-        ({"class_counts": [3]}, "two classes or more"),
-        ({"class_counts": [0, 0]}, "two classes or more"),
+        ({}, "give either class_counts or class_weights"),
+        ({"class_counts": [1, 2], "class_weights": [1, 2]}, "give either class_counts"),
+        ({"class_counts": [3]}, "two or more classes"),
+        ({"class_counts": [0, 0]}, "two or more classes"),
         ({"class_weights": [1, float("nan")]}, "class_weights="),
         ({"class_counts": [1, 2], "label_smoothing": 1.0}, "label_smoothing=1.0"),
     ],
@@ -77,5 +77,5 @@ def test_bad_inputs_are_errors():
         loss(None, torch.zeros(2, 2), torch.tensor([0]))
     with pytest.raises(ConfigError, match="labels must be int64"):
         loss(None, torch.zeros(1, 2), torch.tensor([0.0]))
-    with pytest.raises(ConfigError, match="B from 1"):
+    with pytest.raises(ConfigError, match="B at least 1"):
         loss(None, torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64))

@@ -127,7 +127,7 @@ def train_net_folder():
 
 
 def test_alpha_from_the_class_shares(command, smears, tmp_path):
-    rule = ("MODEL.MFDS_DETR.LOSS.FOCAL_ALPHA_RULE", "share")
+    rule = ("MODEL.MFDS_DETR.LOSS.FOCAL_ALPHA_RULE", "fraction")
     args = train_net.build_parser().parse_args(command(*smears, *rule))
     cfg = train_net.load_config(args)
     train_net.prepare(cfg, args)
@@ -230,7 +230,7 @@ def test_bad_files(command, smears, tmp_path, refusal):
         (("MODEL.MFDS_DETR.NECK.NAME", "fpm"), "unknown neck 'fpm'"),
         (("MODEL.MFDS_DETR.NECK.OPTIONS.widht", "3"), "widht"),
         (("MODEL.MFDS_DETR.POSITION_ENCODING", "sin"), "'sin' is unknown"),
-        (("MODEL.MFDS_DETR.LOSS.FOCAL_ALPHA_RULE", "shares"), "'shares' is unknown"),
+        (("MODEL.MFDS_DETR.LOSS.FOCAL_ALPHA_RULE", "fractions"), "'fractions' is unknown"),
         (("MODEL.TIMM.NAME", "resnet19"), "'resnet19' is no timm model"),
         (("INPUT.ALBUMENTATIONS.PRESET", "strong"), "'strong' is unknown"),
         (("DATASETS.TRAIN", "('others',)"), "others"),

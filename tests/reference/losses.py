@@ -4,7 +4,7 @@ import math
 
 
 def weighted_softmax(logits, labels, counts):
-    """Equations 5 to 7 of ResNeXt-CC, for two classes: each times the other's share."""
+    """Equations 5 to 7 of ResNeXt-CC, for two classes: each times the other's fraction."""
     total = 0.0
     for row, label in zip(logits, labels):
         denominator = sum(math.exp(float(value)) for value in row)

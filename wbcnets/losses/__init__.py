@@ -4,8 +4,7 @@ from wbcnets.losses.center import CenterLoss
 from wbcnets.losses.combined import COMBINATIONS, CombinedLoss, create_loss, loss_names
 from wbcnets.losses.contrastive import ContrastiveLoss
 from wbcnets.losses.cross_entropy import CrossEntropyLoss
-from wbcnets.losses.focal import class_fraction_alpha, sigmoid_focal_loss
-from wbcnets.losses.focal_loss import FocalLoss
+from wbcnets.losses.focal import FocalLoss, class_fraction_alpha, sigmoid_focal_loss
 from wbcnets.losses.weighted_softmax import WeightedSoftmaxLoss, complementary_fractions
 
 __all__ = [

@@ -1,10 +1,13 @@
-"""Center loss: features of a class are drawn to its center (Wen et al., ECCV 2016).
+"""Center loss: pulls the features of a class to its center.
 
-The ResNeXt-CC paper, section "Loss function optimization", equations 8 to 10. The loss is half the
-squared distance to the class's center, and centers move toward the features of each mini-batch.
+Wen et al., "A Discriminative Feature Learning Approach for Deep Face Recognition", ECCV 2016; the
+ResNeXt-CC paper, section "Loss function optimization", equations 8 to 10. The loss is half the
+squared distance to the center of the class. Each mini-batch moves the centers toward its features.
 
-Difference from the paper: equation 8 sums over the mini-batch; here it is the mean, as that of the
-softmax loss beside it, so that the factor between the two does not depend on the batch size.
+Differences from the paper:
+
+- Equation 8 sums over the mini-batch. Here it is the mean, like the softmax loss beside it, so the
+  factor between the two does not depend on the batch size.
 """
 
 import torch
@@ -18,20 +21,20 @@ from wbcnets.losses.inputs import hard_targets, require_features
 class CenterLoss(nn.Module):
     """Mean of ``|x_i - c_yi|^2 / 2`` over a batch.
 
-    In training, after the loss is computed, each center takes the step
-    ``c_j -= alpha * sum_i (c_j - x_i) / (1 + n_j)`` over the n_j images of its class in the batch;
-    with several processes, in the batches of all, so that centers stay equal. Centers are part of
-    the state. Soft targets count as their largest class.
+    In training, each center moves after the loss is computed, by
+    ``c_j -= alpha * sum_i (c_j - x_i) / (1 + n_j)`` over the n_j images of its class in the batch.
+    With several processes the sum runs over all their batches, so the centers stay equal. Centers
+    are part of the state dict. Soft targets count as their most probable class.
 
     Args:
-        num_classes: Centers.
+        num_classes: Number of centers.
         feature_dim: Width of the features.
-        alpha: How far a center moves, from 0 to 1.
-        device: Where the centers are made.
+        alpha: Step of a center, in [0, 1].
+        device: Device of the centers.
         dtype: Type of the centers.
 
     Raises:
-        ConfigError: A number is out of range.
+        ConfigError: if a number is out of range.
     """
 
     centers: Tensor
@@ -48,7 +51,7 @@ class CenterLoss(nn.Module):
         super().__init__()
         if num_classes < 1 or feature_dim < 1 or not 0 <= alpha <= 1:
             raise ConfigError(
-                "CenterLoss: num_classes and feature_dim must be at least 1 and alpha from 0 to 1, "
+                "CenterLoss: num_classes and feature_dim must be at least 1 and alpha in [0, 1], "
                 f"got num_classes={num_classes}, feature_dim={feature_dim}, alpha={alpha}"
             )
         self.alpha = alpha
@@ -56,10 +59,10 @@ class CenterLoss(nn.Module):
         self.register_buffer("centers", centers)
 
     def forward(self, features: Tensor | None, logits: Tensor | None, targets: Tensor) -> Tensor:
-        """Returns a scalar from features (B, C) and labels (B,) or shares (B, K).
+        """Returns a scalar from features (B, C) and labels (B,) or probabilities (B, K).
 
         Raises:
-            ConfigError: There are no features, or of another width than the centers.
+            ConfigError: if there are no features, or their width is not that of the centers.
         """
         features = require_features("CenterLoss", features, targets)
         if features.shape[1] != self.centers.shape[1]:

@@ -1,4 +1,4 @@
-"""Losses by name, alone or as weighted sums, with the papers' combinations ready."""
+"""Losses by name, alone or as weighted sums; the papers' combinations have names too."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,10 +10,10 @@ from wbcnets.errors import ConfigError
 from wbcnets.losses.center import CenterLoss
 from wbcnets.losses.contrastive import ContrastiveLoss
 from wbcnets.losses.cross_entropy import CrossEntropyLoss
-from wbcnets.losses.focal_loss import FocalLoss
+from wbcnets.losses.focal import FocalLoss
 from wbcnets.losses.weighted_softmax import WeightedSoftmaxLoss
 
-# What each loss takes from the data set and the model
+# Each loss, and the facts about dataset and model that it needs
 _LOSSES: dict[str, tuple[Callable[..., nn.Module], tuple[str, ...]]] = {
     "center": (CenterLoss, ("num_classes", "feature_dim")),
     "contrastive": (ContrastiveLoss, ()),
@@ -34,11 +34,11 @@ class CombinedLoss(nn.Module):
     """A weighted sum of losses.
 
     Args:
-        losses: Each loss by its name.
-        weights: The factor of each, by the same names.
+        losses: The losses by name.
+        weights: Their factors by the same names.
 
     Raises:
-        ConfigError: There is no loss, or the names differ.
+        ConfigError: if there is no loss or the names differ.
     """
 
     def __init__(self, losses: Mapping[str, nn.Module], weights: Mapping[str, float]) -> None:
@@ -54,25 +54,25 @@ class CombinedLoss(nn.Module):
     def parts(
         self, features: Tensor | None, logits: Tensor | None, targets: Tensor
     ) -> dict[str, Tensor]:
-        """Each loss by its name, times its factor: scalars whose sum is the loss."""
+        """Returns the weighted losses by name, scalars; their sum is the loss."""
         return {
             name: self.weights[name] * loss(features, logits, targets)
             for name, loss in self.losses.items()
         }
 
     def forward(self, features: Tensor | None, logits: Tensor | None, targets: Tensor) -> Tensor:
-        """Returns the sum, a scalar.
+        """Returns the weighted sum, a scalar.
 
         Args:
-            features: Pooled features before the classifier, (B, C); None where no loss needs them.
-            logits: (B, K); None where no loss needs them.
-            targets: Labels (B,) in int64, or shares of the classes (B, K).
+            features: Pooled features before the classifier, (B, C); None if no loss needs them.
+            logits: (B, K); None if no loss needs them.
+            targets: Labels (B,) in int64, or class probabilities (B, K).
         """
         return torch.stack(list(self.parts(features, logits, targets).values())).sum()
 
 
 def loss_names() -> list[str]:
-    """The names that `create_loss` knows."""
+    """Returns the names that ``create_loss`` knows, sorted."""
     return sorted({*_LOSSES, *COMBINATIONS})
 
 
@@ -84,18 +84,17 @@ def create_loss(
     class_counts: Sequence[int] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> CombinedLoss:
-    """Makes a loss by name, or a weighted sum of several.
+    """Creates a loss by name, or a weighted sum of several.
 
     Args:
-        spec: The name of a loss or of a paper's combination, or names of losses with their factors.
-        num_classes: Classes.
+        spec: The name of a loss or of a paper's combination, or losses and their factors.
+        num_classes: Number of classes.
         feature_dim: Width of the features before the classifier; the center loss needs it.
         class_counts: Images of each class in the training set; w-softmax needs them.
-        options: Keywords of the losses by their names, such as
-            ``{"contrastive": {"threshold": 0.3}}``.
+        options: Keywords of the losses by name, such as ``{"contrastive": {"threshold": 0.3}}``.
 
     Raises:
-        ConfigError: A name or a keyword is unknown, or something that a loss needs is missing.
+        ConfigError: if a name or keyword is unknown, or a loss lacks something that it needs.
     """
     weights = COMBINATIONS.get(spec, {spec: 1.0}) if isinstance(spec, str) else dict(spec)
     options = options or {}
@@ -104,7 +103,9 @@ def create_loss(
         raise ConfigError(f"loss {unknown[0]!r} is unknown; use one of {loss_names()}")
     unused = sorted(set(options) - set(weights))
     if unused:
-        raise ConfigError(f"options of the loss {unused[0]!r}, which is not in {sorted(weights)}")
+        raise ConfigError(
+            f"there are options for the loss {unused[0]!r}, but the losses are {sorted(weights)}"
+        )
     facts = {"num_classes": num_classes, "feature_dim": feature_dim, "class_counts": class_counts}
     losses = {name: _create_one(name, facts, options.get(name, {})) for name in weights}
     return CombinedLoss(losses, weights)

@@ -1,8 +1,13 @@
-"""Contrastive loss over a batch (the convolutional sparse ViT paper, section 3.4, equation 17).
+"""Contrastive loss over a batch.
 
-Images of one class are drawn together, images of two are pushed apart as long as they are more
-alike than a threshold. Equation 17 as printed lacks the threshold in its second sum; the text
-around it, and the maximum that is left of it, have it.
+Wang et al., "Analysis of Blood Cell Image Recognition Methods Based on Improved CNN and Vision
+Transformer", section 3.4, equation 17: images of one class are pulled together, images of different
+classes are pushed apart while their similarity exceeds a threshold.
+
+Differences from the paper:
+
+- Equation 17 as printed lacks the threshold in its second sum. The text around it, and the maximum
+  that remains in the equation, have it.
 """
 
 import torch
@@ -14,30 +19,31 @@ from wbcnets.losses.inputs import hard_targets, require_features
 
 
 class ContrastiveLoss(nn.Module):
-    """Mean over all N^2 pairs of a batch, each image with itself included.
+    """Mean over all N^2 pairs of a batch, each image paired with itself too.
 
-    ``1 - cos`` of the features for one class, ``max(cos - threshold, 0)`` for two. With several
-    processes, pairs are those within each. Soft targets count as their largest class.
+    A pair of one class adds ``1 - cos`` of its features, a pair of two classes
+    ``max(cos - threshold, 0)``. With several processes, each pairs the images of its own batch.
+    Soft targets count as their most probable class.
 
     Args:
-        threshold: How alike two classes may be, from -1 to 1; the paper's: 0.4.
+        threshold: Cosine similarity that two classes may have, in [-1, 1]; 0.4 in the paper.
 
     Raises:
-        ConfigError: The threshold is out of range.
+        ConfigError: if the threshold is out of range.
     """
 
     def __init__(self, threshold: float = 0.4) -> None:
         super().__init__()
         if not -1 <= threshold <= 1:
-            raise ConfigError(f"ContrastiveLoss: threshold={threshold} must be from -1 to 1")
+            raise ConfigError(f"ContrastiveLoss: threshold={threshold} must be in [-1, 1]")
         self.threshold = threshold
 
     def forward(self, features: Tensor | None, logits: Tensor | None, targets: Tensor) -> Tensor:
-        """Returns a scalar from features (B, C) and labels (B,) or shares (B, K)."""
+        """Returns a scalar from features (B, C) and labels (B,) or probabilities (B, K)."""
         features = require_features("ContrastiveLoss", features, targets)
         labels = hard_targets(targets)
         with torch.autocast(features.device.type, enabled=False):
-            # The largest value first: squares of large features leave their type's range
+            # Scale by the largest value first: squares of large features overflow
             scale = features.detach().abs().amax(dim=1, keepdim=True)
             unit = F.normalize(features / scale.clamp_min(torch.finfo(scale.dtype).tiny), dim=1)
             cosine = unit @ unit.t()

@@ -10,10 +10,10 @@ class CrossEntropyLoss(nn.Module):
     """Mean cross entropy of a batch.
 
     Args:
-        label_smoothing: Share of each target that is spread over all classes.
+        label_smoothing: Fraction of each target that is spread over all classes.
 
     Raises:
-        ConfigError: The share is not from 0 up to 1.
+        ConfigError: if the fraction is not in [0, 1).
     """
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
@@ -21,7 +21,7 @@ class CrossEntropyLoss(nn.Module):
         self.label_smoothing = check_smoothing("CrossEntropyLoss", label_smoothing)
 
     def forward(self, features: Tensor | None, logits: Tensor | None, targets: Tensor) -> Tensor:
-        """Returns a scalar from logits (B, K) and labels (B,) or shares (B, K)."""
+        """Returns a scalar from logits (B, K) and labels (B,) or probabilities (B, K)."""
         logits = require_logits("CrossEntropyLoss", logits, targets)
         targets = targets if targets.ndim == 1 else targets.to(logits.dtype)
         return F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)

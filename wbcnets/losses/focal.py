@@ -1,64 +1,129 @@
-"""Focal loss on independent classes.
+"""Focal loss of a classifier (softmax) and of a detector (sigmoid).
 
-Source: Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, equation 5; equation 9 of
-the MFDS-DETR paper, where alpha follows the classes' shares of the training set.
+Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, equation 5:
+``FL(p_t) = -alpha_t (1 - p_t)^gamma log(p_t)``. Equation 9 of the MFDS-DETR paper is the sigmoid
+form, with alpha from the class fractions of the training set.
 """
 
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wbcnets.errors import ConfigError
+from wbcnets.losses.inputs import check_smoothing, require_logits, soft_targets
 
-ALPHA_RULES = ("share", "inverse_share")
+ALPHA_RULES = ("fraction", "inverse_fraction")
+
+
+def focal_term(cross_entropy: Tensor, miss: Tensor, gamma: float) -> Tensor:
+    """Returns ``-(1 - p)^gamma log(p)``, elementwise.
+
+    Args:
+        cross_entropy: ``-log(p)``.
+        miss: ``1 - p``, computed without cancellation where p is near 1.
+        gamma: Exponent that turns down well-classified examples.
+    """
+    # The gradient of 0 ** gamma is infinite for gamma below 1
+    return miss.clamp_min(torch.finfo(miss.dtype).tiny) ** gamma * cross_entropy
 
 
 def sigmoid_focal_loss(
     logits: Tensor, targets: Tensor, alpha: float | Tensor = 0.25, gamma: float = 2.0
 ) -> Tensor:
-    """Focal loss of every logit, not reduced: `(..., K), (..., K) -> (..., K)`.
+    """Returns the focal loss of every logit, not reduced: (..., K), (..., K) -> (..., K).
 
-    Computed in float32 or wider, through log-sigmoids that stay finite for any logit.
+    Computed in float32 or wider; finite for any finite logit.
 
     Args:
         logits: Class logits.
         targets: 1 for the classes that are present, 0 for the others.
-        alpha: Weight of the positive targets, 1 - alpha of the negative ones; a tensor `(K,)` sets
-            it per class, a negative number weighs both the same.
-        gamma: Exponent that turns down well classified examples.
+        alpha: Weight of the positive targets; the negative ones get 1 - alpha. A tensor (K,) sets
+            it per class; a negative number weighs both the same.
+        gamma: Exponent that turns down well-classified examples.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     targets = targets.to(logits.dtype)
     cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    # 1 - p_t, without the cancellation of subtracting from one
     miss = torch.sigmoid(torch.where(targets > 0.5, -logits, logits))
-    loss = cross_entropy * miss**gamma
+    loss = focal_term(cross_entropy, miss, gamma)
     if isinstance(alpha, (int, float)) and alpha < 0:
         return loss
     return (alpha * targets + (1 - alpha) * (1 - targets)) * loss
 
 
-def class_fraction_alpha(counts: Sequence[int], rule: str = "share") -> Tensor:
-    """Focal alpha per class from the training set's counts, `(K,)`, values in (0, 1).
+def class_fraction_alpha(counts: Sequence[int], rule: str = "fraction") -> Tensor:
+    """Returns a focal alpha per class from the training set's counts, (K,), in [0.05, 0.95].
 
     Args:
         counts: Objects of each class in the training set.
-        rule: "share" is the paper's text, alpha_i the class's share of all objects; "inverse_share"
-            is what counterbalances, one minus the share. Both are kept within [0.05, 0.95].
+        rule: "fraction" is the paper's text: alpha is the class's fraction of all objects.
+            "inverse_fraction" is one minus that, which counterbalances the classes.
 
     Raises:
-        ConfigError: The rule is unknown, or no object is counted.
+        ConfigError: if the rule is unknown or there are no objects.
     """
     total = sum(counts)
     if total <= 0:
         raise ConfigError(
-            "focal alpha by class share needs at least one object in the training set"
+            "focal alpha from class fractions needs at least one object in the training set"
         )
-    shares = torch.tensor(counts, dtype=torch.float32) / total
-    if rule == "share":
-        return shares.clamp(0.05, 0.95)
-    if rule == "inverse_share":
-        return (1 - shares).clamp(0.05, 0.95)
+    fractions = torch.tensor(counts, dtype=torch.float32) / total
+    if rule == "fraction":
+        return fractions.clamp(0.05, 0.95)
+    if rule == "inverse_fraction":
+        return (1 - fractions).clamp(0.05, 0.95)
     raise ConfigError(f"focal alpha rule {rule!r} is unknown; use one of {list(ALPHA_RULES)}")
+
+
+class FocalLoss(nn.Module):
+    """Focal loss of a softmax, for one class per image; the mean over the batch.
+
+    Args:
+        alpha: Weight of each class, or one for all; None for no weights.
+        gamma: Exponent that turns down well-classified images, at least 0.
+        label_smoothing: Fraction of each target that is spread over all classes.
+
+    Raises:
+        ConfigError: if a number is out of range.
+    """
+
+    alpha: Tensor | None
+
+    def __init__(
+        self,
+        alpha: float | Sequence[float] | None = None,
+        gamma: float = 2.0,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if gamma < 0:
+            raise ConfigError(f"FocalLoss: gamma={gamma} must be at least 0")
+        self.gamma = gamma
+        self.label_smoothing = check_smoothing("FocalLoss", label_smoothing)
+        weights = None if alpha is None else torch.as_tensor(alpha, dtype=torch.float32)
+        if weights is not None and (weights.ndim > 1 or bool((weights < 0).any())):
+            raise ConfigError(
+                f"FocalLoss: alpha={alpha} must be a number of at least 0, or one per class"
+            )
+        self.register_buffer("alpha", weights, persistent=False)
+
+    def forward(self, features: Tensor | None, logits: Tensor | None, targets: Tensor) -> Tensor:
+        """Returns a scalar from logits (B, K) and labels (B,) or probabilities (B, K).
+
+        Raises:
+            ConfigError: if there are no logits, or their classes do not match the alphas.
+        """
+        logits = require_logits("FocalLoss", logits, targets)
+        alpha = self.alpha
+        if alpha is not None and alpha.ndim and len(alpha) != logits.shape[1]:
+            raise ConfigError(
+                f"FocalLoss: {len(alpha)} alphas for logits of {logits.shape[1]} classes"
+            )
+        log_probability = logits.log_softmax(dim=1)
+        loss = focal_term(-log_probability, -torch.expm1(log_probability), self.gamma)
+        weights = soft_targets(targets, logits.shape[1], self.label_smoothing).to(logits.dtype)
+        if alpha is not None:
+            weights = weights * alpha.to(logits.dtype)
+        return (weights * loss).sum(dim=1).mean()

@@ -88,8 +88,8 @@ def _add_model_keys(cfg: CfgNode) -> None:
     model.MATCHER = CfgNode({"CLASS_COST": 2.0, "L1_COST": 5.0, "GIOU_COST": 2.0})
     model.LOSS = CfgNode({"CLASS_WEIGHT": 2.0, "L1_WEIGHT": 5.0, "GIOU_WEIGHT": 2.0})
     model.LOSS.FOCAL_ALPHA = [0.25]  # one for all classes, or one per class
-    # "constant" takes FOCAL_ALPHA; "share" and "inverse_share" take alpha from the classes' shares
-    # of the training set (equation 9)
+    # "constant" takes FOCAL_ALPHA; "fraction" and "inverse_fraction" compute it from the
+    # class fractions of the training set (equation 9)
     model.LOSS.FOCAL_ALPHA_RULE = "constant"
     model.LOSS.FOCAL_GAMMA = 2.0
 
