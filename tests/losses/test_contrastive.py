@@ -53,7 +53,9 @@ def test_autocast_computes_in_float32(dtype):
 def test_soft_targets_count_as_their_largest_class():
     features, labels = torch.randn(3, 4), torch.tensor([1, 0, 1])
     probabilities = torch.tensor([[0.3, 0.7], [0.9, 0.1], [0.4, 0.6]])
-    assert ContrastiveLoss()(features, None, probabilities) == ContrastiveLoss()(features, None, labels)
+    assert ContrastiveLoss()(features, None, probabilities) == ContrastiveLoss()(
+        features, None, labels
+    )
 
 
 def test_bad_threshold_is_an_error():
