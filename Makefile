@@ -1,16 +1,18 @@
-# The environment lives in .venv. It is made from scratch when pyproject.toml says something new, and
-# detectron2 is looked at again when its installer changes.
+# The environment lives in .venv. A changed pyproject.toml makes it anew; a changed installer looks at
+# detectron2 again.
 
 PYTHON ?= python3
 ARGS ?=
 OMP_NUM_THREADS ?= 2
+# Processes that run the tests, each with one thread
+WORKERS ?= 2
 
 export OMP_NUM_THREADS
 export NO_ALBUMENTATIONS_UPDATE = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 BIN := .venv/bin
-# LOCKED=1 installs the very files of tools/requirements.lock (Python 3.11, Linux on x86-64)
+# LOCKED=1 installs exactly tools/requirements.lock (Python 3.11, Linux on x86-64)
 ifdef LOCKED
 INSTALL = $(BIN)/python -m pip install --quiet --require-hashes -r tools/requirements.lock \
 	&& $(BIN)/python -m pip install --quiet --no-deps -e .
@@ -21,51 +23,56 @@ PACKAGES := .venv/.packages
 READY := .venv/.ready
 INSTALLER := tools/install_detectron2.py tools/detectron2_operators.py
 
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check soak faults audit lock clean
+.PHONY: demo test test-all check soak faults audit lock setup clean help
 
-help:  ## list what can be made
-	@echo "make TARGET [PYTHON=python3.12] [ARGS='...']"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-7s %s\n", $$1, $$2 }' Makefile
-
-setup: $(READY)  ## make the environment in .venv (once; PyTorch is 6 GB)
-
-demo: $(READY)  ## fine-tune, evaluate and draw on a small generated smear set
+demo: $(READY)  ## fine-tune a detector on a few generated smears, evaluate it, draw its boxes (minutes)
 	@$(BIN)/python tools/demo.py $(ARGS)
 
-test: check  ## run the checks, then the tests (ARGS='-k name' picks some)
-	@$(BIN)/python -m pytest $(ARGS)
+test: check  ## run the checks and the tests but the long ones (ARGS='-k name' selects some)
+	@$(PYTEST) -n $(WORKERS) -m 'not long' $(ARGS)
 
-soak: $(READY)  ## the long form of tests/stress/soak: kills, fuzzing, thousands of images (about an hour)
-	@$(BIN)/python -m pip install --quiet -e '.[soak]'
-	@WBCNETS_SOAK=1 $(BIN)/python -m pytest -s tests/stress/soak tests/io/test_atomic_files.py \
-		tests/train/test_failures.py tests/mfds_detr/engine/test_failures.py $(ARGS)
+test-all: test  ## run the long tests, too
+	@$(PYTEST) -n $(WORKERS) -m long $(ARGS)
 
-faults: $(READY)  ## the corpus of faults, here and in its peers, into tests/stress/faults/README.md
-	@$(BIN)/python tests/stress/faults/report.py --output tests/stress/faults/README.md
-
-audit: $(READY)  ## known weaknesses of the installed packages (asks the network)
-	@$(BIN)/python -m pip install --quiet pip-audit
-	@$(BIN)/pip-audit --skip-editable
-
-lock: $(READY)  ## write tools/requirements.lock anew (asks the network)
-	@$(BIN)/python -m pip install --quiet uv
-	@$(BIN)/uv pip compile --quiet pyproject.toml --extra detection --extra train --extra dev \
-		--generate-hashes --no-header --no-annotate --python $(BIN)/python \
-		--output-file tools/requirements.lock
-
-check: $(READY)  ## formatting, lint and types
+check: $(READY)  ## check formatting, lint, types and security
 	@$(BIN)/ruff format --check --quiet . \
 		|| { echo "Not formatted, see: $(BIN)/ruff format --diff ."; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/bandit --quiet --recursive --severity-level medium wbcnets projects tools datasets
 
-clean:  ## remove the environment and caches; keeps output/ and datasets/
+soak: $(READY)  ## kill trainings, fuzz readers, read thousands of images (about an hour)
+	@$(BIN)/python -m pip install --quiet -e '.[soak]'
+	@WBCNETS_SOAK=1 $(PYTEST) -s tests/stress/soak tests/io/test_atomic_files.py \
+		tests/train/test_failures.py tests/mfds_detr/engine/test_failures.py $(ARGS)
+
+faults: $(READY)  ## write tests/stress/faults/README.md: answers to faulty data, here and in peers
+	@$(BIN)/python tests/stress/faults/report.py --output tests/stress/faults/README.md
+
+audit: $(READY)  ## look for known vulnerabilities in the installed packages (needs the network)
+	@$(BIN)/python -m pip install --quiet pip-audit
+	@$(BIN)/pip-audit --skip-editable
+
+lock: $(READY)  ## write tools/requirements.lock (needs the network)
+	@$(BIN)/python -m pip install --quiet uv
+	@$(BIN)/uv pip compile --quiet pyproject.toml --extra detection --extra train --extra dev \
+		--generate-hashes --no-header --no-annotate --python $(BIN)/python \
+		--output-file tools/requirements.lock
+
+setup: $(READY)  ## make the environment in .venv; the other targets do it when needed (6 GB)
+
+clean:  ## remove the environment and caches; keep output/ and datasets/
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The stamp is a copy of the pyproject.toml that was installed: a new date alone remakes nothing.
+help:  ## list the targets
+	@echo "make TARGET [PYTHON=python3.12] [ARGS='...']"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' Makefile
+
+# The stamp is a copy of the installed pyproject.toml: a new date alone makes nothing anew.
 $(PACKAGES): pyproject.toml
 	@if cmp -s pyproject.toml $@; then touch $@; else $(MAKE) --no-print-directory environment; fi
 
@@ -75,7 +82,7 @@ environment:
 		echo "Python 3.10 or later is needed; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." >&2; \
 		echo "Name another one: make PYTHON=/path/to/python3.12 setup" >&2; \
 		exit 1; }
-	@echo "Making .venv: PyTorch and about 100 packages, 6 GB. 2 to 15 minutes, by the network ..."
+	@echo "Making .venv: PyTorch and about 100 packages, 6 GB. 2 to 15 minutes, depending on the network ..."
 	@rm -rf .venv
 	@$(PYTHON) -m venv .venv
 	@start=$$(date +%s); \
