@@ -8,15 +8,12 @@ Example: python projects/mfds_detr/export_weights.py output/mine/model_best.pth 
 """
 
 import argparse
-import json
 from pathlib import Path
 
-import safetensors.torch
 import torch
 
 from wbcnets.errors import CheckpointError
-from wbcnets.io.atomic_files import write_with_digest
-from wbcnets.io.checkpoints import read_checkpoint
+from wbcnets.io.checkpoints import read_checkpoint, write_weights
 
 
 def export(source: Path, target: Path, dtype: torch.dtype) -> int:
@@ -29,18 +26,8 @@ def export(source: Path, target: Path, dtype: torch.dtype) -> int:
     names = list(checkpoint.get("class_names", ()))
     if not names:
         raise CheckpointError(f"{source}: names no classes; is it a checkpoint of train_net.py?")
-    state = {
-        name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous()
-        for name, tensor in (checkpoint.get("ema") or checkpoint["model"]).items()
-    }
-    lost = [name for name, t in state.items() if t.is_floating_point() and not t.isfinite().all()]
-    if lost:
-        raise CheckpointError(f"{source}: {', '.join(lost[:5])} overflow in {dtype}; use float32")
-    # safetensors refuses tensors that share memory, as the heads of all layers may
-    state = {name: tensor.clone() for name, tensor in state.items()}
-    data = safetensors.torch.save(state, metadata={"class_names": json.dumps(names)})
-    write_with_digest(target, lambda file: file.write(data))
-    return len(data)
+    write_weights(target, checkpoint.get("ema") or checkpoint["model"], names, dtype)
+    return target.stat().st_size
 
 
 def main() -> None:

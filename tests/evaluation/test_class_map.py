@@ -10,18 +10,18 @@ from wbcnets.evaluation.predictions import Predictions
 def test_equal_names_in_another_order_need_no_map():
     match = match_classes(("a", "b", "c"), ("c", "a", "b"))
     assert match.class_names == ("c", "a", "b")
-    assert match.data_places == (1, 2, 0)
+    assert match.data_indices == (1, 2, 0)
 
 
 def test_several_classes_may_become_one_and_others_none():
     mapping = {"band": "neutrophil", "segmented": "neutrophil"}
     match = match_classes(("band", "blast", "segmented"), ("monocyte", "neutrophil"), mapping)
     neutrophil = match.class_names.index("neutrophil")
-    assert match.data_places == (neutrophil, None, neutrophil)
+    assert match.data_indices == (neutrophil, None, neutrophil)
 
 
 def test_different_names_without_a_map_are_an_error_that_lists_both():
-    with pytest.raises(DataError, match=r"--class-map(.|\n)*data set: a, b(.|\n)*model: a, c"):
+    with pytest.raises(DataError, match=r"different classes(.|\n)*dataset: a, b(.|\n)*model: a, c"):
         match_classes(("a", "b"), ("a", "c"))
 
 
@@ -58,10 +58,10 @@ def test_a_list_adds_the_probabilities_of_the_models_classes():
         {"neutrophil": ["segmented", "band"], "mono": "monocyte"},
     )
     assert match.class_names == ("neutrophil", "monocyte")
-    assert match.data_places == (0, None, 1)
-    shares = np.array([[0.3, 0.4, 0.3], [0.1, 0.8, 0.1]])
+    assert match.data_indices == (0, None, 1)
+    probabilities = np.array([[0.3, 0.4, 0.3], [0.1, 0.8, 0.1]])
     merged = match.merge(
-        Predictions(("band", "monocyte", "segmented"), ("x", "y"), shares, np.array([0, 1]))
+        Predictions(("band", "monocyte", "segmented"), ("x", "y"), probabilities, np.array([0, 1]))
     )
     np.testing.assert_allclose(merged.probabilities, [[0.6, 0.4], [0.2, 0.8]])
     # Neither of the two alone was the most probable one
@@ -73,13 +73,13 @@ def test_a_list_adds_the_probabilities_of_the_models_classes():
 def test_classes_of_the_model_that_are_not_mapped_stay_possible_mistakes():
     match = match_classes(("a",), ("other", "a"), {"a": "a"})
     assert match.class_names == ("other", "a")
-    assert match.data_places == (1,)
+    assert match.data_indices == (1,)
 
 
 def test_name_of_joined_classes_is_never_that_of_another_class():
     match = match_classes(("a",), ("a", "b", "c"), {"a": ["b", "c"]})
     assert match.class_names == ("a", "b + c")
-    assert match.model_places == (0, 1, 1)
+    assert match.model_indices == (0, 1, 1)
 
 
 def test_images_without_a_class_are_left_out_and_counted(tmp_path):

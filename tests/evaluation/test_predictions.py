@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from wbcnets.errors import CheckpointError, ConfigError, DataError
-from wbcnets.evaluation.predictions import Predictions, common_files, predict, tta_images
+from wbcnets.evaluation.predictions import Predictions, predict, tta_images
 
 
 class Corner(nn.Module):
@@ -15,8 +15,8 @@ class Corner(nn.Module):
 
 
 def table(labels=(0, 1)):
-    shares = np.array([[0.75, 0.25], [0.4, 0.6]])
-    return Predictions(("a", "b"), ("x.png", "y.png"), shares, np.array(labels))
+    probabilities = np.array([[0.75, 0.25], [0.4, 0.6]])
+    return Predictions(("a", "b"), ("x.png", "y.png"), probabilities, np.array(labels))
 
 
 def test_table_comes_back_as_it_was(tmp_path):
@@ -39,15 +39,15 @@ def test_table_without_true_classes(tmp_path):
 )
 def test_another_table_is_an_error_that_names_it(content, tmp_path):
     (tmp_path / "other.csv").write_text(content)
-    with pytest.raises(DataError, match=r"other\.csv: no table of predictions"):
+    with pytest.raises(DataError, match=r"other\.csv: is not a table of predictions"):
         Predictions.from_csv(tmp_path / "other.csv")
 
 
-@pytest.mark.parametrize(("views", "count"), [("none", 1), ("flips", 4), ("d4", 8)])
-def test_views_are_all_different(views, count):
+@pytest.mark.parametrize(("tta", "count"), [("none", 1), ("flips", 4), ("d4", 8)])
+def test_views_are_all_different(tta, count):
     image = torch.arange(9.0).reshape(1, 1, 3, 3)
-    seen = {tuple(view.flatten().tolist()) for view in tta_images(image, views)}
-    assert len(seen) == len(tta_images(image, views)) == count
+    seen = {tuple(view.flatten().tolist()) for view in tta_images(image, tta)}
+    assert len(seen) == len(tta_images(image, tta)) == count
     assert tuple(image.flatten().tolist()) in seen
 
 
@@ -55,12 +55,12 @@ def test_probabilities_are_means_over_views():
     images = torch.rand(5, 1, 4, 4)
     numbers = torch.arange(5)
     batches = [(images[:3], numbers[:3]), (images[3:], numbers[3:])]
-    shares, places = predict(Corner(), batches, views="flips")
+    probabilities, numbers_seen = predict(Corner(), batches, tta="flips")
     views = [images, images.flip(2), images.flip(3), images.flip(2).flip(3)]
     expected = torch.stack([Corner()(view).softmax(dim=1) for view in views]).mean(dim=0)
-    np.testing.assert_allclose(shares, expected.numpy(), rtol=1e-6)
-    assert places.tolist() == [0, 1, 2, 3, 4]
-    np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(probabilities, expected.numpy(), rtol=1e-6)
+    assert numbers_seen.tolist() == [0, 1, 2, 3, 4]
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-6)
 
 
 def test_half_precision_gives_nearly_the_same():
@@ -72,14 +72,10 @@ def test_half_precision_gives_nearly_the_same():
 
 
 def test_unknown_tta_and_no_images_are_errors():
-    with pytest.raises(ConfigError, match="views='all'"):
-        predict(Corner(), [], views="all")
+    with pytest.raises(ConfigError, match="tta 'all' is unknown"):
+        predict(Corner(), [], tta="all")
     with pytest.raises(DataError, match="no images"):
         predict(Corner(), [])
-
-
-def test_common_files():
-    assert common_files(("a", "b", "c"), ("c", "x", "a")) == [(0, 2), (2, 0)]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +84,7 @@ def test_common_files():
 def test_damaged_table_is_an_error_that_names_the_problem(row, problem, tmp_path):
     lines = ["file,true,predicted,probability,a,b", "x.png,a,a,1,1,0", row]
     (tmp_path / "p.csv").write_text("\n".join(lines))
-    with pytest.raises(DataError, match=rf"p\.csv: no table of predictions .*{problem}"):
+    with pytest.raises(DataError, match=rf"p\.csv: is not a table of predictions .*{problem}"):
         Predictions.from_csv(tmp_path / "p.csv")
 
 
@@ -102,5 +98,5 @@ def test_names_in_any_script_come_back(tmp_path):
 def test_logits_that_are_no_numbers_are_an_error():
     images = torch.zeros(3, 1, 2, 2)
     images[1] = float("nan")
-    with pytest.raises(CheckpointError, match="no finite logits for 1 of 3 images"):
+    with pytest.raises(CheckpointError, match="logits are not finite for 1 of 3 images"):
         predict(Corner(), [(images, torch.arange(3))])

@@ -12,6 +12,7 @@ configuration is wrong; 130 interrupted.
 
 import argparse
 import importlib
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -153,9 +154,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: The words after ``wbcnets``; those of this process by default.
     """
-    args = argparse.Namespace(parser=None)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    args = argparse.Namespace(parser=None, command_line=shlex.join(["wbcnets", *words]))
     try:
-        build_parser().parse_args(arguments, args)
+        build_parser().parse_args(words, args)
         code: int = args.run(args)
     except (WbcnetsError, FloatingPointError, OSError) as error:
         print(f"error: {describe(error, args.parser)}", file=sys.stderr)

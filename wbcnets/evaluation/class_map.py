@@ -1,8 +1,8 @@
-"""A classifier on a data set of other classes: a map from the set's classes to the model's.
+"""Class maps: a dataset's classes to a model's, where the two differ.
 
-A file has a line a class of the set, ``ig: IG``. Several classes of the set may map onto one of
-the model, and one class of the set onto several of the model, ``neutrophil: [band, segmented]``,
-whose probabilities are then added.
+A file has one line per class of the dataset, ``ig: IG``. Several classes of the dataset may map to
+one class of the model. One class of the dataset may map to several of the model,
+``neutrophil: [band, segmented]``, whose probabilities are then added.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,100 +21,103 @@ ClassMap = Mapping[str, str | Sequence[str]]
 
 @dataclass(frozen=True)
 class ClassMatch:
-    """The classes in which a model is judged on a data set.
+    """The classes in which a model is evaluated on a dataset.
 
     Attributes:
-        class_names: M names: the model's classes, those that are judged as one under one name.
-        data_places: For each of the set's classes its place in `class_names`, or None.
-        model_places: The same for each of the model's classes.
+        class_names: M names: the model's classes, where merged ones share a name.
+        data_indices: Index in ``class_names`` of each class of the dataset, or None.
+        model_indices: Index in ``class_names`` of each class of the model.
     """
 
     class_names: tuple[str, ...]
-    data_places: tuple[int | None, ...]
-    model_places: tuple[int, ...]
+    data_indices: tuple[int | None, ...]
+    model_indices: tuple[int, ...]
 
     def select(self, manifest: CellManifest) -> tuple[CellManifest, dict[str, int]]:
-        """The images that have a class of the model, and how many of each other class are left out.
+        """Returns the images of mapped classes, and the number of images of each other class.
 
         Raises:
-            DataError: No image is left.
+            DataError: if no image is left.
         """
         counts: dict[str, int] = {}
         images = []
         for image in manifest.images:
-            place = self.data_places[image.label]
-            if place is None:
+            label = self.data_indices[image.label]
+            if label is None:
                 name = manifest.class_names[image.label]
                 counts[name] = counts.get(name, 0) + 1
             else:
-                images.append(replace(image, label=place))
+                images.append(replace(image, label=label))
         if not images:
             raise DataError(
                 f"{manifest.name}: no image has a class that the class map names, only "
-                f"{', '.join(counts) or 'nothing'}"
+                f"{', '.join(counts) or 'nothing'}; add one of them",
+                setting="class_map",
             )
         return replace(manifest, class_names=self.class_names, images=tuple(images)), counts
 
     def merge(self, predictions: Predictions) -> Predictions:
-        """Predictions of the model, (N, K), in these classes, (N, M); labels stay as they are."""
-        shares = np.zeros((len(predictions.files), len(self.class_names)))
-        for column, place in enumerate(self.model_places):
-            shares[:, place] += predictions.probabilities[:, column]
-        return replace(predictions, class_names=self.class_names, probabilities=shares)
+        """Adds the probabilities of merged classes, (N, K) -> (N, M); the labels stay."""
+        merged = np.zeros((len(predictions.files), len(self.class_names)))
+        for column, index in enumerate(self.model_indices):
+            merged[:, index] += predictions.probabilities[:, column]
+        return replace(predictions, class_names=self.class_names, probabilities=merged)
 
 
 def match_classes(
     data_classes: Sequence[str], model_classes: Sequence[str], class_map: ClassMap | None = None
 ) -> ClassMatch:
-    """Matches a data set's classes with a model's.
+    """Matches a dataset's classes with a model's.
 
     Args:
-        data_classes: The set's class names.
+        data_classes: The dataset's class names.
         model_classes: The model's class names.
-        class_map: A name to one or several; None where both have the same names, in whatever order.
+        class_map: Class of the dataset -> one or several of the model; None if both have the same
+            names, in any order.
 
     Raises:
-        DataError: Without a map the names differ; with one, a name is unknown, or two classes of
-            the set share a part of the model's classes.
+        DataError: if the names differ without a map, a name in the map is unknown, or two classes
+            of the dataset share only some of their classes of the model.
     """
     if class_map is None:
         if set(data_classes) != set(model_classes):
             raise DataError(
-                "the data set and the model have different classes; say with --class-map which are "
-                "the same",
-                [f"data set: {', '.join(data_classes)}", f"model: {', '.join(model_classes)}"],
+                "the dataset and the model have different classes; map those of the dataset to "
+                "those of the model",
+                [f"dataset: {', '.join(data_classes)}", f"model: {', '.join(model_classes)}"],
+                setting="class_map",
             )
         class_map = {name: name for name in data_classes}
     targets = {name: _as_tuple(value) for name, value in class_map.items()}
     problems = _find_problems(data_classes, model_classes, targets)
     if problems:
-        raise DataError("the class map cannot be used", problems)
+        raise DataError("the class map cannot be used", problems, setting="class_map")
     group_of = {name: group for group in targets.values() for name in group}
     groups = list(dict.fromkeys(group_of.get(name, (name,)) for name in model_classes))
     return ClassMatch(
         class_names=tuple(_group_name(group, targets, model_classes) for group in groups),
-        data_places=tuple(
+        data_indices=tuple(
             groups.index(group_of[targets[name][0]]) if name in targets else None
             for name in data_classes
         ),
-        model_places=tuple(groups.index(group_of.get(name, (name,))) for name in model_classes),
+        model_indices=tuple(groups.index(group_of.get(name, (name,))) for name in model_classes),
     )
 
 
 def read_class_map(path: Path) -> dict[str, str | tuple[str, ...]]:
-    """Reads a YAML file of ``class of the data set: class of the model, or a list of them``.
+    """Reads a YAML file of ``class of the dataset: class of the model, or a list of them``.
 
-    Names are taken as they are written, so that ``1`` and ``no`` are names like others.
+    Names are read as they are written: ``1`` and ``no`` are names, too.
 
     Raises:
-        DataError: It is something else.
+        DataError: if the file cannot be read, or holds anything else.
     """
     try:
         content = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"{path}: no readable YAML ({error})") from error
+        raise DataError(f"{path}: cannot be read as YAML ({error})") from error
     if not isinstance(content, yaml.MappingNode) or not content.value:
-        raise DataError(f"{path}: must map class names to class names, a line each: 'ig: IG'")
+        raise DataError(f"{path}: must map class names to class names, one per line: 'ig: IG'")
     names: dict[str, str | tuple[str, ...]] = {}
     problems = []
     for key, value in content.value:
@@ -128,7 +131,7 @@ def read_class_map(path: Path) -> dict[str, str | tuple[str, ...]]:
             found = tuple(str(node.value) for node in parts)
             names[str(key.value)] = found if isinstance(value, yaml.SequenceNode) else found[0]
     if problems:
-        raise DataError(f"{path}: is no class map", problems)
+        raise DataError(f"{path}: is not a class map", problems)
     return names
 
 
@@ -142,14 +145,14 @@ def _find_problems(
     targets: Mapping[str, tuple[str, ...]],
 ) -> list[str]:
     problems = [
-        f"{name!r} is no class of the data set ({', '.join(data_classes)})"
+        f"{name!r} is not a class of the dataset ({', '.join(data_classes)})"
         for name in targets
         if name not in data_classes
     ]
     known = ", ".join(model_classes)
     for name, group in targets.items():
         unknown = [target for target in group if target not in model_classes]
-        problems += [f"{target!r} is no class of the model ({known})" for target in unknown]
+        problems += [f"{target!r} is not a class of the model ({known})" for target in unknown]
         if not group or len(set(group)) < len(group):
             problems.append(f"{name!r}: maps to {list(group)}; name each class of the model once")
     first: dict[str, str] = {}
@@ -159,7 +162,7 @@ def _find_problems(
             if set(targets[other]) != set(group):
                 problems.append(
                     f"{other!r} and {name!r} share {target!r}, but not all of their classes of the "
-                    "model; give both the same list"
+                    "model; map both to the same list"
                 )
     return list(dict.fromkeys(problems))
 
@@ -167,7 +170,7 @@ def _find_problems(
 def _group_name(
     group: tuple[str, ...], targets: Mapping[str, tuple[str, ...]], model_classes: Sequence[str]
 ) -> str:
-    """Classes of the model that are judged as one have the set's name where there is just one."""
+    """Returns the name of merged classes: the dataset's, if exactly one class maps to them."""
     if len(group) == 1:
         return group[0]
     names = [name for name, others in targets.items() if set(others) == set(group)]

@@ -1,38 +1,49 @@
-"""A trained classifier from a run's checkpoint, a registered name, or a saved folder."""
+"""A trained classifier, loaded from a run's checkpoint, a registered name or a saved folder."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import timm
+import torch
+from PIL import Image
 from timm.data import resolve_model_data_config
-from torch import nn
+from torch import Tensor, nn
 
 from wbcnets.data.cells.augmentation import CellAugmentation, create_cell_augmentation
-from wbcnets.errors import CheckpointError
+from wbcnets.data.cells.dataset import PixelNormalization
+from wbcnets.engine.device import choose_device
+from wbcnets.errors import CheckpointError, DataError
+from wbcnets.evaluation.predictions import CellPrediction, Predictions, check_at_least, predict
 from wbcnets.io.checkpoints import load_into, read_checkpoint
+from wbcnets.io.images import image_to_rgb, read_image
 from wbcnets.version import __version__
 
+RgbImage = npt.NDArray[np.uint8]
+ImageLike = str | os.PathLike[str] | Image.Image | RgbImage
+NamedReader = tuple[str, Callable[[], RgbImage]]
+Unreadable = list[tuple[str, str]]
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors", ".ckpt", ".pkl")
-_NO_NAMES = (
-    "{}: its configuration has no label_names, so that its outputs have no meaning; train it on "
-    "cells first: python tools/train_classifier.py"
-)
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A model with what it needs to be used.
+    """A model with its classes and its preprocessing.
 
     Attributes:
-        name: Where it came from.
+        name: The source it was loaded from.
         model: In evaluation mode.
         class_names: In the order of the logits.
-        image_size: Side of the square images that it takes, in px.
-        mean: Of the channels, in [0, 1].
-        std: Of the channels, in [0, 1].
-        preset: How images are brought to their size, a preset without chance.
+        image_size: Side of the square input images, in px.
+        mean: Per channel, in [0, 1].
+        std: Per channel, in [0, 1].
+        preset: The augmentation preset, without randomness, that resizes images.
+        model_args: The keywords that created the model.
     """
 
     name: str
@@ -42,43 +53,173 @@ class Classifier:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     preset: str = "none"
+    model_args: Mapping[str, Any] = field(default_factory=dict)
 
-    def preprocessing(self) -> CellAugmentation:
-        """From an image to the size that the model takes."""
+    @property
+    def device(self) -> torch.device:
+        """The model's device."""
+        return next(self.model.parameters()).device
+
+    @cached_property
+    def resize(self) -> CellAugmentation:
+        """Resizes an image, (H, W, 3) -> (S, S, 3) uint8."""
         return create_cell_augmentation(self.preset, self.image_size)
 
+    @cached_property
+    def _normalize(self) -> PixelNormalization:
+        return PixelNormalization(self.mean, self.std)
 
-def load_classifier(source: str) -> Classifier:
-    """Loads a classifier for use.
+    def preprocess(self, image: RgbImage) -> Tensor:
+        """(H, W, 3) uint8 RGB -> (3, S, S) float32, resized and normalized.
+
+        Raises:
+            DataError: if the image has another shape or type.
+        """
+        return self._normalize(self.resize(image, seed=0))
+
+    def predict(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        batch_size: int = 64,
+        tta: str = "none",
+        amp: str = "none",
+    ) -> list[CellPrediction]:
+        """Returns one prediction per image.
+
+        Args:
+            images: One or a list of paths, Pillow images or (H, W, 3) uint8 RGB arrays.
+            batch_size: Images per batch.
+            tta: Test-time augmentation: "none", "flips" or "d4".
+            amp: Automatic mixed precision: "none", "bfloat16" or "float16".
+
+        Raises:
+            DataError: if images cannot be read; all are listed.
+            ConfigError: if ``batch_size``, ``tta`` or ``amp`` is out of range.
+        """
+        one = isinstance(images, (str, os.PathLike, Image.Image, np.ndarray))
+        listed: Sequence[Any] = [images] if one else list(images)  # type: ignore[arg-type]
+        if not listed:
+            return []
+        readers = [_reader(image, index) for index, image in enumerate(listed)]
+        predictions, unreadable = self.predict_readable(
+            readers, batch_size=batch_size, tta=tta, amp=amp
+        )
+        if unreadable:
+            raise DataError(
+                f"{len(unreadable)} of {len(listed)} images cannot be used",
+                [reason for _, reason in unreadable],
+            )
+        return predictions.to_list()
+
+    def predict_readable(
+        self,
+        readers: Sequence[NamedReader],
+        *,
+        batch_size: int = 64,
+        tta: str = "none",
+        amp: str = "none",
+    ) -> tuple[Predictions, Unreadable]:
+        """Returns predictions for all images that can be read, and the others with reasons.
+
+        Args:
+            readers: Name of each image, and a function that returns it as (H, W, 3) uint8 RGB or
+                raises ``DataError``.
+            batch_size: Images per batch.
+            tta: Test-time augmentation: "none", "flips" or "d4".
+            amp: Automatic mixed precision: "none", "bfloat16" or "float16".
+
+        Raises:
+            ConfigError: if ``batch_size``, ``tta`` or ``amp`` is out of range.
+        """
+        check_at_least(1, batch_size=batch_size)
+        unreadable: Unreadable = []
+        try:
+            probabilities, indices = predict(
+                self.model,
+                self._batches(readers, batch_size, unreadable),
+                device=self.device,
+                amp=amp,
+                tta=tta,
+                total=-(-len(readers) // batch_size),
+            )
+        except DataError:
+            if len(unreadable) < len(readers):
+                raise
+            probabilities, indices = np.zeros((0, len(self.class_names))), np.zeros(0, np.int64)
+        files = tuple(readers[index][0] for index in indices)
+        return Predictions(self.class_names, files, probabilities), unreadable
+
+    def _batches(
+        self, readers: Sequence[NamedReader], batch_size: int, unreadable: Unreadable
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        for start in range(0, len(readers), batch_size):
+            images = {}
+            for index, (name, read) in enumerate(readers[start : start + batch_size], start):
+                try:
+                    images[index] = self.preprocess(read())
+                except DataError as error:
+                    reason = str(error)
+                    unreadable.append((name, reason if name in reason else f"{name}: {reason}"))
+            if images:
+                yield torch.stack(list(images.values())), torch.tensor(list(images))
+
+
+def _reader(image: ImageLike, index: int) -> NamedReader:
+    if isinstance(image, (str, os.PathLike)):
+        return os.fspath(image), partial(read_image, image)
+    name = f"images[{index}]"
+    if isinstance(image, Image.Image):
+        return name, partial(image_to_rgb, image, name)
+    return name, partial(np.asarray, image)
+
+
+def load_classifier(source: str | os.PathLike[str], device: str = "auto") -> Classifier:
+    """Loads a classifier for prediction.
 
     Args:
-        source: A checkpoint of `tools/train_classifier.py`, a name such as "sckansformer_tiny.pbc"
-            whose configuration has class names, or "local-dir:FOLDER" or "hf-hub:NAME".
+        source: A checkpoint of a training run, a folder that ``export_classifier`` wrote, a name
+            such as "sckansformer_tiny.pbc" whose configuration has class names,
+            "local-dir:FOLDER" or "hf-hub:NAME".
+        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1".
 
     Raises:
-        CheckpointError: It cannot be loaded, or does not say which classes it knows.
+        CheckpointError: if it cannot be loaded, or does not name its classes.
+        ConfigError: if there is no such device.
     """
-    if Path(source).is_file():
-        return _from_checkpoint(Path(source))
-    if Path(source).suffix in CHECKPOINT_SUFFIXES:
-        raise CheckpointError(f"{source}: no such file; correct the path of the checkpoint")
-    if Path(source).is_dir():
-        source = f"local-dir:{source}"
-    # Asked before the weights are fetched: those of ImageNet would be of no use
+    chosen = choose_device(device)
+    path, name = Path(source), os.fspath(source)
+    if path.is_file():
+        classifier = _from_checkpoint(path)
+    elif path.suffix in CHECKPOINT_SUFFIXES:
+        raise CheckpointError(f"{name}: no such file; correct the path of the checkpoint")
+    else:
+        classifier = _from_timm(f"local-dir:{name}" if path.is_dir() else name)
+    classifier.model.to(chosen)
+    return classifier
+
+
+def _from_timm(source: str) -> Classifier:
+    # Checked before the weights are downloaded: those of ImageNet are of no use here
     registered = timm.get_pretrained_cfg(source) if timm.is_model(source) else None
     if registered is not None and not registered.label_names:
-        raise CheckpointError(_NO_NAMES.format(source))
+        raise _no_names(source)
     try:
         model = timm.create_model(source, pretrained=True)
     except (RuntimeError, OSError, ValueError) as error:
         raise CheckpointError(
-            f"{source}: no such checkpoint, and timm cannot make a model of that name ({error})"
+            f"{source}: no such checkpoint, and timm cannot create a model of that name ({error})"
         ) from error
-    cfg: Mapping[str, Any] = getattr(model, "pretrained_cfg", {})
-    names = cfg.get("label_names")
+    names = getattr(model, "pretrained_cfg", {}).get("label_names")
     if not names:
-        raise CheckpointError(_NO_NAMES.format(source))
-    return _classifier(source, model, names, resolve_model_data_config(model))
+        raise _no_names(source)
+    return _classifier(source, model, names, resolve_model_data_config(model), {})
+
+
+def _no_names(source: str) -> CheckpointError:
+    return CheckpointError(
+        f"{source}: its configuration has no label_names, so its outputs have no meaning; train it "
+        "on cells first"
+    )
 
 
 def _from_checkpoint(path: Path) -> Classifier:
@@ -86,29 +227,34 @@ def _from_checkpoint(path: Path) -> Classifier:
     architecture, class_names = checkpoint.get("architecture"), checkpoint.get("class_names")
     if not isinstance(architecture, dict) or not class_names:
         raise CheckpointError(
-            f"{path}: holds weights, but does not say of which model and classes; use a "
-            "checkpoint that tools/train_classifier.py wrote"
+            f"{path}: holds weights, but names neither their model nor their classes; use a "
+            "checkpoint of a training run, such as best.pth"
         )
-    name = architecture.get("name", "")
+    name, model_args = architecture.get("name", ""), architecture.get("kwargs", {})
     if not timm.is_model(name):
         raise CheckpointError(
-            f"{path}: is of a model {name!r}, which neither timm {timm.__version__} nor wbcnets "
-            f"{__version__} has; update them"
+            f"{path}: holds a model {name!r}, which neither timm {timm.__version__} nor wbcnets "
+            f"{__version__} knows; update them"
         )
     try:
         model = timm.create_model(
-            name, num_classes=len(class_names), pretrained=False, **architecture.get("kwargs", {})
+            name, num_classes=len(class_names), pretrained=False, **model_args
         )
-        load_into(model, path, f"{name} of {len(class_names)} classes")
+        load_into(model, path, f"{name} with {len(class_names)} classes")
     except CheckpointError:
         raise
     except (RuntimeError, TypeError) as error:
         raise CheckpointError(f"{path}: does not fit {name}: {error}") from error
-    return _classifier(str(path), model, class_names, checkpoint.get("data_config", {}))
+    data_config = checkpoint.get("data_config", {})
+    return _classifier(str(path), model, class_names, data_config, model_args)
 
 
 def _classifier(
-    name: str, model: nn.Module, class_names: Any, data_config: Mapping[str, Any]
+    name: str,
+    model: nn.Module,
+    class_names: Sequence[Any],
+    data_config: Mapping[str, Any],
+    model_args: Mapping[str, Any],
 ) -> Classifier:
     missing = [key for key in ("input_size", "mean", "std") if key not in data_config]
     if missing:
@@ -124,4 +270,5 @@ def _classifier(
         mean=tuple(float(value) for value in data_config["mean"]),
         std=tuple(float(value) for value in data_config["std"]),
         preset=str(data_config.get("augmentation", "none")),
+        model_args=dict(model_args),
     )

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: confusion matrix, ROC curves, reliability, the worst mistakes."""
+"""Plots of an evaluation: confusion matrix, ROC curves, reliability diagram, worst mistakes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,33 +10,38 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
-from sklearn.metrics import roc_curve
+from scipy.stats import binomtest
 
-from wbcnets.evaluation.bootstrap import CALIBRATION_BINS, calibration_bins
-from wbcnets.evaluation.metrics import expected_calibration_error
 from wbcnets.evaluation.predictions import Predictions
+from wbcnets.evaluation.weighted_metrics import (
+    CALIBRATION_BINS,
+    Labels,
+    calibration_bins,
+    roc_curve,
+    weighted_auroc,
+    weighted_calibration_error,
+)
 
-Array = npt.NDArray[np.float64]
-Read = Callable[[int], npt.NDArray[np.uint8]]
+ReadImage = Callable[[int], npt.NDArray[np.uint8]]
 MOST_CURVES = 12
-# Up to so many classes a cell has room for its share beside its count
-_MOST_WITH_SHARES = 16
+# With more classes, a cell has room for its count only
+_MOST_WITH_FRACTIONS = 16
 _BLUE = "#20639b"
 _COLUMNS = 6
 
 
-def draw_confusion(truth: npt.NDArray[np.int64], predictions: Predictions, path: Path) -> None:
-    """Draws how often each true class was taken for which: numbers, colored by the row's share."""
+def draw_confusion(truth: Labels, predictions: Predictions, path: Path) -> None:
+    """Draws the confusion matrix: counts, colored by the fraction of the true class."""
     names = [_plain(name) for name in predictions.class_names]
     pairs = truth * len(names) + predictions.predicted
     counts = np.bincount(pairs, minlength=len(names) ** 2).reshape(len(names), -1)
-    shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
-    roomy = len(names) <= _MOST_WITH_SHARES
+    fractions = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
+    roomy = len(names) <= _MOST_WITH_FRACTIONS
     side = max(4.0, (0.75 if roomy else 0.4) * len(names)) + 2.5
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.subplots()
-    # A root, since a share of 2 % is a mistake that has to be seen
-    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.4, vmin=0, vmax=1))
+    # The exponent makes a fraction of 2 % visible: it is a mistake, too
+    image = axes.imshow(fractions, cmap="Blues", norm=PowerNorm(0.4, vmin=0, vmax=1))
     size = 11 if roomy else 10
     axes.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), [f"{n} ({c})" for n, c in zip(names, counts.sum(axis=1))])
@@ -44,40 +49,38 @@ def draw_confusion(truth: npt.NDArray[np.int64], predictions: Predictions, path:
     axes.set_xlabel("predicted", fontsize=size + 2)
     axes.set_ylabel("true (images)", fontsize=size + 2)
     for row, column in zip(*np.nonzero(counts)):
-        share = shares[row, column]
-        text = f"{counts[row, column]}\n{share:.1%}" if roomy else str(counts[row, column])
-        ink = "white" if share > 0.3 else "black"
+        fraction = fractions[row, column]
+        text = f"{counts[row, column]}\n{fraction:.1%}" if roomy else str(counts[row, column])
+        ink = "white" if fraction > 0.3 else "black"
         axes.text(column, row, text, ha="center", va="center", fontsize=8, color=ink)
-    bar = figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.6, aspect=30)
+    bar = figure.colorbar(image, ax=axes, label="fraction of the true class", shrink=0.6, aspect=30)
     bar.set_ticks([0, 0.01, 0.05, 0.2, 0.5, 1])
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     _save(figure, path)
 
 
-def draw_roc(truth: npt.NDArray[np.int64], predictions: Predictions, path: Path) -> None:
-    """Draws each class's ROC curve against all others; of many classes, the worst ones.
+def draw_roc(truth: Labels, predictions: Predictions, path: Path) -> None:
+    """Draws each class's ROC curve against all others; with many classes, the worst ones.
 
-    The right half enlarges the corner in which the curves of good classifiers lie.
+    The right half enlarges the upper left corner, where the curves of good classifiers lie.
     """
     curves = []
-    for place, name in enumerate(predictions.class_names):
-        positive = truth == place
+    for index, name in enumerate(predictions.class_names):
+        positive, scores = truth == index, predictions.probabilities[:, index]
         if 0 < positive.sum() < len(truth):
-            false_rate, true_rate, _ = roc_curve(positive, predictions.probabilities[:, place])
-            area = float(np.sum(np.diff(false_rate) * (true_rate[1:] + true_rate[:-1]) / 2))
-            curves.append((area, name, false_rate, true_rate))
+            area = float(weighted_auroc(positive, scores, np.ones((1, len(truth))))[0])
+            curves.append((area, name, *roc_curve(positive, scores)))
     curves.sort(key=lambda curve: curve[0])
     figure = Figure(figsize=(11, 5.6), layout="constrained")
     whole, corner = figure.subplots(1, 2)
-    for place, (area, name, false_rate, true_rate) in enumerate(curves[:MOST_CURVES]):
-        style = ("-", "--")[place // 6]
+    for index, (area, name, false_rate, true_rate) in enumerate(curves[:MOST_CURVES]):
         for axes in (whole, corner):
             axes.plot(
                 false_rate,
                 true_rate,
                 label=f"{_plain(name)}: {area:.4f}",
-                color=f"C{place % 6}",
-                linestyle=style,
+                color=f"C{index % 6}",
+                linestyle=("-", "--")[index // 6],
                 linewidth=1.6,
             )
     whole.plot([0, 1], [0, 1], color="0.7", linewidth=1, linestyle=":")
@@ -91,57 +94,54 @@ def draw_roc(truth: npt.NDArray[np.int64], predictions: Predictions, path: Path)
     if curves:
         whole.legend(title="area under the curve", fontsize=9, loc="lower right")
     else:
-        whole.set_title("no class has both images and others")
+        whole.set_title("no class has both positive and negative images")
     _save(figure, path)
 
 
-def draw_reliability(truth: npt.NDArray[np.int64], predictions: Predictions, path: Path) -> None:
-    """Draws accuracy against confidence with 95% intervals, and how many images have which one."""
-    bins = calibration_bins(predictions.probabilities)
-    confidence = predictions.probabilities.max(axis=1)
-    correct = predictions.predicted == truth
+def draw_reliability(truth: Labels, predictions: Predictions, path: Path) -> None:
+    """Draws accuracy with 95% intervals against confidence, and the number of images per bin."""
+    probabilities = predictions.probabilities
+    bins, confidence = calibration_bins(probabilities), probabilities.max(axis=1)
     counts = np.bincount(bins, minlength=CALIBRATION_BINS)
     filled = counts > 0
-    accuracy = np.bincount(bins, correct, minlength=CALIBRATION_BINS)[filled] / counts[filled]
+    correct = np.bincount(bins, predictions.predicted == truth, CALIBRATION_BINS)[filled]
+    accuracy = correct / counts[filled]
     mean = np.bincount(bins, confidence, minlength=CALIBRATION_BINS)[filled] / counts[filled]
     figure = Figure(figsize=(5.5, 6.5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="calibrated")
-    low, high = _wilson_interval(accuracy, counts[filled])
+    low, high = zip(
+        *(
+            binomtest(int(hits), int(count)).proportion_ci(method="wilson")
+            for hits, count in zip(correct, counts[filled])
+        )
+    )
     upper.vlines(mean, low, high, color=_BLUE, alpha=0.5, linewidth=2)
     upper.plot(mean, accuracy, marker="o", color=_BLUE, linewidth=1, label="accuracy, 95% interval")
-    error = expected_calibration_error(truth, predictions.probabilities)
+    error = weighted_calibration_error(truth, probabilities, np.ones((1, len(truth))))[0]
     upper.set(ylabel="accuracy", ylim=(0, 1.02), title=f"expected calibration error {error:.4f}")
     upper.grid(alpha=0.3)
     upper.legend(loc="lower right", fontsize=9)
     middles = (np.arange(CALIBRATION_BINS) + 0.5) / CALIBRATION_BINS
     lower.bar(middles, counts, width=0.9 / CALIBRATION_BINS, color=_BLUE)
     lower.set(xlabel="confidence", ylabel="images", xlim=(0, 1.01))
-    # From a half, so that the bar of a single image is seen
+    # From 0.5, so that the bar of a single image is visible
     lower.set_yscale("log")
     lower.set_ylim(0.5, 2 * max(1, counts.max()))
     _save(figure, path)
 
 
 def draw_mistakes(
-    truth: npt.NDArray[np.int64],
-    predictions: Predictions,
-    read: Read,
-    path: Path,
-    most: int = 24,
+    truth: Labels, predictions: Predictions, read: ReadImage, path: Path, most: int = 24
 ) -> int:
-    """Draws the images that were most surely taken for another class.
+    """Draws the mistakes with the highest probability; returns the number of all mistakes.
 
     Args:
-        truth: True classes (N,).
-        predictions: What was said about them.
-        read: Gives the image of a place, (H, W, 3) uint8.
-        path: The picture; removed where there is no mistake, so that none of an earlier evaluation
-            is taken for this one's.
-        most: At most so many images.
-
-    Returns:
-        How many mistakes there are.
+        truth: True classes, (N,).
+        predictions: Of the same images.
+        read: Returns the image of an index, (H, W, 3) uint8.
+        path: The image file; without mistakes, one of an earlier evaluation is removed.
+        most: Number of images to draw at most.
     """
     wrong = np.flatnonzero(predictions.predicted != truth)
     if not len(wrong):
@@ -151,30 +151,32 @@ def draw_mistakes(
     columns = min(_COLUMNS, max(3, len(surest)))
     rows = -(-len(surest) // columns)
     figure = Figure(figsize=(2.3 * columns, 2.9 * rows + 0.5), layout="constrained")
-    figure.suptitle(f"the surest {len(surest)} of {len(wrong)} mistakes in {len(truth)} images")
+    figure.suptitle(f"the {len(surest)} surest of {len(wrong)} mistakes in {len(truth)} images")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
-    for axes, place in zip(grid.flat, surest):
-        _draw_mistake(axes, predictions, int(truth[place]), int(place), read)
+    for axes, index in zip(grid.flat, surest):
+        _draw_mistake(axes, predictions, int(truth[index]), int(index), read)
     _save(figure, path)
     return len(wrong)
 
 
-def _draw_mistake(axes: Axes, predictions: Predictions, label: int, place: int, read: Read) -> None:
-    names, shares = predictions.class_names, predictions.probabilities[place]
-    taken = int(predictions.predicted[place])
-    axes.imshow(read(place))
+def _draw_mistake(
+    axes: Axes, predictions: Predictions, label: int, index: int, read: ReadImage
+) -> None:
+    names, probabilities = predictions.class_names, predictions.probabilities[index]
+    predicted = int(predictions.predicted[index])
+    axes.imshow(read(index))
     lines = (
-        f"{_shorten(names[label])} ({shares[label]:.2f})",
-        f"→ {_shorten(names[taken])} ({shares[taken]:.2f})",
-        _shorten(Path(predictions.files[place]).name, 30),
+        f"{_shorten(names[label])} ({probabilities[label]:.2f})",
+        f"→ {_shorten(names[predicted])} ({probabilities[predicted]:.2f})",
+        _shorten(Path(predictions.files[index]).name, 30),
     )
     axes.set_title(_plain("\n".join(lines)), fontsize=8, loc="left")
 
 
 def _plain(text: str) -> str:
-    """Keeps matplotlib from reading what is between two dollars as a formula."""
+    """Escapes dollar signs, between which matplotlib reads a formula."""
     return text.replace("$", r"\$")
 
 
@@ -184,14 +186,6 @@ def _shorten(text: str, length: int = 26) -> str:
         return text
     head = length // 2 - 1
     return f"{text[:head]}…{text[head + 1 - length :]}"
-
-
-def _wilson_interval(share: Array, count: npt.NDArray[np.int64]) -> tuple[Array, Array]:
-    """Wilson's 95% interval of a share (JASA 1927), which is sensible for a few images, too."""
-    z = 1.96
-    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
-    return middle - half, middle + half
 
 
 def _save(figure: Figure, path: Path) -> None:

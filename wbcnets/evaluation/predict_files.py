@@ -1,78 +1,60 @@
-"""Classifying images that come from anywhere, with those that cannot be read named."""
+"""Classification of many image files into a table, with a second table of unreadable files."""
 
-import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from wbcnets.engine.device import choose_device
-from wbcnets.errors import DataError
-from wbcnets.evaluation.classifier import Classifier
-from wbcnets.evaluation.predictions import Predictions, predict
+from wbcnets.errors import ConfigError
+from wbcnets.evaluation.classifier import Classifier, Unreadable
+from wbcnets.evaluation.predictions import Predictions
+from wbcnets.io.csv_files import write_csv
 from wbcnets.io.image_sources import ImageSource
 
-Problems = list[tuple[str, str]]
+UNREADABLE = "unreadable.csv"
+_COLUMNS = ("file", "reason")
 
 
-def predict_sources(
+def predict_files(
     classifier: Classifier,
     sources: Sequence[ImageSource],
+    output: Path,
+    *,
     batch_size: int = 64,
-    device: str = "auto",
+    tta: str = "none",
     amp: str = "none",
-    views: str = "none",
-) -> tuple[Predictions | None, Problems]:
-    """Probabilities of all images that can be read, and the others with what is wrong with them.
+) -> tuple[Predictions, Unreadable]:
+    """Writes the probabilities of all readable images; returns them, and the unreadable images.
 
-    Returns:
-        None in place of predictions where no image could be read.
+    ``unreadable.csv`` beside the table lists the unreadable images with reasons.
+
+    Args:
+        classifier: The model.
+        sources: The images.
+        output: The CSV file; its folder is created.
+        batch_size: Images per batch.
+        tta: Test-time augmentation: "none", "flips" or "d4".
+        amp: Automatic mixed precision: "none", "bfloat16" or "float16".
+
+    Raises:
+        ConfigError: if ``output`` cannot be the name of the table, or another argument is out of
+            range.
     """
-    problems: Problems = []
-    where = choose_device(device)
-    batches = _batches(classifier, sources, batch_size, problems)
-    total = -(-len(sources) // batch_size)
-    try:
-        probabilities, places = predict(
-            classifier.model.to(where), batches, device=where, amp=amp, views=views, total=total
+    if output.name == UNREADABLE or output.is_dir():
+        raise ConfigError(
+            f"output {output}: is not a name for the table; use another one, such as cells.csv",
+            setting="output",
         )
-    except DataError:
-        if len(problems) < len(sources):
-            raise
-        return None, problems
-    files = tuple(sources[place].name for place in places)
-    return Predictions(classifier.class_names, files, probabilities), problems
+    readers = [(source.name, source.read) for source in sources]
+    predictions, unreadable = classifier.predict_readable(
+        readers, batch_size=batch_size, tta=tta, amp=amp
+    )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    predictions.to_csv(output)
+    table = output.with_name(UNREADABLE)
+    # An empty table replaces one of an earlier call, and nothing else of that name
+    if unreadable or _is_ours(table):
+        write_csv(table, [_COLUMNS, *unreadable])
+    return predictions, unreadable
 
 
-def write_problems(problems: Problems, path: Path) -> None:
-    """Writes a row an image that could not be read."""
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["file", "problem"])
-        writer.writerows(problems)
-
-
-def _batches(
-    classifier: Classifier, sources: Sequence[ImageSource], batch_size: int, problems: Problems
-) -> Iterator[tuple[Tensor, Tensor]]:
-    resize = classifier.preprocessing()
-    mean = torch.tensor(classifier.mean).view(3, 1, 1)
-    std = torch.tensor(classifier.std).view(3, 1, 1)
-    images: list[Tensor] = []
-    places: list[int] = []
-    for place, source in enumerate(sources):
-        try:
-            image = resize(source.read(), seed=0)
-        except DataError as error:
-            problems.append((source.name, str(error)))
-            continue
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 255
-        images.append((pixels - mean) / std)
-        places.append(place)
-        if len(images) == batch_size:
-            yield torch.stack(images), torch.tensor(places)
-            images, places = [], []
-    if images:
-        yield torch.stack(images), torch.tensor(places)
+def _is_ours(path: Path) -> bool:
+    return path.is_file() and path.read_bytes().startswith(",".join(_COLUMNS).encode())

@@ -1,8 +1,8 @@
-"""Class probabilities of many images: computed, kept as a table, read again."""
+"""Class probabilities of many images: computed, written as a table, read again."""
 
 import csv
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,19 +14,36 @@ from tqdm import tqdm
 
 from wbcnets.engine.precision import AMP_DTYPES, autocast
 from wbcnets.errors import CheckpointError, ConfigError, DataError
+from wbcnets.io.csv_files import write_csv
 
 TTA_MODES = ("none", "flips", "d4")
+_COLUMNS = ["file", "true", "predicted", "probability"]
+
+
+@dataclass(frozen=True)
+class CellPrediction:
+    """The prediction for one image.
+
+    Attributes:
+        label: The most probable class.
+        probability: Its probability.
+        probabilities: Class name -> probability, in the order of the model's outputs.
+    """
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a classifier says about images.
+    """The predictions for many images, as arrays.
 
     Attributes:
         class_names: K names.
-        files: N names of files.
-        probabilities: (N, K), rows sum to 1.
-        labels: True classes (N,), where they are known.
+        files: N file names.
+        probabilities: (N, K); rows sum to 1.
+        labels: True classes, (N,); None if they are unknown.
     """
 
     class_names: tuple[str, ...]
@@ -36,47 +53,55 @@ class Predictions:
 
     @property
     def predicted(self) -> npt.NDArray[np.int64]:
-        """The most probable class of each image: (N,)."""
+        """The most probable class of each image, (N,)."""
         return self.probabilities.argmax(axis=1)
 
+    def to_list(self) -> list[CellPrediction]:
+        """Returns one object per image."""
+        rows = zip(self.predicted.tolist(), self.probabilities.tolist())
+        return [
+            CellPrediction(self.class_names[index], row[index], dict(zip(self.class_names, row)))
+            for index, row in rows
+        ]
+
     def to_csv(self, path: Path) -> None:
-        """Writes a row an image: file, true class where known, predicted class, probabilities."""
-        header = ["file", "true", "predicted", "probability", *self.class_names]
-        with path.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(header)
-            for index, (file, place) in enumerate(zip(self.files, self.predicted)):
-                truth = "" if self.labels is None else self.class_names[self.labels[index]]
-                row = self.probabilities[index]
-                shares = [f"{value:.6f}" for value in row]
-                writer.writerow(
-                    [file, truth, self.class_names[place], f"{row[place]:.6f}", *shares]
-                )
+        """Writes one row per image: file, true class if known, predicted class, probabilities.
+
+        Raises:
+            CheckpointError: if the file cannot be written.
+        """
+        rows = [[*_COLUMNS, *self.class_names]]
+        for index, (file, predicted) in enumerate(zip(self.files, self.predicted)):
+            truth = "" if self.labels is None else self.class_names[self.labels[index]]
+            row = self.probabilities[index]
+            numbers = [f"{value:.6f}" for value in (row[predicted], *row)]
+            rows.append([file, truth, self.class_names[predicted], *numbers])
+        write_csv(path, rows)
 
     @classmethod
     def from_csv(cls, path: Path) -> "Predictions":
-        """Reads what `to_csv` wrote.
+        """Reads a table that ``to_csv`` wrote.
 
         Raises:
-            DataError: It is another table.
+            DataError: if it is another table.
         """
         try:
             with path.open(newline="", encoding="utf-8") as stream:
                 header, *rows = list(csv.reader(stream))
             class_names = tuple(header[4:])
-            if header[:4] != ["file", "true", "predicted", "probability"] or not class_names:
+            if header[:4] != _COLUMNS or not class_names:
                 raise ValueError(f"its first line is {header[:5]}")
-            shares = np.array([[float(value) for value in row[4:]] for row in rows])
-            shares = shares.reshape(len(rows), len(class_names))
-            if not np.isfinite(shares).all():
-                raise ValueError("a probability is no number")
+            probabilities = np.array([[float(value) for value in row[4:]] for row in rows])
+            probabilities = probabilities.reshape(len(rows), len(class_names))
+            if not np.isfinite(probabilities).all():
+                raise ValueError("a probability is not a number")
             if len({row[0] for row in rows}) < len(rows):
-                raise ValueError("a file is in it twice")
+                raise ValueError("it lists a file twice")
             known = bool(rows) and all(row[1] for row in rows)
             labels = np.array([class_names.index(row[1]) for row in rows]) if known else None
         except (OSError, ValueError, IndexError) as error:
-            raise DataError(f"{path}: no table of predictions ({error})") from error
-        return cls(class_names, tuple(row[0] for row in rows), shares, labels)
+            raise DataError(f"{path}: is not a table of predictions ({error})") from error
+        return cls(class_names, tuple(row[0] for row in rows), probabilities, labels)
 
 
 def predict(
@@ -85,73 +110,74 @@ def predict(
     *,
     device: torch.device | str = "cpu",
     amp: str = "none",
-    views: str = "none",
+    tta: str = "none",
     total: int | None = None,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Probabilities of all images, and the second item of each batch.
+    """Returns the probabilities of all images, (N, K), and their numbers, (N,).
 
     Args:
         model: A classifier in evaluation mode.
-        batches: Images (B, 3, H, W) with numbers (B,), such as labels.
-        device: Where the model is.
+        batches: Images (B, 3, H, W) with numbers (B,), such as labels or positions.
+        device: The model's device.
         amp: "none", "bfloat16" or "float16".
-        views: Of which views the probabilities are averaged: "none", the image as it is; "flips",
-            it and its three mirror images; "d4", these with quarter turns, eight in all.
+        tta: Test-time augmentation, which averages probabilities: "none", "flips" (over the image
+            and its three mirror images) or "d4" (over these and their quarter turns, eight in all).
         total: Number of batches, for the progress bar.
 
-    Returns:
-        (N, K) and (N,).
+    Raises:
+        ConfigError: if ``tta`` or ``amp`` is unknown.
+        DataError: if there are no images.
+        CheckpointError: if the model's logits are not finite.
+    """
+    for name, value, known in (("tta", tta, TTA_MODES), ("amp", amp, AMP_DTYPES)):
+        if value not in known:
+            raise ConfigError(f"{name} {value!r} is unknown; use {', '.join(known)}", setting=name)
+    parts, numbers = [], []
+    device = torch.device(device)
+    for images, second in tqdm(batches, desc="predicting", total=total, disable=_hide_progress()):
+        with torch.inference_mode():
+            parts.append(_mean_over_tta(model, images.to(device), amp, tta).cpu())
+        numbers.append(second)
+    if not parts:
+        raise DataError("there are no images to predict")
+    probabilities = torch.cat(parts).double()
+    broken = int((~probabilities.isfinite().all(dim=1)).sum())
+    if broken:
+        message = f"the model's logits are not finite for {broken} of {len(probabilities)} images"
+        if amp == "float16":
+            raise CheckpointError(f"{message}; use bfloat16, or none", setting="amp")
+        raise CheckpointError(f"{message}; its weights are damaged")
+    return probabilities.numpy(), torch.cat(numbers).numpy()
+
+
+def check_at_least(least: int, **values: int) -> None:
+    """Checks numbers by the names of their arguments.
 
     Raises:
-        ConfigError: The views or the type are unknown.
-        DataError: There are no images.
-        CheckpointError: The model's logits are not finite.
+        ConfigError: if one of them is below ``least``.
     """
-    if views not in TTA_MODES or amp not in AMP_DTYPES:
-        raise ConfigError(
-            f"views={views!r} and amp={amp!r}: use views of {list(TTA_MODES)}, amp of "
-            f"{list(AMP_DTYPES)}"
-        )
-    probabilities, numbers = [], []
-    device = torch.device(device)
-    for images, second in tqdm(batches, desc="predicting", total=total, disable=_quiet()):
-        with torch.inference_mode():
-            probabilities.append(_mean_over_tta(model, images.to(device), amp, views).cpu())
-        numbers.append(second)
-    if not probabilities:
-        raise DataError("there are no images to predict")
-    shares = torch.cat(probabilities).double()
-    broken = int((~shares.isfinite().all(dim=1)).sum())
-    if broken:
-        raise CheckpointError(
-            f"the model gives no finite logits for {broken} of {len(shares)} images"
-            + ("; try --amp bfloat16 or none" if amp == "float16" else "; its weights are damaged")
-        )
-    return shares.numpy(), torch.cat(numbers).numpy()
+    for name, value in values.items():
+        if value < least:
+            raise ConfigError(
+                f"{name} {value} is out of range; it must be {least} or more", setting=name
+            )
 
 
-def tta_images(images: Tensor, views: str) -> list[Tensor]:
-    """The views of square images (B, C, H, W), the images themselves first."""
-    if views == "none":
+def tta_images(images: Tensor, tta: str) -> list[Tensor]:
+    """Returns all views of square images (B, C, H, W), the images themselves first."""
+    if tta == "none":
         return [images]
-    turns = range(4) if views == "d4" else (0, 2)
+    turns = range(4) if tta == "d4" else (0, 2)
     turned = [images.rot90(turn, (2, 3)) for turn in turns]
     return [*turned, *(view.flip(3) for view in turned)]
 
 
-def _mean_over_tta(model: nn.Module, images: Tensor, amp: str, views: str) -> Tensor:
-    shares: list[Tensor] = []
+def _mean_over_tta(model: nn.Module, images: Tensor, amp: str, tta: str) -> Tensor:
     with autocast(images.device.type, amp):
-        shares.extend(model(view).float().softmax(dim=1) for view in tta_images(images, views))
-    return torch.stack(shares).mean(dim=0)
+        views = [model(view).float().softmax(dim=1) for view in tta_images(images, tta)]
+    return torch.stack(views).mean(dim=0)
 
 
-def _quiet() -> bool | None:
-    """Bars go to terminals only, unless the variable says otherwise."""
+def _hide_progress() -> bool | None:
+    """Returns tqdm's ``disable``: bars go to terminals only, unless WBCNETS_PROGRESS is set."""
     return None if "WBCNETS_PROGRESS" not in os.environ else os.environ["WBCNETS_PROGRESS"] == "0"
-
-
-def common_files(first: Sequence[str], second: Sequence[str]) -> list[tuple[int, int]]:
-    """Places of the files that two lists share, as pairs in the order of the first."""
-    places = {file: place for place, file in enumerate(second)}
-    return [(index, places[file]) for index, file in enumerate(first) if file in places]

@@ -10,7 +10,7 @@ import io
 import json
 import pickle
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +142,43 @@ def write_checkpoint(path: Path, data: Mapping[str, Any]) -> None:
             "from that one, with a lower learning rate"
         )
     write_with_digest(path, lambda file: torch.save(dict(data), file))
+
+
+def write_weights(
+    path: Path,
+    state: Mapping[str, torch.Tensor],
+    class_names: Sequence[str],
+    dtype: torch.dtype = torch.float16,
+) -> None:
+    """Writes weights as safetensors, with the class names in the header and the SHA-256 beside it.
+
+    Args:
+        path: The file; its folder is created.
+        state: Weights by name.
+        class_names: In the order of the outputs.
+        dtype: The type of the floating-point weights in the file.
+
+    Raises:
+        CheckpointError: if a weight overflows, or the file cannot be written.
+    """
+    # Copies, since safetensors refuses tensors that share memory
+    converted = {
+        name: tensor.detach().to(dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
+        for name, tensor in state.items()
+    }
+    overflown = list(_not_finite(converted))
+    if overflown:
+        raise CheckpointError(
+            f"{path}: not written, since {', '.join(overflown[:5])} overflow in {dtype}; use "
+            "float32",
+            setting="dtype",
+        )
+    content = safetensors.torch.save(
+        {name: tensor.contiguous() for name, tensor in converted.items()},
+        metadata={"class_names": json.dumps(list(class_names))},
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_with_digest(path, lambda file: file.write(content))
 
 
 def _not_finite(value: Any, name: str = "") -> Iterator[str]:

@@ -41,7 +41,7 @@ def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> np
     """
     with _open(path, max_pixels) as image:
         _verify_checksums(image, path, path)
-        return _decode(image, path)
+        return image_to_rgb(image, path)
 
 
 def read_image_bytes(
@@ -62,7 +62,7 @@ def read_image_bytes(
     """
     with _open_stream(io.BytesIO(content), name, max_pixels) as image:
         _verify_checksums(image, io.BytesIO(content), name)
-        return _decode(image, name)
+        return image_to_rgb(image, name)
 
 
 def image_size(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -135,7 +135,16 @@ def _verify_checksums(
         raise _unreadable(path, error) from error
 
 
-def _decode(image: Image.Image, path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
+def image_to_rgb(image: Image.Image, path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
+    """Decodes an opened Pillow image as ``read_image`` does, (H, W, 3) uint8.
+
+    Args:
+        image: Opened by Pillow, or made in memory.
+        path: Names the image in messages.
+
+    Raises:
+        DataError: if it cannot be decoded, or holds values of an unknown range.
+    """
     try:
         image.load()
         upright = ImageOps.exif_transpose(image) if _has_readable_exif(image) else image

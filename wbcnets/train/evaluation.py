@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from wbcnets.engine.distributed import DistributedContext
 from wbcnets.engine.worker_watchdog import watched_batches
-from wbcnets.evaluation.metrics import ClassifierMetrics, judge
+from wbcnets.evaluation.metrics import ClassifierMetrics, compute_metrics
 
 WATCHED = ("log_loss", "accuracy", "balanced_accuracy", "f1_macro", "auroc_macro")
 
@@ -57,7 +57,7 @@ def evaluate(
     """
     shard = predict_shard(model, loader, processes.device, amp_dtype, memory_format)
     probabilities = processes.gather_shards(shard).double().softmax(dim=1).numpy()
-    return judge(labels, probabilities, class_names, resamples=0)
+    return compute_metrics(labels, probabilities, class_names, resamples=0)
 
 
 def watched(judgement: ClassifierMetrics) -> dict[str, float]:

@@ -21,6 +21,30 @@ from wbcnets.errors import ConfigError, DataError
 from wbcnets.io.images import read_image
 
 
+class PixelNormalization:
+    """(H, W, 3) uint8 -> (3, H, W) float32, ``(x / 255 - mean) / std``.
+
+    Args:
+        mean: Per channel, in [0, 1].
+        std: Per channel, in [0, 1].
+
+    Raises:
+        ConfigError: if ``mean`` or ``std`` is not three numbers, or a ``std`` is not above 0.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise ConfigError(f"mean {mean} and std {std} must be three numbers each, std above 0")
+        # One multiplication and one addition are faster than three operations
+        self._scale = torch.tensor([1 / (255 * s) for s in std]).view(3, 1, 1)
+        self._shift = torch.tensor([-m / s for m, s in zip(mean, std)]).view(3, 1, 1)
+
+    def __call__(self, image: npt.NDArray[np.uint8]) -> Tensor:
+        """Converts one image."""
+        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        return pixels.to(torch.float32).mul_(self._scale).add_(self._shift)
+
+
 class CellDataset(Dataset[tuple[Tensor, int]]):
     """The images of a manifest, augmented and normalized.
 
@@ -47,16 +71,12 @@ class CellDataset(Dataset[tuple[Tensor, int]]):
         seed: int = 0,
         cache: bool = False,
     ) -> None:
-        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-            raise ConfigError(f"mean {mean} and std {std} must be three numbers each, std above 0")
         if seed < 0:
             raise ConfigError(f"seed {seed} must not be negative")
         self.manifest = manifest
         self.augmentation = augmentation
         self.seed = seed
-        # (x / 255 - mean) / std as one multiplication and one addition
-        self._scale = torch.tensor([1 / (255 * s) for s in std]).view(3, 1, 1)
-        self._shift = torch.tensor([-m / s for m, s in zip(mean, std)]).view(3, 1, 1)
+        self._normalize = PixelNormalization(mean, std)
         # Shared, so that workers that outlive an epoch see the next one
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._cache = self._read_all() if cache else None
@@ -95,9 +115,7 @@ class CellDataset(Dataset[tuple[Tensor, int]]):
         Raises:
             DataError: The image cannot be read; it is never replaced by another one.
         """
-        image = torch.from_numpy(np.ascontiguousarray(self.image(index).transpose(2, 0, 1)))
-        pixels = image.to(torch.float32).mul_(self._scale).add_(self._shift)
-        return pixels, self.manifest.images[index].label
+        return self._normalize(self.image(index)), self.manifest.images[index].label
 
     def describe(self, index: int) -> str:
         """The file of an item, for messages."""

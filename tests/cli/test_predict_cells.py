@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from tests.data.cells.cell_images import save_cell
-from tests.tools.tool_modules import load_tool
+from wbcnets.cli.main import main
 from wbcnets.evaluation.classifier import load_classifier
 
 NAMES = ("lymphocyte", "monocyte", "platelet")
@@ -38,9 +38,8 @@ def cells(tmp_path):
 
 
 def predict(weights, inputs, table, *options):
-    tool = load_tool("predict_cells")
     arguments = ["--weights", weights, "--input", *map(str, inputs), "--output", str(table)]
-    return tool.main([*arguments, "--device", "cpu", *options])
+    return main(["predict", "cells", *arguments, "--device", "cpu", *options])
 
 
 def read_rows(path):
@@ -56,14 +55,14 @@ def test_table_has_the_models_probabilities(weights, cells, tmp_path):
     classifier = load_classifier(weights)
     for row in rows:
         with Image.open(cells / row["file"]) as image:
-            pixels = classifier.preprocessing()(np.asarray(image), seed=0)
+            pixels = classifier.resize(np.asarray(image), seed=0)
         x = (torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255 - 0.5) / 0.25
         with torch.inference_mode():
             expected = classifier.model(x[None]).softmax(dim=1)[0]
         assert [float(row[name]) for name in NAMES] == pytest.approx(expected.tolist(), abs=2e-6)
         assert row["predicted"] == NAMES[int(expected.argmax())]
         assert float(row["probability"]) == pytest.approx(float(expected.max()), abs=2e-6)
-    assert not (table.parent / "problems.csv").exists()
+    assert not (table.parent / "unreadable.csv").exists()
 
 
 def test_batches_and_kinds_of_input_change_nothing(weights, cells, tmp_path):
@@ -73,26 +72,26 @@ def test_batches_and_kinds_of_input_change_nothing(weights, cells, tmp_path):
             stream.write(cells / name, name)
     (cells / "list.txt").write_text("a.png\nb.png\ndeeper/c.png\n")
     tables = []
-    for place, (source, size) in enumerate(
+    for index, (source, size) in enumerate(
         ((cells, "64"), (archive, "2"), (cells / "list.txt", "1"), (f"{cells}/**/*.png", "3"))
     ):
-        table = tmp_path / f"{place}.csv"
+        table = tmp_path / f"{index}.csv"
         assert predict(weights, [source], table, "--batch-size", size) == 0
         tables.append(np.array([[float(row[name]) for name in NAMES] for row in read_rows(table)]))
     for other in tables[1:]:
         np.testing.assert_allclose(other, tables[0], atol=2e-6)
 
 
-def test_views_of_a_turned_image_are_the_same_set(weights, cells, tmp_path):
+def test_augmentation_makes_a_turned_image_equal(weights, cells, tmp_path):
     with Image.open(cells / "a.png") as image:
         image.transpose(Image.Transpose.ROTATE_90).save(cells / "turned.png")
     inputs = [cells / "a.png", cells / "turned.png"]
-    shares = {}
-    for views in ("none", "d4"):
-        assert predict(weights, inputs, tmp_path / "x.csv", "--views", views) == 0
-        shares[views] = [float(row["monocyte"]) for row in read_rows(tmp_path / "x.csv")]
-    assert shares["none"][0] != pytest.approx(shares["none"][1], abs=1e-5)
-    assert shares["d4"][0] == pytest.approx(shares["d4"][1], abs=1e-5)
+    found = {}
+    for tta in ("none", "d4"):
+        assert predict(weights, inputs, tmp_path / "x.csv", "--tta", tta) == 0
+        found[tta] = [float(row["monocyte"]) for row in read_rows(tmp_path / "x.csv")]
+    assert found["none"][0] != pytest.approx(found["none"][1], abs=1e-5)
+    assert found["d4"][0] == pytest.approx(found["d4"][1], abs=1e-5)
 
 
 def test_unreadable_images_are_named_and_a_later_call_clears_them(weights, cells, tmp_path, capsys):
@@ -104,11 +103,11 @@ def test_unreadable_images_are_named_and_a_later_call_clears_them(weights, cells
     assert "broken.png" in errors
     assert "empty.jpg" in errors
     assert len(read_rows(table)) == 3
-    problems = read_rows(tmp_path / "problems.csv")
-    assert [row["file"] for row in problems] == ["broken.png", "empty.jpg"]
-    assert all(row["problem"] for row in problems)
+    unreadable = read_rows(tmp_path / "unreadable.csv")
+    assert [row["file"] for row in unreadable] == ["broken.png", "empty.jpg"]
+    assert all(row["reason"] for row in unreadable)
     assert predict(weights, [cells / "a.png"], table) == 0
-    assert read_rows(tmp_path / "problems.csv") == []
+    assert read_rows(tmp_path / "unreadable.csv") == []
 
 
 def test_nothing_readable_leaves_an_empty_table(weights, tmp_path):
@@ -120,28 +119,38 @@ def test_nothing_readable_leaves_an_empty_table(weights, tmp_path):
 
 
 def test_table_of_someone_else_is_not_written_over(weights, cells, tmp_path):
-    (tmp_path / "problems.csv").write_text("student,grade\nada,1\n")
+    (tmp_path / "unreadable.csv").write_text("student,grade\nada,1\n")
     assert predict(weights, [cells], tmp_path / "cells.csv") == 0
-    assert (tmp_path / "problems.csv").read_text() == "student,grade\nada,1\n"
+    assert (tmp_path / "unreadable.csv").read_text() == "student,grade\nada,1\n"
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "code", "message"),
     [
-        (["--batch-size", "0"], "--batch-size 0 is out of range"),
-        (["--device", "gpu"], "device 'gpu' is unknown"),
-        (["--input", "nowhere"], "nowhere: no such file or folder"),
+        (["--device", "gpu"], 2, "device 'gpu' is unknown"),
+        (["--weights", "nowhere.pth"], 2, "nowhere.pth: no such file"),
+        (["--input", "nowhere"], 1, "nowhere: no such file or folder"),
     ],
 )
-def test_bad_options_are_errors(options, message, weights, cells, tmp_path, capsys):
-    assert predict(weights, [cells], tmp_path / "cells.csv", *options) == 2
+def test_bad_inputs_are_errors(options, code, message, weights, cells, tmp_path, capsys):
+    assert predict(weights, [cells], tmp_path / "cells.csv", *options) == code
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "cells.csv").exists()
 
 
-def test_table_cannot_have_the_name_of_the_table_of_problems(weights, cells, tmp_path, capsys):
-    assert predict(weights, [cells], tmp_path / "problems.csv") == 2
-    assert "name another file" in capsys.readouterr().err
-    assert not (tmp_path / "problems.csv").exists()
+def test_batch_size_out_of_range_is_an_error(weights, cells, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        predict(weights, [cells], tmp_path / "cells.csv", "--batch-size", "0")
+    assert stop.value.code == 2
+    assert "--batch-size: 0 is out of range" in capsys.readouterr().err
+
+
+def test_table_cannot_have_the_name_of_the_table_of_unreadable_images(
+    weights, cells, tmp_path, capsys
+):
+    assert predict(weights, [cells], tmp_path / "unreadable.csv") == 2
+    assert "use another one" in capsys.readouterr().err
+    assert not (tmp_path / "unreadable.csv").exists()
 
 
 def test_weights_without_classes_are_an_error(cells, tmp_path, capsys):

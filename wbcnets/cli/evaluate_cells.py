@@ -1,0 +1,63 @@
+"""Evaluates a classifier on labeled cell images: metrics with intervals, tables and plots.
+
+Examples:
+  wbcnets evaluate cells --weights output/pbc/best.pth --data pbc --split val
+  wbcnets evaluate cells --weights resnext_cc_26.pbc --data other_lab --split "" \\
+      --class-map map.yaml --tta d4
+"""
+
+import argparse
+from pathlib import Path
+
+from wbcnets.cli.options import add_option, at_least
+from wbcnets.evaluation.evaluate import evaluate_classifier
+from wbcnets.evaluation.report import REPORT
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
+    add_option(parser, "weights")
+    add_option(parser, "data", required=True)
+    parser.add_argument("--split", default="val", help='the split to evaluate; "" for all images')
+    add_option(parser, "output", default=Path("output/evaluation"))
+    parser.add_argument(
+        "--class-map", type=Path, metavar="YAML", help="the dataset's classes to the model's"
+    )
+    parser.add_argument(
+        "--compare",
+        dest="compare_with",
+        type=Path,
+        metavar="CSV",
+        help="the predictions.csv of another evaluation, for McNemar's test",
+    )
+    parser.add_argument(
+        "--bootstrap",
+        dest="resamples",
+        type=at_least(0),
+        default=1000,
+        help="resamples for the intervals; 0 for none",
+    )
+    for name in ("tta", "amp", "batch-size", "workers", "device"):
+        add_option(parser, name)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command; returns its exit code."""
+    evaluate_classifier(
+        args.weights,
+        args.data,
+        split=args.split,
+        output=args.output,
+        class_map=args.class_map,
+        compare_with=args.compare_with,
+        tta=args.tta,
+        amp=args.amp,
+        resamples=args.resamples,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        device=args.device,
+        command=args.command_line,
+    )
+    print((args.output / REPORT).read_text(encoding="utf-8"))
+    print(f"written to {args.output}")
+    return 0
