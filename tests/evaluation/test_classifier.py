@@ -72,7 +72,7 @@ def test_damaged_run_is_an_error_that_names_it(tmp_path):
 
 
 def test_images_are_brought_to_size_as_in_the_runs_own_evaluation(tmp_path):
-    config = load_config("", ["data.val_augmentation=sckansformer_eval", "data.image_size=32"])
+    config = load_config("", ["data.val_augmentation=sckansformer_eval", "data.img_size=32"])
     model = small_model()
     save_run(tmp_path / "best.pth", model, data_config=describe_data(config, model))
     classifier = load_classifier(str(tmp_path / "best.pth"))

@@ -33,7 +33,7 @@ def test_a_run_from_a_file_and_its_resumption(tool, tmp_path, capsys):
     assert "holds a run already" in capsys.readouterr().err
     assert tool.main(["--resume", str(run), "data.workers=1"]) == 0
     assert tool.main(["--resume", str(run), "training.epochs=5"]) == 1
-    assert "would change what the run computes" in capsys.readouterr().err
+    assert "would change the result of the run" in capsys.readouterr().err
 
 
 def test_mistakes_end_with_a_message(tool, tmp_path, capsys):
@@ -61,7 +61,7 @@ def test_ablations_from_the_command_line(tmp_path, capsys):
     arguments = ["--paper", "sckansformer", "--data", str(cells), "--output", str(tmp_path / "run")]
     small = [
         *("model.pretrained=false", "model.kwargs.embed_dim=48", "model.kwargs.depth=1"),
-        *("model.kwargs.num_heads=3", "data.image_size=32", "data.workers=0", "device=cpu"),
+        *("model.kwargs.num_heads=3", "data.img_size=32", "data.workers=0", "device=cpu"),
         *("training.batch_size=12", "training.epochs=1"),
     ]
     assert tool.main([*arguments, "--tables", "V", "--", *small]) == 0

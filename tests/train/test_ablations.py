@@ -20,7 +20,7 @@ SMALL = {
     ),
 }
 COMMON = (
-    *("model.pretrained=false", "data.image_size=32", "data.workers=0"),
+    *("model.pretrained=false", "data.img_size=32", "data.workers=0"),
     *("training.epochs=1", "training.batch_size=12", "device=cpu", "schedule.warmup_epochs=0"),
 )
 
@@ -82,8 +82,8 @@ def test_a_study_runs_and_keeps_what_is_finished(paper, cells, tmp_path, monkeyp
     monkeypatch.setattr(ablations, "train_classifier", fail)
     monkeypatch.setattr(ablations, "resume_training", fail)
     assert run_ablations(paper, cells, tmp_path, options, [number]) == text
-    with pytest.raises(ConfigError, match=r"other settings \(optimizer\.learning_rate\)"):
-        run_ablations(paper, cells, tmp_path, [*options, "optimizer.learning_rate=1"], [number])
+    with pytest.raises(ConfigError, match=r"other settings \(optimizer\.lr: "):
+        run_ablations(paper, cells, tmp_path, [*options, "optimizer.lr=1"], [number])
 
 
 def test_rows_cannot_be_made_the_same(cells, tmp_path):

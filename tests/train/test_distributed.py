@@ -23,7 +23,7 @@ OPTIONS = (
     "training.ema_decay=0.9",
     "loss.name={cross_entropy: 1, center: 0.05}",
     "optimizer.name=sgd",
-    "optimizer.learning_rate=0.01",
+    "optimizer.lr=0.01",
     "training.best_metric=log_loss",
 )
 

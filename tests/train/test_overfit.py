@@ -32,10 +32,10 @@ def learn(model, loss_name, side, steps=80, rate=2e-3):
     """Trains on all images at once; returns the first and the last loss, and the accuracy."""
     torch.manual_seed(0)
     config = TrainConfig()
-    config.optimizer.learning_rate, config.optimizer.weight_decay = rate, 0.0
+    config.optimizer.lr, config.optimizer.weight_decay = rate, 0.0
     config.schedule.name = "constant"
     pair = FeaturesAndLogits(model, side)
-    loss = create_training_loss(LossConfig(loss_name), 3, pair.feature_dim, COUNTS)
+    loss = create_training_loss(LossConfig(name=loss_name), 3, pair.feature_dim, COUNTS)
     optimizer = create_optimizer(config.optimizer, model)
     schedule = create_schedule(config, optimizer, steps)
     state = TrainingState(model, loss, optimizer, schedule, torch.amp.GradScaler(enabled=False))

@@ -154,14 +154,14 @@ def test_a_finished_run_stays_as_it_is(cells, tmp_path):
 
 
 def test_what_cannot_go_on_is_refused(cells, tmp_path):
-    with pytest.raises(ConfigError, match="holds no run"):
+    with pytest.raises(ConfigError, match="no run to resume"):
         resume_training(tmp_path / "nothing")
     run = tmp_path / "run"
     train_classifier(toy_config(cells, run, "training.epochs=1"))
     with pytest.raises(ConfigError, match="holds a run already"):
         train_classifier(toy_config(cells, run))
-    with pytest.raises(ConfigError, match=r"optimizer\.learning_rate=1"):
-        resume_training(run, ["optimizer.learning_rate=1"])
+    with pytest.raises(ConfigError, match=r"optimizer\.lr: 0\.001 then, 1\.0 now"):
+        resume_training(run, ["optimizer.lr=1"])
     others = make_cells(tmp_path / "others", train=13)
     with pytest.raises(DataError, match="other images"):
         resume_training(run, [f"data.source={others}"])

@@ -67,7 +67,7 @@ def test_checkpoints_say_what_they_are(cells, tmp_path):
         assert data["class_names"] == list(COLORS)
         assert data["data_config"]["input_size"] == [3, 32, 32]
         assert data["data_config"]["mean"] == [0.5, 0.5, 0.5]
-        assert data["config"]["data"]["image_size"] == 32
+        assert data["config"]["data"]["img_size"] == 32
         assert ("resume" in data) == (name == "last.pth")
         # The library's reader takes the averaged weights where there are some
         read = read_state_dict(run / name)
@@ -80,7 +80,7 @@ def test_checkpoints_say_what_they_are(cells, tmp_path):
 
 
 def test_training_learns(cells, tmp_path):
-    options = ("training.epochs=8", "data.augmentation=flips", "optimizer.learning_rate=3e-3")
+    options = ("training.epochs=8", "data.augmentation=flips", "optimizer.lr=3e-3")
     progress = train_classifier(toy_config(cells, tmp_path / "run", *options))
     assert progress.rows[-1]["train_loss"] < 0.5 * progress.rows[0]["train_loss"]
     assert progress.best > 0.9
@@ -215,7 +215,7 @@ def test_weights_of_other_classes_are_a_start(cells, tmp_path):
         for file in source.iterdir():
             (folder / file.name).write_bytes(file.read_bytes())
     start = tmp_path / "first" / "best.pth"
-    options = (f"model.weights={start}", "training.epochs=1", "optimizer.learning_rate=1e-9")
+    options = (f"model.weights={start}", "training.epochs=1", "optimizer.lr=1e-9")
     train_classifier(toy_config(two, tmp_path / "second", *options))
     before, after = read_state_dict(start), read_state_dict(tmp_path / "second" / "last.pth")
     torch.testing.assert_close(after["conv1.0.weight"], before["conv1.0.weight"])

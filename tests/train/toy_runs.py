@@ -30,7 +30,7 @@ def toy_config(source: Path, output: Path, *overrides: str):
         f"data.source={source}",
         f"output={output}",
         "model.name=test_resnet",
-        "data.image_size=32",
+        "data.img_size=32",
         "data.augmentation=stain",
         "data.workers=0",
         "training.batch_size=8",

@@ -13,10 +13,10 @@ from typing import Any
 from wbcnets.errors import ConfigError
 from wbcnets.io.atomic_files import write_atomically
 from wbcnets.train.ablation_tables import STUDIES, AblationStudy, AblationTable
-from wbcnets.train.config import TrainConfig, read_value
-from wbcnets.train.config_file import known_keys, load_config
+from wbcnets.train.config import TrainConfig
+from wbcnets.train.config_file import load_config
 from wbcnets.train.run import resume_training, train_classifier
-from wbcnets.train.run_folder import CHANGEABLE, CONFIG_NAME
+from wbcnets.train.run_folder import CONFIG_NAME, find_config_changes
 
 logger = logging.getLogger(__name__)
 
@@ -129,16 +129,12 @@ def _configs(
 def _train_once(folder: Path, config: TrainConfig) -> dict[str, Any]:
     """The figures of a run's best epoch; trains where the run is not finished."""
     if (folder / CONFIG_NAME).is_file():
-        before = load_config(folder / CONFIG_NAME)
-        differing = [
-            key
-            for key in known_keys()
-            if key not in CHANGEABLE and read_value(before, key) != read_value(config, key)
-        ]
-        if differing:
+        changes = find_config_changes(load_config(folder / CONFIG_NAME), config)
+        if changes:
             raise ConfigError(
-                f"{folder}: holds a run with other settings ({', '.join(differing)}); choose "
-                "another output folder, or remove it"
+                f"{folder}: holds a run with other settings ({'; '.join(changes)}); choose "
+                "another output folder, or remove it",
+                setting="output",
             )
     marker = folder / "finished"
     if not marker.is_file():

@@ -1,29 +1,32 @@
-"""Settings from YAML files and presets, with overrides KEY=VALUE; unknown keys are errors."""
+"""Reads settings from YAML files, presets and KEY=VALUE overrides; unknown keys are errors."""
 
-import dataclasses
 import difflib
 import re
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel, ValidationError
 
 from wbcnets.errors import ConfigError
 from wbcnets.io.strict_yaml import StrictLoader, read_yaml
-from wbcnets.train.config import TrainConfig, check_values
+from wbcnets.train.config import TrainConfig
+
+PRESET_FOLDER = Path(__file__).parent / "presets"
 
 
 class _Loader(StrictLoader):
-    """Reads numbers as people write them: 8:2 is text, not 482, and 1e-3 is a number."""
+    """Reads values as people mean them: 8:2 and no are text, and 1e-3 is a number."""
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [entry for entry in entries if entry[0].rpartition(":")[2] in ("bool", "null", "merge")]
+    first: [entry for entry in entries if entry[0].rpartition(":")[2] in ("null", "merge")]
     for first, entries in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 _DIGITS = list("-+0123456789.")
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9]*)$"), _DIGITS
@@ -36,11 +39,9 @@ _Loader.add_implicit_resolver(
     _DIGITS,
 )
 
-PRESET_FOLDER = Path(__file__).parent / "presets"
-
 
 def preset_names() -> list[str]:
-    """The presets that come with the library."""
+    """Returns the names of the presets that come with the library."""
     return sorted(path.stem for path in PRESET_FOLDER.glob("*.yaml"))
 
 
@@ -48,36 +49,34 @@ def load_config(source: str | Path = "", overrides: Sequence[str] = ()) -> Train
     """Reads settings.
 
     Args:
-        source: A preset's name or a YAML file; nothing for the defaults.
-        overrides: ``KEY=VALUE`` each, such as ``optimizer.learning_rate=1e-3`` or
-            ``model.kwargs.depth=3``; values are YAML. They go before the file.
+        source: A preset's name or a YAML file; empty for the defaults.
+        overrides: ``KEY=VALUE`` each, such as ``optimizer.lr=1e-3`` or ``model.kwargs.depth=3``;
+            values are YAML. They take precedence over the file.
 
     Raises:
-        ConfigError: The file cannot be read, or keys or values are wrong; all are listed.
+        ConfigError: if the file cannot be read, or keys or values are wrong; lists all of them.
     """
-    settings = _read_yaml(_find(source)) if str(source) else {}
+    settings = _read_file(_find_file(source)) if str(source) else {}
     for override in overrides:
         _apply(settings, override)
     return build_config(settings, str(source) or "the defaults")
 
 
 def build_config(settings: Mapping[str, Any], origin: str) -> TrainConfig:
-    """Makes settings from a mapping as a YAML file holds it.
+    """Returns the settings that a mapping describes, as a YAML file holds it.
 
     Args:
-        settings: What differs from the defaults.
-        origin: Where it is from, for messages.
+        settings: The keys that differ from the defaults, in sections.
+        origin: Source of the mapping, for messages.
 
     Raises:
-        ConfigError: Keys or values are wrong; all are listed.
+        ConfigError: if keys or values are wrong; lists all of them.
     """
-    problems: list[str] = []
-    config = _build(TrainConfig, settings, "", problems)
-    if problems:
-        lines = "\n".join(f"  - {problem}" for problem in problems)
-        raise ConfigError(f"settings from {origin} and the overrides:\n{lines}")
-    check_values(config)
-    return config
+    try:
+        return TrainConfig.model_validate(settings)
+    except ValidationError as error:
+        lines = "\n".join(f"  - {_explain(detail, settings)}" for detail in error.errors())
+        raise ConfigError(f"wrong settings in {origin} or its overrides:\n{lines}") from error
 
 
 def save_config(config: TrainConfig, path: Path) -> None:
@@ -86,16 +85,23 @@ def save_config(config: TrainConfig, path: Path) -> None:
 
 
 def dump_config(config: TrainConfig) -> str:
-    """All settings as YAML."""
-    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
+    """Returns all settings as YAML."""
+    return yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
 
 
-def known_keys() -> list[str]:
-    """All dotted keys."""
-    return _keys(TrainConfig, "")
+def known_keys(section: type[BaseModel] = TrainConfig, prefix: str = "") -> list[str]:
+    """Returns all dotted keys, such as "optimizer.lr"."""
+    keys = []
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            keys += known_keys(kind, f"{prefix}{name}.")
+        else:
+            keys.append(f"{prefix}{name}")
+    return keys
 
 
-def _find(source: str | Path) -> Path:
+def _find_file(source: str | Path) -> Path:
     path = Path(source)
     if path.is_file():
         return path
@@ -103,11 +109,12 @@ def _find(source: str | Path) -> Path:
     if len(path.parts) == 1 and preset.is_file():
         return preset
     raise ConfigError(
-        f"{source}: is neither a file nor a preset; presets are {', '.join(preset_names())}"
+        f"{source}: neither a file nor a preset; presets are {', '.join(preset_names())}",
+        setting="config",
     )
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_file(path: Path) -> dict[str, Any]:
     settings = read_yaml(path, _Loader)
     if settings is None:
         return {}
@@ -117,6 +124,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _apply(settings: dict[str, Any], override: str) -> None:
+    """Sets the value of ``KEY=VALUE`` in nested settings."""
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
@@ -124,98 +132,52 @@ def _apply(settings: dict[str, Any], override: str) -> None:
     try:
         value = yaml.load(text, _Loader)  # nosec B506
     except yaml.YAMLError as error:
-        raise ConfigError(f"{override!r}: the value is no YAML ({error})") from error
-    inner = settings
+        raise ConfigError(f"{override!r}: the value is not valid YAML ({error})") from error
+    section = settings
     for part in parts[:-1]:
-        if not isinstance(inner.get(part), dict):
-            inner[part] = {}
-        inner = inner[part]
-    # `data.source=` means no text, not null
-    inner[parts[-1]] = "" if text == "" else value
+        if not isinstance(section.get(part), dict):
+            section[part] = {}
+        section = section[part]
+    # `data.source=` means an empty text, not null
+    section[parts[-1]] = "" if text == "" else value
 
 
-def _build(cls: type, values: Any, prefix: str, problems: list[str]) -> Any:
-    if not isinstance(values, Mapping):
-        problems.append(f"{prefix.rstrip('.')}={values!r}: expected a section of keys")
-        return cls()
-    hints = typing.get_type_hints(cls)
-    arguments = {}
-    for key, value in values.items():
-        if key not in hints:
-            problems.append(_unknown(f"{prefix}{key}"))
+def _explain(detail: Any, settings: Mapping[str, Any]) -> str:
+    """Returns one line for an error of pydantic: key, value and the rule that it breaks."""
+    key, value = _dotted_key(detail["loc"], settings), detail["input"]
+    if detail["type"] == "extra_forbidden":
+        return f"{key}: unknown key; {_suggest(key)}"
+    if detail["type"] == "value_error":
+        return str(detail["ctx"]["error"])
+    if detail["type"] == "model_type":
+        return f"{key}={value!r} should be a section of keys"
+    return f"{key}={value!r} {detail['msg'].removeprefix('Input ')}"
+
+
+def _dotted_key(location: Sequence[int | str], settings: Any) -> str:
+    """Joins a location without the members of unions, which pydantic inserts."""
+    key, inner = "", settings
+    for part in location:
+        if isinstance(inner, Mapping) and part in inner:
+            key = f"{key}.{part}" if key else str(part)
+        elif isinstance(inner, list) and isinstance(part, int):
+            key = f"{key}[{part}]"
+        else:
             continue
-        try:
-            arguments[key] = _convert(value, hints[key], f"{prefix}{key}", problems)
-        except ValueError as error:
-            problems.append(str(error))
-    return cls(**arguments)
+        inner = inner[part]
+    return key
 
 
-def _convert(value: Any, hint: Any, key: str, problems: list[str]) -> Any:
-    """A value as its field's type; what YAML 1.1 reads as text, such as 1e-3, is a number."""
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if dataclasses.is_dataclass(hint):
-        return _build(typing.cast(type, hint), value, f"{key}.", problems)
-    if hint is Any:
-        return value
-    if origin in (typing.Union, types.UnionType):
-        for choice in inner:
-            try:
-                return _convert(value, choice, key, problems)
-            except ValueError:
-                continue
-    elif hint is type(None) and value is None:
-        return None
-    elif origin is list and isinstance(value, list | tuple):
-        return [_convert(item, inner[0], f"{key}[{i}]", problems) for i, item in enumerate(value)]
-    elif origin is dict and isinstance(value, Mapping):
-        return {str(k): _convert(v, inner[1], f"{key}.{k}", problems) for k, v in value.items()}
-    elif hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
-        return _number(value, key)
-    elif hint in (int, bool, str) and type(value) is hint:
-        return value
-    raise ValueError(f"{key}={value!r}: expected {_type_name(hint)}")
-
-
-def _number(value: float | str, key: str) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        raise ValueError(f"{key}={value!r}: expected a number") from None
-
-
-def _type_name(hint: Any) -> str:
-    names = {int: "a whole number", bool: "true or false", str: "text", type(None): "null"}
-    inner = typing.get_args(hint)
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return " or ".join(_type_name(choice) for choice in inner)
-    if typing.get_origin(hint) is list:
-        return f"a list, each {_type_name(inner[0])}"
-    if typing.get_origin(hint) is dict:
-        return "a section of keys"
-    return {**names, float: "a number"}.get(hint, "a value")
-
-
-def _unknown(key: str) -> str:
+def _suggest(key: str) -> str:
+    """Returns a hint: known keys that look like an unknown one, or those of its section."""
     known = known_keys()
-    last = key.rpartition(".")[2]
-    by_last: dict[str, list[str]] = {}
+    by_last = {"learning_rate": ["optimizer.lr"], "image_size": ["data.img_size"]}
     for name in known:
         by_last.setdefault(name.rpartition(".")[2], []).append(name)
-    near = difflib.get_close_matches(last, by_last, n=3, cutoff=0.6)
+    near = difflib.get_close_matches(key.rpartition(".")[2], by_last, n=3, cutoff=0.6)
     suggestions = [name for match in near for name in by_last[match]]
     suggestions += difflib.get_close_matches(key, known, n=3, cutoff=0.85)
-    names = list(dict.fromkeys(suggestions))[:4]
+    if suggestions:
+        return f"did you mean {' or '.join(list(dict.fromkeys(suggestions))[:4])}?"
     section = [name for name in known if name.startswith(key.rpartition(".")[0] + ".")]
-    hint = f"did you mean {' or '.join(names)}?" if names else ""
-    return f"{key}: unknown key; {hint or 'known are ' + ', '.join(section or known)}"
-
-
-def _keys(cls: type, prefix: str) -> list[str]:
-    keys = []
-    for name, hint in typing.get_type_hints(cls).items():
-        if dataclasses.is_dataclass(hint):
-            keys += _keys(typing.cast(type, hint), f"{prefix}{name}.")
-        else:
-            keys.append(f"{prefix}{name}")
-    return keys
+    return f"known are {', '.join(section or known)}"

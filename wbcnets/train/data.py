@@ -142,8 +142,8 @@ def create_datasets(
         DataError: With the cache, images cannot be read.
     """
     data, seed = config.data, config.training.seed
-    augmentation = create_cell_augmentation(data.augmentation, data.image_size, data.transforms)
-    plain = create_cell_augmentation(data.val_augmentation, data.image_size)
+    augmentation = create_cell_augmentation(data.augmentation, data.img_size, data.transforms)
+    plain = create_cell_augmentation(data.val_augmentation, data.img_size)
     train, quotas = splits.train, None
     if data.sampler == "class_balanced":
         # Listed so often that an epoch needs each entry once: every one is augmented anew

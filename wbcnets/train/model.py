@@ -27,13 +27,13 @@ class FeaturesAndLogits(nn.Module):
 
     Args:
         model: The classifier.
-        image_size: Side of its images, for the trial.
+        img_size: Side of its images, for the trial.
     """
 
-    def __init__(self, model: nn.Module, image_size: int) -> None:
+    def __init__(self, model: nn.Module, img_size: int) -> None:
         super().__init__()
         self.model = model
-        self.feature_dim = _try_contract(model, image_size)
+        self.feature_dim = _try_contract(model, img_size)
 
     def forward(self, images: Tensor) -> tuple[Tensor | None, Tensor]:
         """Features and logits of a batch."""
@@ -49,11 +49,11 @@ def features_and_logits(model: Any, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def _try_contract(model: nn.Module, image_size: int) -> int | None:
+def _try_contract(model: nn.Module, img_size: int) -> int | None:
     """The width of the features, None where they do not lead to the model's own logits."""
     parameter = next(model.parameters())
     generator = torch.Generator().manual_seed(0)
-    images = torch.rand(2, 3, image_size, image_size, generator=generator).to(parameter)
+    images = torch.rand(2, 3, img_size, img_size, generator=generator).to(parameter)
     was_training = model.training
     model.eval()
     try:
@@ -107,7 +107,7 @@ def model_kwargs(config: TrainConfig) -> dict[str, Any]:
     kwargs = dict(config.model.kwargs)
     cfg = timm.get_pretrained_cfg(config.model.name)
     if cfg is not None and cfg.fixed_input_size:
-        kwargs.setdefault("img_size", config.data.image_size)
+        kwargs.setdefault("img_size", config.data.img_size)
     return kwargs
 
 
@@ -118,7 +118,7 @@ def describe_data(config: TrainConfig, model: nn.Module) -> dict[str, Any]:
         "input_size", "mean", "std" and "augmentation", the preset that brings images to the size.
     """
     own = resolve_model_data_config(model)
-    size = config.data.image_size
+    size = config.data.img_size
     mean: Sequence[float] = config.data.mean or own["mean"]
     std: Sequence[float] = config.data.std or own["std"]
     return {

@@ -135,7 +135,7 @@ def _create_parts(
     train_set, val_set = create_datasets(config, splits, data_config["mean"], data_config["std"])
     sampler = create_sampler(config, splits, train_set, processes)
     model = _placed(model, config, processes)
-    pair = FeaturesAndLogits(model, config.data.image_size)
+    pair = FeaturesAndLogits(model, config.data.img_size)
     loss = create_training_loss(config.loss, num_classes, pair.feature_dim, splits.train.counts())
     optimizer = create_optimizer(config.optimizer, model)
     state = TrainingState(

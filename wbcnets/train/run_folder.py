@@ -1,7 +1,6 @@
 """The folder of a run: what is in it, and how it is written so that a crash leaves it whole."""
 
 import csv
-import dataclasses
 import io
 import json
 import logging
@@ -13,6 +12,7 @@ import torch
 from PIL import Image
 
 from wbcnets.data.cells.dataset import CellDataset
+from wbcnets.engine.resume import find_changes, flatten_settings
 from wbcnets.errors import CheckpointError, ConfigError, DataError
 from wbcnets.evaluation.metrics import ClassifierMetrics
 from wbcnets.io.atomic_files import keep_copy, write_atomically
@@ -131,7 +131,7 @@ class RunFolder:
             "data_config": self.data_config,
             "epoch": epoch,
             "metrics": dict(metrics),
-            "config": dataclasses.asdict(self.config),
+            "config": self.config.model_dump(),
         }
         if resume is not None:
             data["resume"] = {**resume, "images": self.fingerprint}
@@ -203,44 +203,54 @@ class RunFolder:
 
 
 def check_new(output: str) -> Path:
-    """The folder for a new run.
+    """Returns the folder of a new run.
 
     Raises:
-        ConfigError: None is given, or it holds a run already.
+        ConfigError: if no folder is given, or if it holds a run already.
     """
     if not output:
-        raise ConfigError("output is empty: name a folder for the run, such as runs/pbc_resnet18")
+        raise ConfigError(
+            "output is empty: name a folder for the run, such as runs/pbc_resnet18",
+            setting="output",
+        )
     path = Path(output)
     if (path / CONFIG_NAME).exists():
         raise ConfigError(
-            f"{path}: holds a run already; go on with it by --resume, or choose another folder"
+            f"{path}: holds a run already; resume it, or choose another folder", setting="resume"
         )
     if path.exists() and not path.is_dir():
-        raise ConfigError(f"{path}: is a file; choose another folder")
+        raise ConfigError(f"{path}: is a file; choose another folder", setting="output")
     return path
 
 
 def read_run(output: Path, overrides: Sequence[str] = ()) -> TrainConfig:
-    """The settings of a run that is to go on.
+    """Returns the settings of a run to resume.
 
     Args:
-        output: Its folder.
-        overrides: ``KEY=VALUE`` of keys in `CHANGEABLE`.
+        output: The run's folder.
+        overrides: ``KEY=VALUE`` of keys in ``CHANGEABLE``.
 
     Raises:
-        ConfigError: There is no run, or a key would change what the run computes.
+        ConfigError: if there is no run, or if an override would change the weights.
     """
     path = output / CONFIG_NAME
     if not path.is_file():
-        raise ConfigError(f"{output}: holds no run to resume; there is no {CONFIG_NAME}")
-    wrong = [entry for entry in overrides if entry.partition("=")[0].strip() not in CHANGEABLE]
-    if wrong:
+        raise ConfigError(f"{output}: no run to resume; it has no {CONFIG_NAME}", setting="resume")
+    config = load_config(path, [*overrides, f"output={output}"])
+    changes = find_config_changes(load_config(path), config)
+    if changes:
         raise ConfigError(
-            f"{', '.join(wrong)}: would change what the run computes; when resuming, only "
-            f"{', '.join(CHANGEABLE)} may differ. Start a new run instead, from these weights with "
+            f"{'; '.join(changes)}: would change the result of the run; a resumed run may only "
+            f"change {', '.join(CHANGEABLE)}. Start a new run instead, from these weights with "
             f"model.weights={output / 'last.pth'}"
         )
-    return load_config(path, [*overrides, f"output={output}"])
+    return config
+
+
+def find_config_changes(before: TrainConfig, now: TrainConfig) -> list[str]:
+    """Returns a line per setting that decides the weights and differs."""
+    old, new = (flatten_settings(config.model_dump()) for config in (before, now))
+    return list(find_changes(old, new, CHANGEABLE))
 
 
 def read_last(output: Path, fingerprint: str) -> dict[str, Any] | None:

@@ -138,7 +138,7 @@ class TrainingLoop:
         training, data = self.config.training, self.config.data
         return (
             f"with training.batch_size={training.batch_size} in "
-            f"training.grad_accum_steps={training.grad_accum_steps} parts of {data.image_size} px: "
+            f"training.grad_accum_steps={training.grad_accum_steps} parts of {data.img_size} px: "
             "double training.grad_accum_steps, set training.grad_checkpointing=true or "
             "training.amp=bfloat16, or use smaller images"
         )
@@ -178,7 +178,7 @@ class TrainingLoop:
             raise FloatingPointError(
                 f"{where}: {limit} steps in a row had no finite loss and gradients, the last with "
                 f"loss {result.loss:.4g}; none of them changed the weights. Lower "
-                "optimizer.learning_rate, set training.clip_grad=1, use training.amp=none, or look "
+                "optimizer.lr, set training.clip_grad=1, use training.amp=none, or look "
                 f"at the images of the last step: {', '.join(files)}"
             )
 
@@ -198,7 +198,7 @@ class TrainingLoop:
         row = {
             "epoch": float(progress.epoch + 1),
             "train_loss": progress.loss_sum / max(progress.loss_count, 1),
-            "learning_rate": self._learning_rate,
+            "lr": self._learning_rate,
             **{f"val_{name}": value for name, value in metrics.items()},
             "seconds": progress.seconds,
             "images_per_second": self._speed,

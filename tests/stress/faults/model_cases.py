@@ -158,7 +158,7 @@ for title, content in (
     ("payload in YAML", f"output: {TAG}"),
     ("unknown key", "optimizer:\n  lerning_rate: 1"),
     ("wrong type", "training:\n  epochs: many"),
-    ("NaN for a number", "optimizer:\n  learning_rate: .nan"),
+    ("NaN for a number", "optimizer:\n  lr: .nan"),
     ("list of everything", "- a"),
     ("no YAML", "training: ["),
     ("alias bomb", bomb),

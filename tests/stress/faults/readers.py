@@ -69,7 +69,7 @@ def _classifier(case: Case, path: Path) -> Outcome:
     from wbcnets.train.run import train_classifier
 
     settings = [f"data.source={path}", f"output={path.parent / 'run'}", "model.name=test_resnet"]
-    train_classifier(load_config("", [*settings, "data.image_size=32", "device=cpu"]))
+    train_classifier(load_config("", [*settings, "data.img_size=32", "device=cpu"]))
     return Outcome("accept", "")
 
 
