@@ -108,8 +108,7 @@ def _compare_inference(settings: Settings) -> Comparison:
 
 def _predict_ours(model: Any, images: Tensor) -> Any:
     with torch.inference_mode():
-        sizes = [(images.shape[2], images.shape[3])] * len(images)
-        return model.predict(images, sizes)
+        return model.predict(images)
 
 
 def _predict_peer(model: nn.Module, images: Tensor) -> Any:

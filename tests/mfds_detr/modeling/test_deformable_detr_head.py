@@ -5,7 +5,7 @@ import torch
 
 pytest.importorskip("detectron2")
 
-from mfds_detr.modeling.deformable_detr_head import MLP, DeformableDETRHead, padding_masks
+from mfds_detr.modeling.deformable_detr_head import MLP, DeformableDETRHead
 from mfds_detr.modeling.position_encoding import SinePositionEncoding
 from mfds_detr.modeling.transformer import DeformableTransformer, refine_boxes
 
@@ -26,7 +26,9 @@ def detector(two_stage=False, box_refinement=False, queries=7, aux_loss=True, no
 def pyramid():
     torch.manual_seed(1)
     features = [torch.randn(2, 16, 6, 8), torch.randn(2, 16, 3, 4)]
-    return features, padding_masks([(48, 64), (48, 40)], (48, 64), features)
+    masks = [torch.zeros(2, 6, 8, dtype=torch.bool), torch.zeros(2, 3, 4, dtype=torch.bool)]
+    masks[0][1, :, 5:] = masks[1][1, :, 3:] = True
+    return features, masks
 
 
 @pytest.mark.parametrize("two_stage", [False, True])
@@ -48,7 +50,6 @@ def test_output(two_stage, box_refinement):
 
 def test_without_padding_masks_may_be_left_out():
     features, _ = pyramid()
-    assert padding_masks([(48, 64), (48, 64)], (48, 64), features) is None
     masks = [torch.zeros(2, *feature.shape[2:], dtype=torch.bool) for feature in features]
     for two_stage in (False, True):
         model = detector(two_stage)
@@ -98,17 +99,6 @@ def test_scores_start_low_and_boxes_at_their_references():
     expected = refine_boxes(torch.tensor([0.0, 0.0, -2.0, -2.0]).expand(7, 4), start)
     assert torch.allclose(output["pred_boxes"][0], expected, atol=1e-5)
     assert expected[0, 2].item() == pytest.approx(1 / (1 + math.exp(2)), abs=1e-6)
-
-
-def test_padding_masks():
-    features = [torch.zeros(2, 1, 6, 8), torch.zeros(2, 1, 3, 4)]
-    masks = padding_masks([(48, 64), (24, 40)], (48, 64), features)
-    assert not masks[0][0].any()
-    assert masks[0][1].sum() == 48 - 3 * 5
-    assert not masks[0][1, :3, :5].any()
-    # 40 of 64 pixels on 4 columns: the columns that start at 0, 16 and 32
-    assert not masks[1][1, 0, :3].any()
-    assert masks[1][1, 0, 3]
 
 
 def test_mlp():

@@ -5,7 +5,10 @@ import torch
 
 pytest.importorskip("detectron2")
 
+from torch.nn import functional as F
+
 from mfds_detr.modeling.position_encoding import (
+    POSITION_ENCODINGS,
     LearnedPositionEncoding,
     NoPositionEncoding,
     SinePositionEncoding,
@@ -41,11 +44,19 @@ def test_sine_by_hand():
                 assert found == pytest.approx(expected, abs=1e-5)
 
 
-def test_sine_does_not_depend_on_padding():
-    encode = SinePositionEncoding(16)
+@pytest.mark.parametrize("name", POSITION_ENCODINGS)
+def test_padding_changes_nothing(name):
+    encode = create_position_encoding(name, 16)
     alone = encode(mask_of([(3, 5)], 3, 5))
     padded = encode(mask_of([(3, 5), (8, 9)], 8, 9))
     assert torch.allclose(alone[0], padded[0, :, :3, :5], atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [5, 50, 64])
+def test_learned_is_the_table_resampled(size):
+    encode = LearnedPositionEncoding(8)
+    resampled = F.interpolate(encode.row_embed.weight.t()[None], size=size, mode="linear")[0]
+    assert torch.allclose(encode(mask_of([(size, 3)], size, 3))[0, 4:, :, 1], resampled, atol=1e-5)
 
 
 def test_sine_of_a_fully_padded_image_is_finite():
@@ -56,8 +67,8 @@ def test_learned_has_a_vector_per_row_and_column():
     encode = LearnedPositionEncoding(8, table_size=6)
     encoding = encode(mask_of([(6, 6)] * 2, 6, 6))
     assert encoding.shape == (2, 8, 6, 6)
-    assert torch.equal(encoding[0, :4, 2, 3], encode.col_embed.weight[3])
-    assert torch.equal(encoding[1, 4:, 2, 3], encode.row_embed.weight[2])
+    assert torch.allclose(encoding[0, :4, 2, 3], encode.col_embed.weight[3], atol=1e-5)
+    assert torch.allclose(encoding[1, 4:, 2, 3], encode.row_embed.weight[2], atol=1e-5)
     encoding.sum().backward()
     assert encode.row_embed.weight.grad.abs().min() > 0
 

@@ -151,30 +151,6 @@ def _repeat(head: nn.Module, count: int, separate: bool) -> nn.ModuleList:
     return nn.ModuleList(copy.deepcopy(head) if separate else head for _ in range(count))
 
 
-def padding_masks(
-    image_sizes: Sequence[tuple[int, int]], padded_size: tuple[int, int], features: Sequence[Tensor]
-) -> list[Tensor] | None:
-    """Masks `(B, H_l, W_l)` of every level, True on padding; None if no image is padded.
-
-    Args:
-        image_sizes: `(height, width)` of every image.
-        padded_size: `(height, width)` of the batch.
-        features: The levels' maps, `(B, C, H_l, W_l)`.
-    """
-    if all(tuple(size) == tuple(padded_size) for size in image_sizes):
-        return None
-    device = features[0].device
-    sizes = torch.tensor(image_sizes, device=device)
-    rows = torch.arange(padded_size[0], device=device)
-    columns = torch.arange(padded_size[1], device=device)
-    padded_rows = rows >= sizes[:, :1]  # (B, H)
-    padded_columns = columns >= sizes[:, 1:]  # (B, W)
-    mask = padded_rows[:, :, None] | padded_columns[:, None, :]
-    return [
-        F.interpolate(mask[None].float(), size=feature.shape[-2:])[0].bool() for feature in features
-    ]
-
-
 def _empty_masks(features: Sequence[Tensor]) -> list[Tensor]:
     """All-False masks `(B, H_l, W_l)`."""
     return [torch.zeros_like(feature[:, 0], dtype=torch.bool) for feature in features]

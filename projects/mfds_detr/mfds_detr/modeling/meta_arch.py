@@ -6,14 +6,15 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, detector_postprocess
-from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 from torchvision.ops import batched_nms, box_convert
 
 from mfds_detr.modeling.backbone import fold_frozen_norms
 from mfds_detr.modeling.criterion import SetCriterion
-from mfds_detr.modeling.deformable_detr_head import DeformableDETRHead, padding_masks
+from mfds_detr.modeling.deformable_detr_head import DeformableDETRHead
 from mfds_detr.modeling.matcher import HungarianMatcher
+from mfds_detr.modeling.padding import pyramids_by_size
 from mfds_detr.modeling.position_encoding import create_position_encoding
 from mfds_detr.modeling.transformer import DeformableTransformer
 from wbcnets.errors import ConfigError
@@ -70,7 +71,7 @@ class MFDSDETR(nn.Module):
         for module in (backbone, extra_stage, neck):
             if module is not None:
                 module.to(memory_format=torch.channels_last)
-        mean, std = torch.tensor([pixel_mean, pixel_std]).view(2, -1, 1, 1)
+        mean, std = torch.tensor([pixel_mean, pixel_std])[..., None, None]
         self.register_buffer("pixel_mean", mean, persistent=False)
         self.register_buffer("pixel_std", std, persistent=False)
 
@@ -124,13 +125,13 @@ class MFDSDETR(nn.Module):
             Losses by name, or per image `{"instances": Instances}` with `pred_boxes`, `scores`
             and `pred_classes`.
         """
-        images = [entry["image"].to(self.device) for entry in batched_inputs]
-        batch = ImageList.from_tensors([(x - self.pixel_mean) / self.pixel_std for x in images])
-        predictions = self.predict(batch.tensor, batch.image_sizes)
+        images = [self._normalize(entry["image"]) for entry in batched_inputs]
+        predictions = self.predict(images)
         if self.training:
             targets = [self._target(entry["instances"]) for entry in batched_inputs]
             return self.criterion(predictions, targets)
-        detections = self._detections(predictions, batch.image_sizes)
+        sizes = [(image.shape[1], image.shape[2]) for image in images]
+        detections = self._detections(predictions, sizes)
         return [
             {
                 "instances": detector_postprocess(
@@ -142,23 +143,28 @@ class MFDSDETR(nn.Module):
             for entry, result in zip(batched_inputs, detections)
         ]
 
-    def predict(self, images: Tensor, image_sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
-        """Raw predictions for normalized, padded images: tensors in, tensors out.
+    def predict(self, images: Tensor | Sequence[Tensor]) -> dict[str, Any]:
+        """Raw predictions for normalized images; no image has an influence on another.
 
         Args:
-            images: `(B, 3, H, W)`, padded at the right and at the bottom.
-            image_sizes: `(height, width)` of every image without its padding.
+            images: ``(B, 3, H, W)``, or one ``(3, H_i, W_i)`` per image.
 
         Returns:
-            The dictionary of `DeformableDETRHead`.
+            The dictionary of ``DeformableDETRHead``.
         """
+        return self.detector(*pyramids_by_size(images, self._pyramid))
+
+    def _pyramid(self, images: Tensor) -> list[Tensor]:
+        """``(B, 3, H, W)`` -> the neck's maps, ``L * (B, C, H_l, W_l)``."""
         images = images.contiguous(memory_format=torch.channels_last)
         maps = list(self.backbone(images).values())
         if self.extra_stage is not None:
             maps.append(self.extra_stage(maps[-1]))
-        features = self.neck(maps)
-        padded_size = (images.shape[-2], images.shape[-1])
-        return self.detector(features, padding_masks(image_sizes, padded_size, features))
+        return self.neck(maps)
+
+    def _normalize(self, image: Tensor) -> Tensor:
+        """``(3, H, W)`` in [0, 255] -> the backbone's scale, on the model's device."""
+        return (image.to(self.device) - self.pixel_mean) / self.pixel_std
 
     def _target(self, instances: Instances) -> dict[str, Tensor]:
         height, width = instances.image_size

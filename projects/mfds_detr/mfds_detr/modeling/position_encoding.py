@@ -8,7 +8,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from wbcnets.errors import ConfigError
 
@@ -31,11 +30,7 @@ class SinePositionEncoding(nn.Module):
     def forward(self, padding_mask: Tensor) -> Tensor:
         """`(B, H, W) -> (B, C, H, W)`; the mask is True on padding."""
         valid = (~padding_mask).to(torch.float32)
-        y = valid.cumsum(dim=1)
-        x = valid.cumsum(dim=2)
-        epsilon = 1e-6
-        y = (y - 0.5) / (y[:, -1:, :] + epsilon) * (2 * math.pi)
-        x = (x - 0.5) / (x[:, :, -1:] + epsilon) * (2 * math.pi)
+        y, x = (_fractions(valid, dim) * (2 * math.pi) for dim in (1, 2))
         encoding = torch.cat([self._waves(y), self._waves(x)], dim=3)
         return encoding.permute(0, 3, 1, 2)
 
@@ -63,12 +58,14 @@ class LearnedPositionEncoding(nn.Module):
         nn.init.uniform_(self.col_embed.weight)
 
     def forward(self, padding_mask: Tensor) -> Tensor:
-        """`(B, H, W) -> (B, C, H, W)`."""
-        batch, height, width = padding_mask.shape
-        x = _resample(self.col_embed.weight, width)[None].expand(height, -1, -1)
-        y = _resample(self.row_embed.weight, height)[:, None].expand(-1, width, -1)
-        encoding = torch.cat([x, y], dim=-1).permute(2, 0, 1)
-        return encoding[None].expand(batch, -1, -1, -1)
+        """`(B, H, W) -> (B, C, H, W)`; the mask is True on padding."""
+        valid = (~padding_mask).to(torch.float32)
+        height, width = padding_mask.shape[1:]
+        y = _interpolate(self.row_embed.weight, _fractions(valid[:, :, 0], 1))  # (B, H, C / 2)
+        x = _interpolate(self.col_embed.weight, _fractions(valid[:, 0, :], 1))  # (B, W, C / 2)
+        columns = x[:, None].expand(-1, height, -1, -1)
+        rows = y[:, :, None].expand(-1, -1, width, -1)
+        return torch.cat([columns, rows], dim=-1).permute(0, 3, 1, 2)
 
 
 class NoPositionEncoding(nn.Module):
@@ -116,9 +113,24 @@ def sine_waves(angle: Tensor, channels: int, temperature: float = 10000.0) -> Te
     return torch.stack([phase.sin(), phase.cos()], dim=-1).flatten(-2)
 
 
-def _resample(table: Tensor, size: int) -> Tensor:
-    """`(N, C) -> (size, C)`; the table itself where the size is the same."""
-    if size == len(table):
-        return table
-    resized = F.interpolate(table.t()[None], size=size, mode="linear", align_corners=False)
-    return resized[0].t()
+def _fractions(valid: Tensor, dim: int) -> Tensor:
+    """Pixel centers as fractions of the image without its padding, along one dimension.
+
+    Args:
+        valid: 1 on the image, 0 on padding.
+        dim: Rows or columns of the mask.
+    """
+    position = valid.cumsum(dim=dim)
+    extent = position.narrow(dim, position.shape[dim] - 1, 1)
+    return (position - 0.5) / (extent + 1e-6)
+
+
+def _interpolate(table: Tensor, fraction: Tensor) -> Tensor:
+    """`(N, C)` read linearly at fractions `(B, S)` of its length -> `(B, S, C)`.
+
+    The values are those of ``F.interpolate(mode="linear", align_corners=False)``.
+    """
+    position = (fraction * len(table) - 0.5).clamp(0, len(table) - 1)
+    low = position.floor().long()
+    high = (low + 1).clamp(max=len(table) - 1)
+    return torch.lerp(table[low], table[high], (position - low)[..., None].to(table.dtype))

@@ -21,6 +21,9 @@ from mfds_detr.modeling.position_encoding import sine_waves
 from wbcnets.layers.ms_deform_attn import MultiScaleDeformableAttention
 from wbcnets.ops.dropout import dropout_add_, relu_dropout_
 
+# A logit whose sigmoid, loss and gradient are zero, and that half precision holds
+_NEVER = -1e4
+
 
 class Memory(NamedTuple):
     """What the encoder hands to the decoder."""
@@ -303,12 +306,15 @@ class DeformableTransformer(nn.Module):
 
         Returns:
             Class logits `(B, S, K)`, of which the first class stands for "object", and box logits
-            `(B, S, 4)`, infinite where no proposal is made.
+            `(B, S, 4)`, infinite where no proposal is made. Padding is never an object.
         """
         proposals, usable = _grid_proposals(memory)
         tokens = memory.tokens.masked_fill(~usable[..., None], 0.0)
         tokens = self.enc_output_norm(self.enc_output(tokens))
-        return class_embed(tokens), bbox_embed(tokens).float() + proposals
+        logits = class_embed(tokens)
+        if memory.padding_mask is not None:
+            logits = logits.masked_fill(memory.padding_mask[..., None], _NEVER)
+        return logits, bbox_embed(tokens).float() + proposals
 
     def decode(
         self,
@@ -325,7 +331,9 @@ class DeformableTransformer(nn.Module):
         if proposal_logits is not None:
             reference_points = proposal_logits.detach().sigmoid()
             encoded = self.pos_trans_norm(
-                self.pos_trans(_encode_boxes(reference_points, self.embed_dim))
+                self.pos_trans(
+                    _encode_boxes(reference_points, self.embed_dim).to(memory.tokens.dtype)
+                )
             )
             query_position, target = encoded.split(self.embed_dim, dim=2)
         elif query_embed is not None:
