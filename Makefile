@@ -21,7 +21,7 @@ INSTALL = $(BIN)/python -m pip install --quiet -e '.[detection,train,dev]'
 endif
 PACKAGES := .venv/.packages
 READY := .venv/.ready
-INSTALLER := tools/install_detectron2.py tools/detectron2_operators.py
+INSTALLER := $(wildcard wbcnets/cli/install_detectron2/*.py)
 
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from wbcnets.benchmark import operator_cases
-from wbcnets.benchmark.case import Settings
+from wbcnets.benchmark.case import BenchmarkOptions
 from wbcnets.benchmark.data_cases import IMAGES, data_cases
 from wbcnets.benchmark.model_cases import PEERS, model_cases, training_step
 from wbcnets.benchmark.operator_cases import RecursiveKAN
@@ -23,18 +23,18 @@ def test_the_recursive_layer_is_the_same_function():
 @pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("ms_deform_attn")])
 def test_layers_run_and_count(name, monkeypatch):
     monkeypatch.setattr(operator_cases, "KAN_ROWS", 16)
-    comparison = CASES[name].build(Settings())
-    comparison.ours.run()
-    comparison.peer.run()
-    assert comparison.ours.macs > 0
-    assert comparison.ours.bytes_moved > 0
+    pair = CASES[name].build(BenchmarkOptions())
+    pair.ours.run()
+    pair.peer.run()
+    assert pair.ours.macs > 0
+    assert pair.ours.bytes_moved > 0
 
 
 @pytest.mark.parametrize("kind", ["forward", "training"])
 def test_attention_by_two_backends_is_the_same(kind, monkeypatch):
     monkeypatch.setattr(operator_cases, "LEVELS", ((6, 8), (3, 4), (2, 2), (1, 1)))
-    comparison = CASES[f"ms_deform_attn_bag/{kind}"].build(Settings())
-    ours, peer = comparison.ours.run(), comparison.peer.run()
+    pair = CASES[f"ms_deform_attn_bag/{kind}"].build(BenchmarkOptions())
+    ours, peer = pair.ours.run(), pair.peer.run()
     for found, expected in zip(ours, peer):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
@@ -56,6 +56,6 @@ def test_a_training_step_trains():
 
 def test_loading_sees_every_image():
     cases = {case.name: case for case in data_cases()}
-    comparison = cases["data/loading"].build(Settings())
-    assert comparison.ours.run() == comparison.peer.run() == IMAGES
-    assert cases["data/smear"].build(Settings()).ours.run().image.shape == (480, 640, 3)
+    pair = cases["data/loading"].build(BenchmarkOptions())
+    assert pair.ours.run() == pair.peer.run() == IMAGES
+    assert cases["data/smear"].build(BenchmarkOptions()).ours.run().image.shape == (480, 640, 3)

@@ -5,19 +5,19 @@ import time
 import pytest
 import torch
 
-from wbcnets.benchmark.case import Candidate, Comparison, Settings
+from wbcnets.benchmark.case import BenchmarkOptions, Candidate, Pair
 from wbcnets.benchmark.machine import Machine, measure_machine
-from wbcnets.benchmark.measure import Measurement, Timing, measure, peak_memory, saved_bytes
+from wbcnets.benchmark.measure import Measurement, Runs, measure, peak_memory, saved_bytes
 
 CPU = torch.device("cpu")
 
 
-def test_contenders_take_turns_after_warming_up():
+def test_candidates_take_turns_after_warming_up():
     runs = []
-    comparison = Comparison(
+    pair = Pair(
         Candidate("ours", lambda: runs.append("ours")), Candidate("peer", lambda: runs.append("p"))
     )
-    measurement = measure(comparison, Settings(rounds=3, warmup=2))
+    measurement = measure(pair, BenchmarkOptions(rounds=3, warmup=2))
     assert runs[:4] == ["ours", "ours", "p", "p"]
     assert runs[4:10] == ["ours", "p"] * 3
     assert len(measurement.ours.seconds) == len(measurement.peer.seconds) == 3
@@ -25,17 +25,15 @@ def test_contenders_take_turns_after_warming_up():
 
 def test_the_ratio_is_the_median_of_the_rounds():
     # One round in which the machine was busy: both took ten times as long
-    measurement = Measurement(Timing([1.0, 10.0, 1.0]), Timing([2.0, 20.0, 4.0]))
+    measurement = Measurement(Runs([1.0, 10.0, 1.0]), Runs([2.0, 20.0, 4.0]))
     assert measurement.ratios == [0.5, 0.5, 0.25]
     assert measurement.ratio == 0.5
-    assert Measurement(Timing([1.0])).ratio is None
+    assert Measurement(Runs([1.0])).ratio is None
 
 
 def test_a_slower_peer_has_a_ratio_below_one():
-    comparison = Comparison(
-        Candidate("ours", lambda: None), Candidate("peer", lambda: time.sleep(0.01))
-    )
-    assert measure(comparison, Settings(rounds=3)).ratio < 1
+    pair = Pair(Candidate("ours", lambda: None), Candidate("peer", lambda: time.sleep(0.01)))
+    assert measure(pair, BenchmarkOptions(rounds=3)).ratio < 1
 
 
 def test_saved_bytes_counts_each_array_once():
@@ -63,9 +61,10 @@ def test_peak_memory_sees_a_large_array():
 
 
 def test_memory_ratio_needs_both():
-    timing = Timing([1.0])
-    assert Measurement(timing, timing, ours_saved=10, peer_saved=40).memory_ratio == 0.25
-    assert Measurement(timing, timing).memory_ratio is None
+    assert (
+        Measurement(Runs([1.0], saved_bytes=10), Runs([1.0], saved_bytes=40)).memory_ratio == 0.25
+    )
+    assert Measurement(Runs([1.0]), Runs([1.0])).memory_ratio is None
 
 
 def test_the_floor_is_the_longer_of_operations_and_bytes():

@@ -1,6 +1,6 @@
 import pytest
 
-from wbcnets.benchmark.case import Settings
+from wbcnets.benchmark.case import BenchmarkOptions
 from wbcnets.benchmark.scaling import (
     BATCHES,
     SIZES,
@@ -35,10 +35,12 @@ def test_quadratic_time_is_found():
 def test_every_size_and_batch_is_run_and_drawn(tmp_path):
     runs = []
 
-    def build(settings):
+    def build(options):
         return lambda batch, height, width: lambda: runs.append((batch, height, width))
 
-    measured = measure_scaling(ScalingCase("model", "", build), Settings(rounds=2, warmup=1))
+    measured = measure_scaling(
+        ScalingCase("model", "", build), BenchmarkOptions(rounds=2, warmup=1)
+    )
     assert runs[::3] == [(p.batch, p.height, p.width) for p in measured]
     assert len(runs) == 3 * (len(SIZES) + len(BATCHES) - 1)
     plot_scaling(measured, tmp_path / "scaling.png")

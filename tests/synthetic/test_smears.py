@@ -311,19 +311,3 @@ def test_wrong_arguments_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="1 smears, but 2"):
         smears_to_coco([generate_smear(0, SMALL)], ["a.jpg", "b.jpg"])
     assert not (tmp_path / "x").exists()
-
-
-def test_command_writes_dataset_and_preview(tmp_path: Path) -> None:
-    command = [sys.executable, str(REPOSITORY / "tools" / "make_smears.py")]
-    output, preview = str(tmp_path / "set"), str(tmp_path / "preview.png")
-    options = ["--output", output, "--images", "3", "--size", "200x160", "--magnification", "0.3"]
-    options += ["--classes", "leukocytes", "--preview", preview]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    subprocess.run([*command, *options], check=True, capture_output=True, env=environment)
-    coco = json.loads((tmp_path / "set" / "annotations.json").read_text())
-    assert [(i["width"], i["height"]) for i in coco["images"]] == [(200, 160)] * 3
-    assert cv2.imread(preview).shape == (320, 600, 3)
-    bad = [*command, "--output", str(tmp_path), "--images", "1"]
-    failed = subprocess.run(bad, capture_output=True, text=True, env=environment)
-    assert failed.returncode == 2
-    assert "give a new or an empty folder" in failed.stderr

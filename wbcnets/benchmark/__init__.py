@@ -1,5 +1,6 @@
-"""Speed of models and operators as a ratio to a named peer, measured in turns in one run.
+"""Speed and memory of models and operators as ratios to named peers, measured in turns.
 
-`case` says what is compared, `measure` how, `machine` what the machine could do at best, and
-`report` writes it down. `tools/benchmark.py` is the command.
+``case`` says what is compared, ``measure`` and ``scaling`` measure it, ``machine`` finds the limits
+of the machine, ``suite`` runs cases and ``report`` writes the results. ``wbcnets benchmark`` is the
+command.
 """

@@ -1,4 +1,4 @@
-"""What is compared: a case has something of ours, a peer, and what we want of their ratio."""
+"""The cases of a benchmark: a candidate of ours, a peer, and a target for their ratio."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,8 +8,8 @@ import torch
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Where and how everything is measured.
+class BenchmarkOptions:
+    """How every case is measured.
 
     Args:
         device: "cpu" or "cuda".
@@ -31,11 +31,11 @@ class Candidate:
     """Something to run.
 
     Args:
-        name: What it is called in tables.
-        run: One run; what it returns is dropped.
-        items: Images, rows or queries of one run, for the throughput.
-        macs: Multiply-accumulates of one run, None where nobody counted.
-        bytes_moved: Bytes that have to be read and written at least; None where nobody counted.
+        name: Its name in tables.
+        run: Runs it once; the result is dropped.
+        items: Images, rows or queries per run, for the throughput.
+        macs: Multiply-accumulates per run, or None if unknown.
+        bytes_moved: Bytes that a run has to read and write at least, or None if unknown.
     """
 
     name: str
@@ -46,13 +46,13 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Ours and a peer, built and ready to run.
+class Pair:
+    """Our candidate and its peer, ready to run.
 
     Args:
         ours: The library's.
-        peer: Whom it is compared to; None where there is nobody.
-        memory: Whether the memory kept for the backward pass is compared, too.
+        peer: The baseline, or None.
+        memory: Whether to compare the memory kept for the backward pass.
     """
 
     ours: Candidate
@@ -62,7 +62,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Target:
-    """The largest share of the peer that is has_target at.
+    """The largest ratios that are good enough, on two CPU cores in float32.
 
     Args:
         time: Our time over the peer's.
@@ -75,23 +75,23 @@ class Target:
 
 @dataclass(frozen=True)
 class Case:
-    """A comparison by name, built when it is measured.
+    """A named pair, built when it is measured.
 
     Args:
-        name: For `--case`, such as "sckansformer_base/inference".
+        name: For ``--case``, such as "sckansformer_base/inference".
         about: What is compared, in a few words.
-        build: Makes the candidates.
-        suites: Groups that it belongs to.
-        target: What is wanted on two processors in float32.
+        build: Returns the pair.
+        suites: The groups of cases that it belongs to.
+        target: The ratio to reach.
     """
 
     name: str
     about: str
-    build: Callable[[Settings], Comparison]
+    build: Callable[[BenchmarkOptions], Pair]
     suites: tuple[str, ...]
     target: Target = field(default_factory=Target)
 
 
 def tensor_bytes(*tensors: torch.Tensor) -> int:
-    """Bytes of the tensors' values."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    """Returns the size of the tensors' values in bytes."""
+    return sum(tensor.nbytes for tensor in tensors)

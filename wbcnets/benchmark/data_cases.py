@@ -1,4 +1,4 @@
-"""Loading of training images over torchvision's, and the smear generator."""
+"""The loading of training images against torchvision's, and the smear generator."""
 
 import atexit
 import shutil
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from wbcnets.benchmark.case import Candidate, Case, Comparison, Settings
+from wbcnets.benchmark.case import BenchmarkOptions, Candidate, Case, Pair
 from wbcnets.synthetic.smears import generate_smear
 
 IMAGES = 128
@@ -24,7 +24,7 @@ BATCH = 32
 
 
 def data_cases() -> list[Case]:
-    """One epoch of 128 JPEG crops without workers, and one generated smear."""
+    """Returns the cases of an epoch of 128 JPEG crops without workers, and of one smear."""
     return [
         Case(
             "data/loading",
@@ -36,7 +36,7 @@ def data_cases() -> list[Case]:
     ]
 
 
-def _loading(settings: Settings) -> Comparison:
+def _loading(options: BenchmarkOptions) -> Pair:
     from wbcnets.data.cells.augmentation import create_cell_augmentation
     from wbcnets.data.cells.dataset import CellDataset
     from wbcnets.data.cells.loading import load_cells
@@ -56,7 +56,7 @@ def _loading(settings: Settings) -> Comparison:
         ]
     )
     peer = ImageFolder(str(folder), transform)
-    return Comparison(
+    return Pair(
         Candidate("CellDataset", lambda: _epoch(ours), items=IMAGES),
         Candidate("ImageFolder", lambda: _epoch(peer), items=IMAGES),
     )
@@ -68,13 +68,13 @@ def _epoch(dataset: Any) -> int:
 
 @cache
 def crops_folder() -> Path:
-    """Two class folders of JPEG crops of generated smears; removed when the process ends."""
+    """Returns a folder of JPEG crops in two classes; it is removed when the process ends."""
     folder = Path(tempfile.mkdtemp(prefix="wbcnets-benchmark-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for index in range(IMAGES):
         name = "even" if index % 2 == 0 else "odd"
         (folder / name).mkdir(exist_ok=True)
-        # One smear for four crops, each from another corner
+        # Four crops from each smear, one per corner
         image = _smear_image(index // 4)
         top = (index % 2) * (image.shape[0] - SOURCE_SIDE)
         left = (index // 2 % 2) * (image.shape[1] - SOURCE_SIDE)
@@ -88,6 +88,6 @@ def _smear_image(seed: int) -> Any:
     return cv2.cvtColor(generate_smear(seed=seed).image, cv2.COLOR_RGB2BGR)
 
 
-def _smear(settings: Settings) -> Comparison:
-    seeds = count(settings.seed)
-    return Comparison(Candidate("generate_smear", lambda: generate_smear(seed=next(seeds))))
+def _smear(options: BenchmarkOptions) -> Pair:
+    seeds = count(options.seed)
+    return Pair(Candidate("generate_smear", lambda: generate_smear(seed=next(seeds))))

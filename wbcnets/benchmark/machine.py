@@ -1,8 +1,7 @@
-"""What the machine can do at best, measured: the floor under every time."""
+"""The measured limits of the machine: a floor under every time."""
 
 import os
 import platform
-import time
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 
 import torch
 
-from wbcnets.benchmark.measure import synchronize
+from wbcnets.benchmark.case import BenchmarkOptions
+from wbcnets.benchmark.measure import time_in_turns
 from wbcnets.version import __version__
 
 _MATRIX_SIDE = 2048
@@ -23,11 +23,11 @@ class Machine:
     """A machine and its measured limits.
 
     Args:
-        processor: Name of the processor or GPU.
-        threads: Threads that PyTorch uses.
-        macs_per_second: Of a large matrix product in the type that is measured.
-        bytes_per_second: Read and written by a large copy.
-        versions: Of the packages that matter.
+        processor: The name of the processor or GPU.
+        threads: The threads that PyTorch uses.
+        macs_per_second: Of a large matrix product in the dtype of the benchmark.
+        bytes_per_second: Of a large copy, reads and writes together.
+        versions: Of the packages that matter for speed.
     """
 
     processor: str
@@ -37,7 +37,7 @@ class Machine:
     versions: dict[str, str]
 
     def floor_seconds(self, macs: int | None, bytes_moved: int | None) -> float | None:
-        """The shortest time for so many operations and bytes, if both overlap; None for neither."""
+        """Returns the shortest time for the operations and bytes if they overlap, or None."""
         limits = []
         if macs:
             limits.append(macs / self.macs_per_second)
@@ -46,18 +46,19 @@ class Machine:
         return max(limits) if limits else None
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Returns the fields for JSON."""
         return asdict(self)
 
 
 def measure_machine(device: torch.device, dtype: torch.dtype) -> Machine:
-    """Multiplies large matrices and copies a large array, the best of several tries each."""
+    """Times a product of large matrices and a copy of a large array; the best of several tries."""
     left = torch.randn(_MATRIX_SIDE, _MATRIX_SIDE, device=device).to(dtype)
     right, product = torch.randn_like(left), torch.empty_like(left)
     source = torch.zeros(_COPIED_BYTES // 4, device=device)
     target = torch.zeros_like(source)
-    multiply = _best_seconds(lambda: torch.mm(left, right, out=product), device)
-    copy = _best_seconds(lambda: target.copy_(source), device)
+    operations = [lambda: torch.mm(left, right, out=product), lambda: target.copy_(source)]
+    times = time_in_turns(operations, BenchmarkOptions(device, rounds=_TRIES))
+    multiply, copy = (min(seconds) for seconds in times)
     return Machine(
         processor=_processor_name(device),
         threads=torch.get_num_threads(),
@@ -65,17 +66,6 @@ def measure_machine(device: torch.device, dtype: torch.dtype) -> Machine:
         bytes_per_second=2 * _COPIED_BYTES / copy,
         versions=_versions(),
     )
-
-
-def _best_seconds(run: Any, device: torch.device) -> float:
-    seconds = []
-    for _ in range(_TRIES + 1):
-        synchronize(device)
-        start = time.perf_counter()
-        run()
-        synchronize(device)
-        seconds.append(time.perf_counter() - start)
-    return min(seconds[1:])
 
 
 def _processor_name(device: torch.device) -> str:

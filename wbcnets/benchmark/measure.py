@@ -1,9 +1,9 @@
-"""Times in turns, and memory: what a machine's other work disturbs least."""
+"""Times in turns, so that other work on the machine disturbs both sides alike, and memory."""
 
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,94 +13,120 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from wbcnets.benchmark.case import Candidate, Comparison, Settings
+from wbcnets.benchmark.case import BenchmarkOptions, Candidate, Pair
 
 _SAMPLING_SECONDS = 0.002
 
 
 @dataclass(frozen=True)
-class Timing:
-    """Seconds of one candidate's runs."""
+class Runs:
+    """The measured runs of one candidate.
+
+    Args:
+        seconds: The time of every round.
+        peak_bytes: The most memory in use above that before the run, or None if unknown.
+        saved_bytes: Memory kept for the backward pass, or None if not measured.
+    """
 
     seconds: list[float]
+    peak_bytes: int | None = None
+    saved_bytes: int | None = None
 
     @property
     def median(self) -> float:
-        """The median run."""
+        """The median time in seconds."""
         return statistics.median(self.seconds)
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One comparison's figures.
+    """The runs of a pair.
 
     Args:
         ours: Our runs.
-        peer: The peer's runs, None without one.
-        ours_peak: Most memory in use above what was before, in bytes; None where unknown.
-        peer_peak: The same of the peer.
-        ours_saved: Bytes kept for the backward pass, None where not asked for.
-        peer_saved: The same of the peer.
+        peer: The peer's runs, or None without a peer.
     """
 
-    ours: Timing
-    peer: Timing | None = None
-    ours_peak: int | None = None
-    peer_peak: int | None = None
-    ours_saved: int | None = None
-    peer_saved: int | None = None
+    ours: Runs
+    peer: Runs | None = None
 
     @property
     def ratios(self) -> list[float]:
-        """Our time over the peer's, of every round."""
+        """Our time over the peer's in every round."""
         if self.peer is None:
             return []
         return [ours / peer for ours, peer in zip(self.ours.seconds, self.peer.seconds)]
 
     @property
     def ratio(self) -> float | None:
-        """The median of the rounds' ratios: what disturbs a machine disturbs both of a round."""
+        """The median of the rounds' ratios: a busy machine slows both sides of a round."""
         return statistics.median(self.ratios) if self.peer else None
 
     @property
     def memory_ratio(self) -> float | None:
-        """Our kept memory over the peer's."""
-        if self.ours_saved is None or not self.peer_saved:
+        """Our memory kept for the backward pass over the peer's."""
+        if self.peer is None or self.ours.saved_bytes is None or not self.peer.saved_bytes:
             return None
-        return self.ours_saved / self.peer_saved
+        return self.ours.saved_bytes / self.peer.saved_bytes
 
 
-def measure(comparison: Comparison, settings: Settings, label: str = "") -> Measurement:
-    """Warms both up, lets them take turns, and then looks at memory.
+def measure(pair: Pair, options: BenchmarkOptions, label: str = "") -> Measurement:
+    """Times both candidates in turns, then measures their memory.
 
     Args:
-        comparison: Ours and the peer.
-        settings: Rounds, warm-up and device.
-        label: For the progress bar.
+        pair: Ours and the peer.
+        options: Rounds, warm-up and device.
+        label: The title of the progress bar.
     """
-    candidates = [c for c in (comparison.ours, comparison.peer) if c is not None]
-    seconds: list[list[float]] = [[] for _ in candidates]
-    for candidate in candidates:
-        for _ in range(settings.warmup):
-            _timed(candidate, settings.device)
-    for _ in tqdm(range(settings.rounds), desc=label, leave=False, disable=None):
-        for candidate, times in zip(candidates, seconds):
-            times.append(_timed(candidate, settings.device))
-    peaks = [peak_memory(candidate.run, settings.device) for candidate in candidates]
-    saved = [saved_bytes(c.run) if comparison.memory else None for c in candidates]
-    with_peer = len(candidates) > 1
-    return Measurement(
-        ours=Timing(seconds[0]),
-        peer=Timing(seconds[1]) if with_peer else None,
-        ours_peak=peaks[0],
-        peer_peak=peaks[1] if with_peer else None,
-        ours_saved=saved[0],
-        peer_saved=saved[1] if with_peer else None,
-    )
+    candidates = [candidate for candidate in (pair.ours, pair.peer) if candidate is not None]
+    seconds = time_in_turns([candidate.run for candidate in candidates], options, label)
+    runs = [_with_memory(c, times, pair, options) for c, times in zip(candidates, seconds)]
+    return Measurement(*runs)
+
+
+def _with_memory(
+    candidate: Candidate, seconds: list[float], pair: Pair, options: BenchmarkOptions
+) -> Runs:
+    saved = saved_bytes(candidate.run) if pair.memory else None
+    return Runs(seconds, peak_memory(candidate.run, options.device), saved)
+
+
+def time_in_turns(
+    runs: Sequence[Callable[[], Any]], options: BenchmarkOptions, label: str = ""
+) -> list[list[float]]:
+    """Returns the seconds of every round for each function; they take turns.
+
+    Args:
+        runs: The functions.
+        options: Rounds, warm-up and device.
+        label: The title of the progress bar; none without a title.
+    """
+    for run in runs:
+        for _ in range(options.warmup):
+            _timed(run, options.device)
+    seconds: list[list[float]] = [[] for _ in runs]
+    hidden = None if label else True
+    for _ in tqdm(range(options.rounds), desc=label, leave=False, disable=hidden):
+        for run, times in zip(runs, seconds):
+            times.append(_timed(run, options.device))
+    return seconds
+
+
+def _timed(run: Callable[[], Any], device: torch.device) -> float:
+    _synchronize(device)
+    start = time.perf_counter()
+    run()
+    _synchronize(device)
+    return time.perf_counter() - start
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def saved_bytes(run: Callable[[], Any]) -> int:
-    """Bytes that autograd keeps for the backward pass, parameters and inputs among them."""
+    """Returns the bytes that autograd keeps for the backward pass, with parameters and inputs."""
     storages: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
@@ -114,7 +140,7 @@ def saved_bytes(run: Callable[[], Any]) -> int:
 
 
 def peak_memory(run: Callable[[], Any], device: torch.device) -> int | None:
-    """Most bytes in use during a run above those before it; None where it cannot be known."""
+    """Returns the most bytes in use during a run above those before it, or None if unknown."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -124,35 +150,35 @@ def peak_memory(run: Callable[[], Any], device: torch.device) -> int | None:
     before_resident = _resident_bytes()
     if before_resident is None:
         return None
-    with _HighestResident() as highest:
+    with _PeakResident() as peak:
         run()
-    return max(0, highest.bytes - before_resident)
+    return max(0, peak.bytes - before_resident)
 
 
-class _HighestResident:
-    """Looks at the process's memory every few milliseconds."""
+class _PeakResident:
+    """Samples the process's memory every few milliseconds and keeps the maximum."""
 
     def __init__(self) -> None:
         self.bytes = 0
-        self._ended = threading.Event()
-        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def _watch(self) -> None:
-        while not self._ended.wait(_SAMPLING_SECONDS):
-            self._look()
+        while not self._stop.wait(_SAMPLING_SECONDS):
+            self._sample()
 
-    def _look(self) -> None:
+    def _sample(self) -> None:
         self.bytes = max(self.bytes, _resident_bytes() or 0)
 
-    def __enter__(self) -> "_HighestResident":
-        self._look()
-        self._watcher.start()
+    def __enter__(self) -> "_PeakResident":
+        self._sample()
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._watcher.join()
-        self._look()
+        self._stop.set()
+        self._thread.join()
+        self._sample()
 
 
 def _resident_bytes() -> int | None:
@@ -160,17 +186,3 @@ def _resident_bytes() -> int | None:
         pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
         return int(pages) * 4096
     return None
-
-
-def _timed(candidate: Candidate, device: torch.device) -> float:
-    synchronize(device)
-    start = time.perf_counter()
-    candidate.run()
-    synchronize(device)
-    return time.perf_counter() - start
-
-
-def synchronize(device: torch.device) -> None:
-    """Waits until the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

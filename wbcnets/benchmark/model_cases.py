@@ -1,4 +1,4 @@
-"""Classifiers against timm's and transformers' of the same size: inference and training step."""
+"""Classifiers against those of timm and transformers: inference and training steps."""
 
 import importlib
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wbcnets.benchmark.case import Candidate, Case, Comparison, Settings, Target, tensor_bytes
+from wbcnets.benchmark.case import BenchmarkOptions, Candidate, Case, Pair, Target, tensor_bytes
 from wbcnets.models.size import measure_model
 
 BATCH = 8
@@ -19,7 +19,7 @@ NUM_CLASSES = 1000
 # A backward pass multiplies twice what the forward pass does
 TRAINING_PASSES = 3
 
-# Ours and the peer; the paper's own baseline, or the plain network inside
+# Ours and its peer: the paper's baseline, or the plain network of the same size
 PEERS = {
     "sckansformer_base": "vit_base_patch16_224",
     "sckansformer_small": "vit_small_patch16_224",
@@ -32,7 +32,7 @@ CONVOLUTIONAL = ("resnext",)
 
 
 def model_cases() -> list[Case]:
-    """Inference, compiled inference and training step of every pair."""
+    """Returns the cases of inference, compiled inference and a training step for every pair."""
     cases = []
     for ours, peer in PEERS.items():
         has_target = ours == "sckansformer_base"
@@ -57,21 +57,21 @@ _ABOUT = {
 }
 
 
-def _compare(ours: str, peer: str, kind: str, settings: Settings) -> Comparison:
-    torch.manual_seed(settings.seed)
+def _compare(ours: str, peer: str, kind: str, options: BenchmarkOptions) -> Pair:
+    torch.manual_seed(options.seed)
     images = torch.randn(BATCH, 3, IMAGE_SIZE, IMAGE_SIZE)
-    targets = torch.randint(NUM_CLASSES, (BATCH,), device=settings.device)
-    return Comparison(
-        _candidate(ours, kind, images, targets, settings),
-        _candidate(peer, kind, images, targets, settings),
+    targets = torch.randint(NUM_CLASSES, (BATCH,), device=options.device)
+    return Pair(
+        _candidate(ours, kind, images, targets, options),
+        _candidate(peer, kind, images, targets, options),
     )
 
 
 def _candidate(
-    name: str, kind: str, images: Tensor, targets: Tensor, settings: Settings
+    name: str, kind: str, images: Tensor, targets: Tensor, options: BenchmarkOptions
 ) -> Candidate:
-    model = create(name).to(settings.device, settings.dtype)
-    images = images.to(settings.device, settings.dtype)
+    model = create(name).to(options.device, options.dtype)
+    images = images.to(options.device, options.dtype)
     if name.startswith(CONVOLUTIONAL):
         model = model.to(memory_format=torch.channels_last)
         images = images.contiguous(memory_format=torch.channels_last)
@@ -87,10 +87,10 @@ def _candidate(
 
 
 def create(name: str) -> nn.Module:
-    """A model with random weights by its name in `PEERS`: (B, 3, H, W) -> (B, 1000).
+    """Returns a model of ``PEERS`` with random weights: (B, 3, H, W) -> (B, 1000).
 
     Raises:
-        ModuleNotFoundError: It is of a package that is not installed.
+        ModuleNotFoundError: if its package is not installed.
     """
     if not name.startswith("transformers:"):
         return timm.create_model(name, num_classes=NUM_CLASSES)
@@ -100,7 +100,7 @@ def create(name: str) -> nn.Module:
 
 
 class _Logits(nn.Module):
-    """A model of transformers that returns its logits alone."""
+    """A model of transformers that returns only its logits."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -111,13 +111,13 @@ class _Logits(nn.Module):
 
 
 def predict(model: Callable[[Tensor], Tensor], images: Tensor) -> Any:
-    """The model's output without gradients."""
+    """Returns the model's output without gradients."""
     with torch.inference_mode():
         return model(images)
 
 
 def training_step(model: nn.Module, images: Tensor, targets: Tensor) -> Callable[[], Tensor]:
-    """A function that does one step of AdamW on the cross-entropy and returns the loss."""
+    """Returns a function that takes one AdamW step on the cross-entropy and returns the loss."""
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
 

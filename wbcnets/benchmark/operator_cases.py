@@ -1,4 +1,4 @@
-"""Layers and operators against their plain forms."""
+"""Layers and operators against their plain implementations."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wbcnets.benchmark.case import Candidate, Case, Comparison, Settings, Target, tensor_bytes
+from wbcnets.benchmark.case import BenchmarkOptions, Candidate, Case, Pair, Target, tensor_bytes
 from wbcnets.layers.global_local_attention import GlobalLocalAttention
 from wbcnets.layers.kan import KANLinear
 from wbcnets.layers.necks import create_neck
@@ -22,7 +22,7 @@ HEADS, HEAD_DIM, POINTS = 8, 32, 4
 
 
 def operator_cases() -> list[Case]:
-    """KAN layer, deformable attention by every backend, SCConv, global-local attention, HS-FPN."""
+    """Returns the cases of the KAN layer, deformable attention, and layers of the papers."""
     return [*_kan_cases(), *_attention_cases(), *_layer_cases()]
 
 
@@ -37,10 +37,10 @@ def _kan_cases() -> list[Case]:
 
 
 class RecursiveKAN(nn.Module):
-    """A KAN layer as it is usually written: bases by recursion, autograd for the rest.
+    """A KAN layer as it is usually written: bases by recursion, gradients by autograd.
 
     Args:
-        layer: Whose parameters are shared.
+        layer: The layer whose parameters it shares.
     """
 
     def __init__(self, layer: KANLinear) -> None:
@@ -56,15 +56,15 @@ class RecursiveKAN(nn.Module):
         return base + nn.functional.linear(bases.flatten(1), weight.flatten(1))
 
 
-def _kan(training: bool, settings: Settings) -> Comparison:
-    torch.manual_seed(settings.seed)
-    layer = KANLinear(KAN_INPUTS, KAN_OUTPUTS).to(settings.device)
-    x = torch.randn(KAN_ROWS, KAN_INPUTS, device=settings.device, requires_grad=training)
+def _kan(training: bool, options: BenchmarkOptions) -> Pair:
+    torch.manual_seed(options.seed)
+    layer = KANLinear(KAN_INPUTS, KAN_OUTPUTS).to(options.device)
+    x = torch.randn(KAN_ROWS, KAN_INPUTS, device=options.device, requires_grad=training)
     bases = layer.grid_size + layer.spline_order
     macs = KAN_ROWS * KAN_INPUTS * KAN_OUTPUTS * (bases + 1)
     moved = tensor_bytes(x, *layer.parameters()) + KAN_ROWS * KAN_OUTPUTS * x.element_size()
     candidate = partial(_candidate, macs=macs, bytes_moved=moved, items=KAN_ROWS, training=training)
-    return Comparison(
+    return Pair(
         candidate("KANLinear", layer, [x], list(layer.parameters())),
         candidate("Cox-de Boor", RecursiveKAN(layer), [x], list(layer.parameters())),
         memory=training,
@@ -115,13 +115,13 @@ def _attention_cases() -> list[Case]:
     return cases
 
 
-def _attention(backend: str, training: bool, settings: Settings) -> Comparison:
-    torch.manual_seed(settings.seed)
+def _attention(backend: str, training: bool, options: BenchmarkOptions) -> Pair:
+    torch.manual_seed(options.seed)
     tokens = sum(height * width for height, width in LEVELS)
     shape = (1, tokens, HEADS, len(LEVELS), POINTS)
-    device = settings.device
+    device = options.device
     value = torch.randn(1, tokens, HEADS, HEAD_DIM, device=device)
-    # Around every token's own place, as they are in the encoder
+    # Around every token's own position, as in the encoder
     spread = 0.05 * torch.randn(*shape, 2, device=device)
     locations = _centers(device)[None, :, None, None, None] + spread
     weights = torch.rand(shape, device=device).flatten(3).softmax(dim=-1).view(shape)
@@ -142,11 +142,11 @@ def _attention(backend: str, training: bool, settings: Settings) -> Comparison:
         for name in (backend, "grid_sample")
     ]
     ours, peer = candidates
-    return Comparison(ours, peer, memory=training)
+    return Pair(ours, peer, memory=training)
 
 
 def _centers(device: torch.device) -> Tensor:
-    """Every token's center `(x, y)` as fractions of its map: (tokens, 2)."""
+    """Returns every token's center (x, y) in fractions of its map, (tokens, 2)."""
     centers = []
     for height, width in LEVELS:
         y, x = torch.meshgrid(
@@ -171,26 +171,26 @@ def _layer_cases() -> list[Case]:
     ]
 
 
-def _scconv(training: bool, settings: Settings) -> Comparison:
-    torch.manual_seed(settings.seed)
+def _scconv(training: bool, options: BenchmarkOptions) -> Pair:
+    torch.manual_seed(options.seed)
     x = torch.randn(8, 768, 14, 14)
     peer = nn.Conv2d(768, 768, 3, padding=1)
-    return _modules(training, settings, [x], ("SCConv", SCConv(768)), ("Conv2d 3x3", peer))
+    return _modules(training, options, [x], ("SCConv", SCConv(768)), ("Conv2d 3x3", peer))
 
 
-def _local(training: bool, settings: Settings) -> Comparison:
+def _local(training: bool, options: BenchmarkOptions) -> Pair:
     from timm.models.vision_transformer import Block
 
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(options.seed)
     tokens = torch.randn(8, 197, 768)
     ours = _OnGrid(GlobalLocalAttention(768, 12))
     return _modules(
-        training, settings, [tokens], ("GlobalLocalAttention", ours), ("ViT block", Block(768, 12))
+        training, options, [tokens], ("GlobalLocalAttention", ours), ("ViT block", Block(768, 12))
     )
 
 
 class _OnGrid(nn.Module):
-    """The block on 14 x 14 patches."""
+    """A block on 14 x 14 patches."""
 
     def __init__(self, block: GlobalLocalAttention) -> None:
         super().__init__()
@@ -200,16 +200,16 @@ class _OnGrid(nn.Module):
         return self.block(tokens, (14, 14))
 
 
-def _neck(training: bool, settings: Settings) -> Comparison:
-    torch.manual_seed(settings.seed)
+def _neck(training: bool, options: BenchmarkOptions) -> Pair:
+    torch.manual_seed(options.seed)
     channels = [512, 1024, 2048, 4096]
     maps = [torch.randn(1, c, h, w) for c, (h, w) in zip(channels, LEVELS)]
     ours, peer = (_Joined(create_neck(name, channels, 256)) for name in ("hs_fpn", "fpn"))
-    return _modules(training, settings, maps, ("HS-FPN", ours), ("FPN", peer))
+    return _modules(training, options, maps, ("HS-FPN", ours), ("FPN", peer))
 
 
 class _Joined(nn.Module):
-    """A neck whose maps are returned as one vector."""
+    """A neck that returns its maps as one vector."""
 
     def __init__(self, neck: nn.Module) -> None:
         super().__init__()
@@ -220,12 +220,15 @@ class _Joined(nn.Module):
 
 
 def _modules(
-    training: bool, settings: Settings, inputs: Sequence[Tensor], *named: tuple[str, nn.Module]
-) -> Comparison:
-    inputs = [x.to(settings.device, settings.dtype).requires_grad_(training) for x in inputs]
+    training: bool,
+    options: BenchmarkOptions,
+    inputs: Sequence[Tensor],
+    *named: tuple[str, nn.Module],
+) -> Pair:
+    inputs = [x.to(options.device, options.dtype).requires_grad_(training) for x in inputs]
     candidates = []
     for name, module in named:
-        module = module.to(settings.device, settings.dtype).train(training)
+        module = module.to(options.device, options.dtype).train(training)
         parameters = list(module.parameters())
         moved = tensor_bytes(*inputs, *parameters)
         candidates.append(
@@ -241,7 +244,7 @@ def _modules(
             )
         )
     ours, peer = candidates
-    return Comparison(ours, peer, memory=training)
+    return Pair(ours, peer, memory=training)
 
 
 def _counted_macs(module: nn.Module, inputs: Sequence[Tensor]) -> int:

@@ -1,4 +1,4 @@
-"""Where the time goes: a trace, and a table of operators."""
+"""Traces of a candidate, and tables of its slowest operators."""
 
 import re
 from pathlib import Path
@@ -14,13 +14,13 @@ _ROWS = 25
 def profile_candidate(
     candidate: Candidate, case_name: str, folder: Path, device: torch.device
 ) -> None:
-    """Runs once more under PyTorch's profiler; writes `trace_*.json` and `profile_*.txt`.
+    """Runs a candidate under PyTorch's profiler; writes ``trace_*.json`` and ``profile_*.txt``.
 
     Args:
-        candidate: What to run.
-        case_name: Becomes part of the files' names.
-        folder: Where to write.
-        device: Whose kernels are recorded.
+        candidate: The one to run.
+        case_name: A part of the files' names.
+        folder: The folder of the files.
+        device: The device whose kernels are recorded.
     """
     on_gpu = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]

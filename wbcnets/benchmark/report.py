@@ -1,99 +1,142 @@
-"""What a benchmark leaves behind: a table, CSV files, the machine and a README."""
+"""The report of a benchmark: a table, CSV files, the machine and a README."""
 
 import csv
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from wbcnets.benchmark.case import Case, Comparison
+from wbcnets.benchmark.case import Case, Pair
 from wbcnets.benchmark.machine import Machine
 from wbcnets.benchmark.measure import Measurement
 from wbcnets.benchmark.scaling import ScalingPoint, growth
 
-README = """What tools/benchmark.py measured.
+README = """The results of wbcnets benchmark.
 
-report.md     the table, for people
-results.csv   the same and more, a row a case: median seconds, ratios of ours over the peer's
+report.md     the table
+results.csv   one row per case: median seconds, ratios of ours over the peer's, memory
 rounds.csv    every single run
-scaling.csv   time against size and batch, with scaling.png, where it was measured
+scaling.csv   time against size and batch, with scaling.png, if it was measured
 machine.json  the machine, its measured limits, and versions
 trace_*.json  with --profile: open it at chrome://tracing or https://ui.perfetto.dev
-profile_*.txt with --profile: the operators that took longest
+profile_*.txt with --profile: the slowest operators
 
-A ratio below 1 is faster than the peer. Ours and the peer took turns; the ratio is the median of
+A ratio below 1 is faster than the peer. Ours and the peer take turns; the ratio is the median of
 the rounds' ratios. The floor is the longer of two times: the multiply-accumulates at the machine's
 measured rate, and the bytes that have to move at its measured bandwidth.
 """
-CSV_FIELDS = (
-    "case",
-    "peer",
-    "seconds",
-    "peer_seconds",
-    "ratio",
-    "ratio_min",
-    "ratio_max",
-    "target",
-    "aim_met",
-    "memory_ratio",
-    "memory_aim",
-    "memory_aim_met",
-    "items_per_second",
-    "macs",
-    "floor_seconds",
-    "saved_bytes",
-    "peer_saved_bytes",
-    "peak_bytes",
-    "peer_peak_bytes",
-)
 
 
 @dataclass(frozen=True)
 class Result:
-    """A case, what it compared, and the figures."""
+    """A measured case."""
 
     case: Case
-    comparison: Comparison
+    pair: Pair
     measurement: Measurement
 
     def row(self, machine: Machine) -> dict[str, object]:
-        """One row of results.csv; what does not apply is empty."""
-        ours, measured, target = self.comparison.ours, self.measurement, self.case.target
-        peer = self.comparison.peer
-        ratios = measured.ratios
-        values = {
+        """Returns one row of results.csv; fields that do not apply are None."""
+        ours, measured, target = self.pair.ours, self.measurement, self.case.target
+        peer, peer_runs = self.pair.peer, measured.peer
+        return {
             "case": self.case.name,
             "peer": peer.name if peer else None,
             "seconds": measured.ours.median,
-            "peer_seconds": measured.peer.median if measured.peer else None,
+            "peer_seconds": peer_runs.median if peer_runs else None,
             "ratio": measured.ratio,
-            "ratio_min": min(ratios, default=None),
-            "ratio_max": max(ratios, default=None),
+            "ratio_min": min(measured.ratios, default=None),
+            "ratio_max": max(measured.ratios, default=None),
             "target": target.time,
-            "aim_met": _is_met(measured.ratio, target.time),
+            "target_met": _is_met(measured.ratio, target.time),
             "memory_ratio": measured.memory_ratio,
-            "memory_aim": target.memory,
-            "memory_aim_met": _is_met(measured.memory_ratio, target.memory),
+            "memory_target": target.memory,
+            "memory_target_met": _is_met(measured.memory_ratio, target.memory),
             "items_per_second": ours.items / measured.ours.median,
             "macs": ours.macs,
             "floor_seconds": machine.floor_seconds(ours.macs, ours.bytes_moved),
-            "saved_bytes": measured.ours_saved,
-            "peer_saved_bytes": measured.peer_saved,
-            "peak_bytes": measured.ours_peak,
-            "peer_peak_bytes": measured.peer_peak,
+            "saved_bytes": measured.ours.saved_bytes,
+            "peer_saved_bytes": peer_runs.saved_bytes if peer_runs else None,
+            "peak_bytes": measured.ours.peak_bytes,
+            "peer_peak_bytes": peer_runs.peak_bytes if peer_runs else None,
         }
-        return {field: "" if values[field] is None else values[field] for field in CSV_FIELDS}
+
+    def rounds(self) -> Iterable[tuple[object, ...]]:
+        """Yields case, candidate, round and seconds of every run."""
+        sides = ((self.pair.ours, self.measurement.ours), (self.pair.peer, self.measurement.peer))
+        for candidate, runs in sides:
+            if candidate is not None and runs is not None:
+                for index, seconds in enumerate(runs.seconds):
+                    yield self.case.name, candidate.name, index, seconds
 
 
-def _is_met(found: float | None, target: float | None) -> str | None:
-    if found is None or target is None:
+@dataclass
+class Report:
+    """The results of a run so far.
+
+    Args:
+        command: The command line.
+        machine: Measured in the same run.
+        skipped: Why cases were left out, by name.
+        results: The measured cases.
+        points: The measured points of scaling.
+    """
+
+    command: str
+    machine: Machine
+    skipped: dict[str, str]
+    results: list[Result] = field(default_factory=list)
+    points: list[ScalingPoint] = field(default_factory=list)
+
+    def write(self, folder: Path) -> str:
+        """Writes all files into a folder, made if missing; returns the Markdown text."""
+        folder.mkdir(parents=True, exist_ok=True)
+        text = self.text()
+        machine = json.dumps(self.machine.as_dict(), indent=2)
+        for name, content in (
+            ("README.txt", README),
+            ("machine.json", machine),
+            ("report.md", text),
+        ):
+            (folder / name).write_text(content, encoding="utf-8")
+        rows = [result.row(self.machine) for result in self.results]
+        if rows:
+            _write_csv(folder / "results.csv", list(rows[0]), (row.values() for row in rows))
+        rounds = (line for result in self.results for line in result.rounds())
+        _write_csv(folder / "rounds.csv", ("case", "candidate", "round", "seconds"), rounds)
+        if self.points:
+            points = ((p.model, p.batch, p.height, p.width, p.seconds) for p in self.points)
+            names = ("model", "batch", "height", "width", "seconds")
+            _write_csv(folder / "scaling.csv", names, points)
+        return text
+
+    def text(self) -> str:
+        """Returns the report as Markdown."""
+        machine = self.machine
+        rate, bandwidth = machine.macs_per_second / 1e9, machine.bytes_per_second / 1e9
+        parts = [
+            "# Benchmark",
+            f"{machine.processor}, {machine.threads} threads; {rate:.0f} GMAC/s and "
+            f"{bandwidth:.1f} GB/s measured; "
+            f"{', '.join(f'{name} {version}' for name, version in machine.versions.items())}.",
+            f"Command: `{self.command}`",
+        ]
+        parts += [results_table(self.results, machine)] if self.results else []
+        parts += [scaling_table(self.points)] if self.points else []
+        parts += [f"Left out: {name}: {reason}" for name, reason in self.skipped.items()]
+        return "\n\n".join(parts) + "\n"
+
+
+def _is_met(ratio: float | None, target: float | None) -> str | None:
+    if ratio is None or target is None:
         return None
-    return "yes" if found <= target else "no"
+    return "yes" if ratio <= target else "no"
 
 
 def results_table(results: list[Result], machine: Machine) -> str:
-    """A Markdown table of all results."""
+    """Returns the results as a Markdown table."""
     lines = [
-        "| case | ours | peer | ours / peer (min to max) | times as fast | target | items/s | "
+        "| case | ours | peer | ours / peer (min to max) | speedup | target | items/s | "
         "floor | kept memory |",
         "| --- | ---: | ---: | --- | ---: | --- | ---: | ---: | ---: |",
     ]
@@ -102,7 +145,7 @@ def results_table(results: list[Result], machine: Machine) -> str:
 
 
 def _table_line(result: Result, machine: Machine) -> str:
-    measured, target, ours = result.measurement, result.case.target, result.comparison.ours
+    measured, target, ours = result.measurement, result.case.target, result.pair.ours
     floor = machine.floor_seconds(ours.macs, ours.bytes_moved)
     ratio, ratios = measured.ratio, measured.ratios
     memory = measured.memory_ratio
@@ -131,15 +174,15 @@ def _milliseconds(seconds: float | None) -> str:
 
 
 def scaling_table(points: list[ScalingPoint]) -> str:
-    """A Markdown table of time against size and batch."""
+    """Returns time against size and batch as a Markdown table."""
     lines = ["| model | batch | size | seconds | per image |", "| --- | ---: | --- | ---: | ---: |"]
     for point in points:
         lines.append(
-            f"| {point.case} | {point.batch} | {point.width}x{point.height} | "
+            f"| {point.model} | {point.batch} | {point.width}x{point.height} | "
             f"{point.seconds:.3f} | {point.seconds_per_image:.3f} |"
         )
-    for name in dict.fromkeys(point.case for point in points):
-        by_size, by_batch = growth([point for point in points if point.case == name])
+    for name in dict.fromkeys(point.model for point in points):
+        by_size, by_batch = growth([point for point in points if point.model == name])
         lines.append(
             f"\n{name}: time per pixel grew by {by_size:.2f} from the smallest to the largest "
             f"image, time per image by {by_batch:.2f} from batch 1 to the largest."
@@ -147,78 +190,8 @@ def scaling_table(points: list[ScalingPoint]) -> str:
     return "\n".join(lines)
 
 
-def write_report(
-    folder: Path,
-    command: str,
-    machine: Machine,
-    results: list[Result],
-    points: list[ScalingPoint],
-    skipped: dict[str, str],
-) -> str:
-    """Writes all files and returns the Markdown text.
-
-    Args:
-        folder: Made where it is missing.
-        command: What was typed, for the record.
-        machine: Measured in the same run.
-        results: All comparisons.
-        points: All points of scaling.
-        skipped: Why cases were left out, by name.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "README.txt").write_text(README, encoding="utf-8")
-    (folder / "machine.json").write_text(json.dumps(machine.as_dict(), indent=2), encoding="utf-8")
-    with (folder / "results.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, CSV_FIELDS)
-        writer.writeheader()
-        writer.writerows(result.row(machine) for result in results)
-    _write_rounds(folder / "rounds.csv", results)
-    text = _report_text(command, machine, results, points, skipped)
-    (folder / "report.md").write_text(text, encoding="utf-8")
-    if points:
-        _write_points(folder / "scaling.csv", points)
-    return text
-
-
-def _report_text(
-    command: str,
-    machine: Machine,
-    results: list[Result],
-    points: list[ScalingPoint],
-    skipped: dict[str, str],
-) -> str:
-    rate, bandwidth = machine.macs_per_second / 1e9, machine.bytes_per_second / 1e9
-    parts = [
-        "# Benchmark",
-        f"{machine.processor}, {machine.threads} threads; {rate:.0f} GMAC/s and {bandwidth:.1f} "
-        f"GB/s measured; {', '.join(f'{k} {v}' for k, v in machine.versions.items())}.",
-        f"Command: `{command}`",
-    ]
-    if results:
-        parts.append(results_table(results, machine))
-    if points:
-        parts.append(scaling_table(points))
-    parts += [f"Left out: {name}: {reason}" for name, reason in skipped.items()]
-    return "\n\n".join(parts) + "\n"
-
-
-def _write_rounds(path: Path, results: list[Result]) -> None:
+def _write_csv(path: Path, names: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["case", "candidate", "round", "seconds"])
-        for result in results:
-            for candidate, timing in (
-                (result.comparison.ours, result.measurement.ours),
-                (result.comparison.peer, result.measurement.peer),
-            ):
-                if candidate is not None and timing is not None:
-                    for index, seconds in enumerate(timing.seconds):
-                        writer.writerow([result.case.name, candidate.name, index, seconds])
-
-
-def _write_points(path: Path, points: list[ScalingPoint]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["model", "batch", "height", "width", "seconds"])
-        for point in points:
-            writer.writerow([point.case, point.batch, point.height, point.width, point.seconds])
+        writer.writerow(names)
+        writer.writerows(rows)

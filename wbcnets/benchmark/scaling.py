@@ -1,7 +1,6 @@
-"""How time grows with the image and with the batch: no worse than in proportion."""
+"""Time against the size of the image and of the batch: proportional, or worse."""
 
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,8 @@ import timm
 import torch
 from tqdm import tqdm
 
-from wbcnets.benchmark.case import Settings
-from wbcnets.benchmark.measure import synchronize
+from wbcnets.benchmark.case import BenchmarkOptions
+from wbcnets.benchmark.measure import time_in_turns
 
 SIZES = ((240, 320), (480, 640), (720, 960), (960, 1280))
 BATCHES = (1, 2, 4, 8, 16)
@@ -26,21 +25,27 @@ class ScalingCase:
     """A model that takes any batch and size.
 
     Args:
-        name: For `--case scaling/NAME`.
-        about: What is run.
-        build: From settings to a function from batch, height and width to one run.
+        model: The name of the model.
+        about: What is run, in a few words.
+        build: Returns a function from batch, height and width to one run.
     """
 
-    name: str
+    model: str
     about: str
-    build: Callable[[Settings], Runner]
+    build: Callable[[BenchmarkOptions], Runner]
+    suites = ("scaling", "peers")
+
+    @property
+    def name(self) -> str:
+        """For ``--case``."""
+        return f"scaling/{self.model}"
 
 
 @dataclass(frozen=True)
 class ScalingPoint:
-    """Median seconds of one batch of one size."""
+    """The median seconds of a batch of one size."""
 
-    case: str
+    model: str
     batch: int
     height: int
     width: int
@@ -48,22 +53,23 @@ class ScalingPoint:
 
     @property
     def seconds_per_image(self) -> float:
-        """Of one image of the batch."""
+        """The time divided by the batch."""
         return self.seconds / self.batch
 
 
 def sckansformer_scaling() -> ScalingCase:
-    """SCKansformer-small; position embeddings are resampled to every size."""
-    return ScalingCase("sckansformer_small", "SCKansformer-small, inference", _sckansformer)
+    """Returns the case of SCKansformer-small; position embeddings are resampled to every size."""
+    about = "SCKansformer-small, inference, by size and batch"
+    return ScalingCase("sckansformer_small", about, _sckansformer)
 
 
-def _sckansformer(settings: Settings) -> Runner:
-    torch.manual_seed(settings.seed)
+def _sckansformer(options: BenchmarkOptions) -> Runner:
+    torch.manual_seed(options.seed)
     model = timm.create_model("sckansformer_small", num_classes=40, dynamic_img_size=True)
-    model = model.eval().to(settings.device, settings.dtype)
+    model = model.eval().to(options.device, options.dtype)
 
     def at_size(batch: int, height: int, width: int) -> Callable[[], Any]:
-        images = torch.randn(batch, 3, height, width, device=settings.device).to(settings.dtype)
+        images = torch.randn(batch, 3, height, width, device=options.device).to(options.dtype)
 
         def run() -> Any:
             with torch.inference_mode():
@@ -74,34 +80,22 @@ def _sckansformer(settings: Settings) -> Runner:
     return at_size
 
 
-def measure_scaling(case: ScalingCase, settings: Settings) -> list[ScalingPoint]:
-    """Every size with a batch of 1, and every batch at 320x240."""
-    runner = case.build(settings)
+def measure_scaling(case: ScalingCase, options: BenchmarkOptions) -> list[ScalingPoint]:
+    """Measures every size with a batch of 1, and every batch at 320x240."""
+    runner = case.build(options)
     wanted = [(1, *size) for size in SIZES] + [(batch, *BATCH_SIZE_HW) for batch in BATCHES[1:]]
     points = []
-    for batch, height, width in tqdm(wanted, desc=f"scaling/{case.name}", disable=None):
-        run = runner(batch, height, width)
-        seconds = _median_seconds(run, settings)
-        points.append(ScalingPoint(case.name, batch, height, width, seconds))
+    for batch, height, width in tqdm(wanted, desc=case.name, disable=None):
+        (seconds,) = time_in_turns([runner(batch, height, width)], options)
+        median = statistics.median(seconds)
+        points.append(ScalingPoint(case.model, batch, height, width, median))
     return points
 
 
-def _median_seconds(run: Callable[[], Any], settings: Settings) -> float:
-    seconds = []
-    for _ in range(settings.warmup + settings.rounds):
-        synchronize(settings.device)
-        start = time.perf_counter()
-        run()
-        synchronize(settings.device)
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[settings.warmup :])
-
-
 def growth(points: list[ScalingPoint]) -> tuple[float, float]:
-    """How much worse than in proportion time grew, by size and by batch: 1 is in proportion.
+    """Returns the growth of the time per pixel and of the time per image; 1 is proportional.
 
-    From the smallest to the largest image, time per pixel; from batch 1 to the largest, time per
-    image.
+    The first is from the smallest to the largest image, the second from batch 1 to the largest.
     """
     first = points[0]
     single = [point for point in points if point.batch == 1]
@@ -116,15 +110,15 @@ def growth(points: list[ScalingPoint]) -> tuple[float, float]:
 
 
 def plot_scaling(points: list[ScalingPoint], path: Path) -> None:
-    """Time per image over pixels, and over the batch, with lines of proportion."""
+    """Draws time against pixels, and time per image against the batch."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, (by_size, by_batch) = pyplot.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
-    for index, name in enumerate(dict.fromkeys(point.case for point in points)):
-        mine = [point for point in points if point.case == name]
+    for index, name in enumerate(dict.fromkeys(point.model for point in points)):
+        mine = [point for point in points if point.model == name]
         sizes = [point for point in mine if point.batch == 1]
         batches = [p for p in mine if (p.height, p.width) == (mine[0].height, mine[0].width)]
         pixels = [point.height * point.width / 1e6 for point in sizes]
@@ -143,8 +137,8 @@ def plot_scaling(points: list[ScalingPoint], path: Path) -> None:
     by_size.set(xlabel="megapixels, batch 1", ylabel="seconds", xscale="log", yscale="log")
     by_batch.set(xlabel="images in a batch of 320x240", ylabel="seconds per image", ylim=0)
     by_batch.set_xscale("log", base=2)
-    by_size.set_title("time against size (dotted: in proportion)")
-    by_batch.set_title("time per image against the batch (dotted: that of one)")
+    by_size.set_title("time against size (dotted: proportional)")
+    by_batch.set_title("time per image against the batch (dotted: that of one image)")
     by_size.legend()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

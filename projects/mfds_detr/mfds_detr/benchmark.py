@@ -1,4 +1,4 @@
-"""MFDS-DETR against transformers' Deformable-DETR of the same size, for tools/benchmark.py."""
+"""MFDS-DETR against transformers' Deformable-DETR of the same size, for ``wbcnets benchmark``."""
 
 import importlib
 import re
@@ -13,7 +13,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from mfds_detr.config import read_config
-from wbcnets.benchmark.case import Candidate, Case, Comparison, Settings, Target
+from wbcnets.benchmark.case import BenchmarkOptions, Candidate, Case, Pair, Target
 from wbcnets.benchmark.scaling import ScalingCase
 
 HEIGHT, WIDTH = 480, 640
@@ -24,8 +24,8 @@ FROZEN_PARTS = re.compile(r"backbone\.model\.(conv1|layer1\..*)\.weight$")
 PEER = "transformers' Deformable-DETR"
 
 
-def detector_cases() -> list[Case]:
-    """Inference of one image, and a training step of two with 14 boxes each."""
+def detector_cases() -> list[Case | ScalingCase]:
+    """Returns the cases of inference, of a training step, and of scaling by size and batch."""
     sizes = f"ResNet-50, {NUM_QUERIES} queries, {WIDTH}x{HEIGHT}"
     suites = ("detector", "peers")
     return [
@@ -44,33 +44,29 @@ def detector_cases() -> list[Case]:
             suites,
             Target(time=1 / 2.5),
         ),
+        ScalingCase("mfds_detr", "MFDS-DETR R-50, inference, by size and batch", _scaled),
     ]
 
 
-def detector_scaling() -> ScalingCase:
-    """Inference on images from 320x240 to 1280x960 and on batches of 1 to 16."""
-    return ScalingCase("mfds_detr", "MFDS-DETR R-50, inference", _scaled)
-
-
-def _scaled(settings: Settings) -> Callable[[int, int, int], Callable[[], Any]]:
-    model = create_ours(settings).eval()
+def _scaled(options: BenchmarkOptions) -> Callable[[int, int, int], Callable[[], Any]]:
+    model = create_ours(options).eval()
 
     def at_size(batch: int, height: int, width: int) -> Callable[[], Any]:
-        images = torch.randn(batch, 3, height, width, device=settings.device)
-        return partial(_predict_ours, model, images.to(settings.dtype))
+        images = torch.randn(batch, 3, height, width, device=options.device)
+        return partial(_predict_ours, model, images.to(options.dtype))
 
     return at_size
 
 
-def create_ours(settings: Settings) -> nn.Module:
+def create_ours(options: BenchmarkOptions) -> nn.Module:
     """MFDS-DETR as the project's config has it, with random weights."""
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(options.seed)
     overrides = ["MODEL.MFDS_DETR.NUM_CLASSES", str(NUM_CLASSES)]
-    overrides += ["MODEL.DEVICE", settings.device.type]
-    return build_model(read_config(str(CONFIG), overrides)).to(settings.dtype)
+    overrides += ["MODEL.DEVICE", options.device.type]
+    return build_model(read_config(str(CONFIG), overrides)).to(options.dtype)
 
 
-def create_peer(settings: Settings) -> nn.Module:
+def create_peer(options: BenchmarkOptions) -> nn.Module:
     """Deformable-DETR of transformers with the same widths and depths, and random weights.
 
     As in ours, batch norms are constants, and the stem and the first stage are not trained.
@@ -79,7 +75,7 @@ def create_peer(settings: Settings) -> nn.Module:
         ModuleNotFoundError: transformers is not installed.
     """
     transformers: Any = importlib.import_module("transformers")
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(options.seed)
     backbone = transformers.TimmBackboneConfig(
         backbone="resnet50", use_pretrained_backbone=False, out_indices=[2, 3, 4]
     )
@@ -94,13 +90,13 @@ def create_peer(settings: Settings) -> nn.Module:
     assert len(frozen) == 1 + 10  # the stem's convolution, and three blocks with one shortcut
     for parameter in frozen:
         parameter.requires_grad_(False)
-    return model.to(settings.device, settings.dtype)
+    return model.to(options.device, options.dtype)
 
 
-def _compare_inference(settings: Settings) -> Comparison:
-    images = torch.randn(1, 3, HEIGHT, WIDTH, device=settings.device).to(settings.dtype)
-    ours, peer = create_ours(settings).eval(), create_peer(settings).eval()
-    return Comparison(
+def _compare_inference(options: BenchmarkOptions) -> Pair:
+    images = torch.randn(1, 3, HEIGHT, WIDTH, device=options.device).to(options.dtype)
+    ours, peer = create_ours(options).eval(), create_peer(options).eval()
+    return Pair(
         Candidate("MFDS-DETR", partial(_predict_ours, ours, images)),
         Candidate(PEER, partial(_predict_peer, peer, images)),
     )
@@ -116,16 +112,16 @@ def _predict_peer(model: nn.Module, images: Tensor) -> Any:
         return model(pixel_values=images)
 
 
-def _compare_training(settings: Settings) -> Comparison:
-    return Comparison(
-        Candidate("MFDS-DETR", _our_step(settings), items=TRAINING_BATCH),
-        Candidate(PEER, _peer_step(settings), items=TRAINING_BATCH),
+def _compare_training(options: BenchmarkOptions) -> Pair:
+    return Pair(
+        Candidate("MFDS-DETR", _our_step(options), items=TRAINING_BATCH),
+        Candidate(PEER, _peer_step(options), items=TRAINING_BATCH),
     )
 
 
-def _objects(settings: Settings) -> list[tuple[Tensor, Tensor]]:
+def _objects(options: BenchmarkOptions) -> list[tuple[Tensor, Tensor]]:
     """Labels and boxes `(cx, cy, w, h)` in fractions of the image, the same for both."""
-    generator = torch.Generator().manual_seed(settings.seed)
+    generator = torch.Generator().manual_seed(options.seed)
     objects = []
     for _ in range(TRAINING_BATCH):
         labels = torch.randint(NUM_CLASSES, (BOXES_PER_IMAGE,), generator=generator)
@@ -134,10 +130,10 @@ def _objects(settings: Settings) -> list[tuple[Tensor, Tensor]]:
     return objects
 
 
-def _our_step(settings: Settings) -> Callable[[], Any]:
-    model = create_ours(settings).train()
+def _our_step(options: BenchmarkOptions) -> Callable[[], Any]:
+    model = create_ours(options).train()
     inputs = []
-    for labels, boxes in _objects(settings):
+    for labels, boxes in _objects(options):
         centers, sides = boxes.split(2, dim=1)
         corners = torch.cat([centers - sides / 2, centers + sides / 2], dim=1)
         instances = Instances((HEIGHT, WIDTH))
@@ -147,13 +143,13 @@ def _our_step(settings: Settings) -> Callable[[], Any]:
     return _step(model, lambda: torch.stack(list(model(inputs).values())).sum())
 
 
-def _peer_step(settings: Settings) -> Callable[[], Any]:
-    model = create_peer(settings).train()
-    images = torch.rand(TRAINING_BATCH, 3, HEIGHT, WIDTH, device=settings.device)
-    images = images.to(settings.dtype)
+def _peer_step(options: BenchmarkOptions) -> Callable[[], Any]:
+    model = create_peer(options).train()
+    images = torch.rand(TRAINING_BATCH, 3, HEIGHT, WIDTH, device=options.device)
+    images = images.to(options.dtype)
     labels = [
-        {"class_labels": labels.to(settings.device), "boxes": boxes.to(settings.device)}
-        for labels, boxes in _objects(settings)
+        {"class_labels": labels.to(options.device), "boxes": boxes.to(options.device)}
+        for labels, boxes in _objects(options)
     ]
     return _step(model, lambda: model(pixel_values=images, labels=labels).loss)
 

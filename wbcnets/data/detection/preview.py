@@ -4,6 +4,7 @@ import random
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from wbcnets.data.detection.coco import CocoDataset, CocoImage
 from wbcnets.io.drawing import RgbImage, contact_sheet, draw_boxes, scale_to_width
@@ -31,6 +32,14 @@ def preview(dataset: CocoDataset, count: int = 9, seed: int = 0, columns: int = 
     pictures = [_draw(image, dataset.class_names) for image in chosen]
     captions = [Path(image.file_name).name for image in chosen]
     return contact_sheet(pictures, columns, captions, tile_width=TILE_WIDTH)
+
+
+def save_preview(dataset: CocoDataset, path: Path, count: int = 9, seed: int = 0) -> int:
+    """Writes the sheet of ``preview`` as an image file; returns the number of images on it."""
+    sheet = preview(dataset, count, seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(sheet).save(path)
+    return min(count, len(dataset.images))
 
 
 def _draw(image: CocoImage, class_names: tuple[str, ...]) -> RgbImage:

@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tools import install_detectron2
-from tools.install_detectron2 import PATCHES, InstallError, Patch, apply_patches, parse_pip_config
+from wbcnets.cli import install_detectron2
+from wbcnets.cli.install_detectron2 import download, wheel
+from wbcnets.cli.install_detectron2.download import InstallError, make_finder, parse_pip_config
+from wbcnets.cli.install_detectron2.wheel import PATCHES, Patch, apply_patches, read_sources
+from wbcnets.cli.main import main
 
 SAMPLES = {
     "detectron2/__init__.py": '__version__ = "0.5"\n',
@@ -53,8 +56,8 @@ def patched(name: str) -> str:
 def no_pip(monkeypatch):
     """Fails the test if anything is installed into the environment that runs it."""
 
-    def refuse(wheel):
-        pytest.fail(f"{wheel} would have been installed")
+    def refuse(path):
+        pytest.fail(f"{path} would have been installed")
 
     monkeypatch.setattr(install_detectron2, "pip_install", refuse)
 
@@ -91,15 +94,15 @@ def assert_names_ways_out(text: str) -> None:
 
 def test_wrong_hash_is_an_error_with_ways_out(tmp_path, no_pip, capsys):
     archive = write_archive(tmp_path / "detectron2_cdo-0.5.tar.gz")
-    assert install_detectron2.main(["--force", "--sdist", str(archive)]) == 1
+    assert main(["install-detectron2", "--force", "--sdist", str(archive)]) == 2
     text = capsys.readouterr().err
     assert hashlib.sha256(archive.read_bytes()).hexdigest() in text
-    assert install_detectron2.SHA256 in text
+    assert download.SHA256 in text
     assert_names_ways_out(text)
 
 
 def test_missing_sdist_is_named(tmp_path, no_pip, capsys):
-    assert install_detectron2.main(["--force", "--sdist", str(tmp_path / "gone.tar.gz")]) == 1
+    assert main(["install-detectron2", "--force", "--sdist", str(tmp_path / "gone.tar.gz")]) == 2
     assert "gone.tar.gz cannot be read" in capsys.readouterr().err
 
 
@@ -109,7 +112,7 @@ def test_unreachable_index_is_an_error_with_ways_out(bare_pip_config, monkeypatc
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     monkeypatch.setenv("PIP_INDEX_URL", f"http://name:secret@127.0.0.1:{port}/simple")
-    assert install_detectron2.main(["--force"]) == 1
+    assert main(["install-detectron2", "--force"]) == 2
     text = capsys.readouterr().err
     assert "could not be downloaded" in text
     assert f"127.0.0.1:{port}/simple" in text
@@ -120,7 +123,7 @@ def test_unreachable_index_is_an_error_with_ways_out(bare_pip_config, monkeypatc
 def test_no_index_without_links_is_an_error(bare_pip_config, monkeypatch, no_pip, capsys):
     pytest.importorskip("unearth")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    assert install_detectron2.main(["--force"]) == 1
+    assert main(["install-detectron2", "--force"]) == 2
     assert_names_ways_out(capsys.readouterr().err)
 
 
@@ -131,24 +134,24 @@ def test_archive_of_a_local_mirror_is_fetched_and_checked(
     archive = write_archive(tmp_path / "detectron2_cdo-0.5.tar.gz")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    assert install_detectron2.main(["--force", "--dry-run"]) == 1
+    assert main(["install-detectron2", "--force", "--dry-run"]) == 2
     assert "Nothing was unpacked" in capsys.readouterr().err
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
-    monkeypatch.setattr(install_detectron2, "SHA256", digest)
-    assert install_detectron2.main(["--force", "--dry-run"]) == 0
+    monkeypatch.setattr(download, "SHA256", digest)
+    assert main(["install-detectron2", "--force", "--dry-run"]) == 0
     assert "all patches apply" in capsys.readouterr().out
 
 
 def test_existing_installation_is_kept(fake_detectron2, no_pip, monkeypatch, capsys):
     fake_detectron2('__version__ = "9.9"\n')
     monkeypatch.setattr(install_detectron2, "is_outdated", lambda: False)
-    assert install_detectron2.main([]) == 0
+    assert main(["install-detectron2"]) == 0
     assert "detectron2 9.9 is installed and is kept" in capsys.readouterr().out
 
 
 def test_broken_installation_is_reported_not_replaced(fake_detectron2, no_pip, capsys):
     fake_detectron2("raise OSError('libcudart.so.11.0: cannot open shared object file')\n")
-    assert install_detectron2.main([]) == 1
+    assert main(["install-detectron2"]) == 2
     text = capsys.readouterr().err
     assert "libcudart.so.11.0" in text
     assert "--force" in text
@@ -160,8 +163,8 @@ def test_only_an_own_earlier_build_is_outdated(tmp_path, monkeypatch, recipe, ou
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: detectron2\nVersion: 0.5\n")
     if recipe is not None:
-        digest = install_detectron2.recipe_digest() if recipe == "now" else recipe
-        (info / install_detectron2.MARKER).write_text(digest)
+        digest = wheel.recipe_digest() if recipe == "now" else recipe
+        (info / wheel.MARKER).write_text(digest)
     monkeypatch.syspath_prepend(tmp_path)
     assert install_detectron2.is_outdated() is outdated
 
@@ -194,7 +197,7 @@ def test_patched_launch_takes_gloo_only_without_a_gpu(gpus):
     assert calls == (["NCCL", 1] if gpus else ["GLOO"])
 
 
-def test_mends_that_match_nothing_are_all_listed():
+def test_patches_that_match_nothing_are_all_listed():
     patches = [Patch("a/*.py", "alpha", "", "first"), Patch("a/*.py", "beta", "", "second")]
     with pytest.raises(InstallError, match=r"(?s)'alpha' \(first\).*'beta' \(second\)"):
         apply_patches({"a/x.py": b"gamma\n"}, patches)
@@ -202,26 +205,26 @@ def test_mends_that_match_nothing_are_all_listed():
 
 def test_paths_that_leave_the_archive_stay_out(tmp_path):
     archive = write_archive(tmp_path / "x.tar.gz", {"detectron2/../../evil.py": "x\n"})
-    assert install_detectron2.read_sources(archive) == {}
+    assert read_sources(archive) == {}
 
 
 def test_wheel_is_complete_and_its_operators_explain_themselves(tmp_path):
     archive = write_archive(tmp_path / "x.tar.gz")
-    sources = apply_patches(install_detectron2.read_sources(archive))
-    wheel = install_detectron2.write_wheel(sources, tmp_path)
-    with zipfile.ZipFile(wheel) as content:
+    sources = apply_patches(read_sources(archive))
+    path = wheel.write_wheel(sources, tmp_path)
+    with zipfile.ZipFile(path) as content:
         record = content.read("detectron2-0.5.dist-info/RECORD").decode().splitlines()
         assert {line.split(",")[0] for line in record} == set(content.namelist())
-        for path, digest, size in (line.split(",") for line in record if ",," not in line):
-            assert install_detectron2.record_hash(content.read(path)) == digest
-            assert len(content.read(path)) == int(size)
+        for name, digest, size in (line.split(",") for line in record if ",," not in line):
+            assert wheel.record_hash(content.read(name)) == digest
+            assert len(content.read(name)) == int(size)
         names = content.namelist()
     assert "detectron2/model_zoo/configs/base.yaml" in names
     assert "detectron2-0.5.dist-info/licenses/LICENSE" in names
     assert "setup.py" not in names
     site = tmp_path / "site"
     command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index"]
-    subprocess.run([*command, "--target", str(site), str(wheel)], check=True)
+    subprocess.run([*command, "--target", str(site), str(path)], check=True)
     script = "from detectron2 import _C, __version__; print(__version__); _C.nms_rotated"
     done = subprocess.run(
         [sys.executable, "-c", script],
@@ -234,7 +237,7 @@ def test_wheel_is_complete_and_its_operators_explain_themselves(tmp_path):
 
 
 def test_operator_module_answers_the_environment_report_and_probes():
-    spec = importlib.util.spec_from_file_location("_C", install_detectron2.OPERATORS)
+    spec = importlib.util.spec_from_file_location("_C", wheel.OPERATORS)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert not hasattr(module, "__wrapped__")
@@ -256,6 +259,6 @@ def test_pip_environment_beats_install_section_beats_global():
 
 def test_extra_indexes_are_asked_beside_the_default_one():
     pytest.importorskip("unearth")
-    default = install_detectron2.make_finder({}).sources
-    sources = install_detectron2.make_finder({"extra-index-url": "file:///one"}).sources
+    default = make_finder({}).sources
+    sources = make_finder({"extra-index-url": "file:///one"}).sources
     assert [source["url"] for source in sources] == [default[0]["url"], "file:///one"]

@@ -1,22 +1,11 @@
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from wbcnets.cli.main import main
 from wbcnets.io.images import read_image
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def main():
-    spec = importlib.util.spec_from_file_location("tools_datasets", ROOT / "tools" / "datasets.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
 
 
 @pytest.fixture
@@ -43,35 +32,39 @@ def prepared(tmp_path):
     return tmp_path
 
 
-def test_list(main, prepared, capsys):
-    assert main(["list", "--root", str(prepared)]) == 0
+def test_list(prepared, capsys):
+    assert main(["datasets", "list", "--root", str(prepared)]) == 0
     text = capsys.readouterr().out
     assert f"bccd_test: {prepared / 'bccd' / 'annotations' / 'test.json'}" in text
     assert "wbcdd_train: not prepared" in text
 
 
-def test_show_by_name_and_by_file(main, prepared, tmp_path, capsys, monkeypatch):
+def test_show_by_name_and_by_file(prepared, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("WBCNETS_DATASETS", str(prepared))
     first, second = tmp_path / "x" / "first.png", tmp_path / "second.png"
-    assert main(["show", "bccd_test", "--output", str(first)]) == 0
+    assert main(["datasets", "show", "bccd_test", "--output", str(first)]) == 0
     text = capsys.readouterr().out
     assert "2 read = 1 used as they are + 0 repaired + 1 dropped" in text
     assert "WBC 1" in text
     json_file = prepared / "bccd" / "annotations" / "test.json"
     images = prepared / "bccd" / "images"
-    assert main(["show", str(json_file), "--images", str(images), "--output", str(second)]) == 0
+    assert (
+        main(["datasets", "show", str(json_file), "--images", str(images), "--output", str(second)])
+        == 0
+    )
     np.testing.assert_array_equal(read_image(first), read_image(second))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "code", "message"),
     [
-        (["show", "bccd_test"], "prepare_bccd.py"),
-        (["show", "bcdc_test"], "choose from bccd_trainval"),
-        (["show", "x.json"], "--images FOLDER"),
-        (["show", "none.json", "--images", "."], "does not exist"),
+        (["show", "bccd_test"], 1, "prepare_bccd.py"),
+        (["show", "bcdc_test"], 1, "choose from bccd_trainval"),
+        (["show", "x.json"], 2, "--images FOLDER"),
+        (["show"], 2, "name the dataset"),
+        (["show", "none.json", "--images", "."], 1, "does not exist"),
     ],
 )
-def test_unusable_names_are_explained(main, tmp_path, capsys, arguments, message):
-    assert main([*arguments, "--root", str(tmp_path)]) == 2
+def test_unusable_names_are_explained(tmp_path, capsys, arguments, code, message):
+    assert main(["datasets", *arguments, "--root", str(tmp_path)]) == code
     assert message in capsys.readouterr().err

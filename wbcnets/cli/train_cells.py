@@ -1,0 +1,64 @@
+"""Trains a classifier of cell images from a preset, a YAML file or settings KEY=VALUE.
+
+examples:
+  wbcnets train cells --data my_cells --output runs/mine model.name=resnet50 training.epochs=20
+      a model of timm or of wbcnets on a folder with one folder per class
+  wbcnets train cells --config resnet18_pbc_cpu --output runs/resnet18
+      a preset, on the dataset that it names
+  wbcnets train cells --resume runs/resnet18
+      continue a training that was stopped or killed; it ends with the same weights
+  torchrun --nproc-per-node 4 -m wbcnets train cells --config sckansformer_pbc --output runs/sck
+
+The output folder holds the weights, the metrics and a README.txt that explains its files.
+"""
+
+import argparse
+import sys
+
+from wbcnets.cli.options import add_option
+from wbcnets.errors import ConfigError
+from wbcnets.train.config_file import dump_config, load_config, preset_names
+from wbcnets.train.run import resume_training, train_classifier
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of ``wbcnets train cells``."""
+    add_option(parser, "config", help=f"a YAML file, or one of {', '.join(preset_names())}")
+    add_option(parser, "data")
+    add_option(parser, "output", help="the folder for this training; it must not hold another")
+    add_option(parser, "resume")
+    parser.add_argument(
+        "--print-config", action="store_true", help="print every setting with its value, and stop"
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="settings that replace those of --config; --print-config lists all keys",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains, or prints the settings.
+
+    Raises:
+        WbcnetsError: if the settings, the data or the weights cannot be used.
+        FloatingPointError: if too many steps in a row are not finite.
+    """
+    overrides = [*args.overrides, *([f"data.source={args.data}"] if args.data else [])]
+    if args.resume is not None and (args.config or args.output):
+        raise ConfigError("--resume reads the settings and the folder from the training itself")
+    try:
+        if args.resume is not None:
+            resume_training(args.resume, overrides)
+            return 0
+        overrides += [f"output={args.output}"] if args.output else []
+        config = load_config(args.config, overrides)
+        if args.print_config:
+            print(dump_config(config), end="")
+        else:
+            train_classifier(config)
+    except KeyboardInterrupt:
+        print("stopped; continue with --resume FOLDER", file=sys.stderr)
+        return 130
+    return 0
