@@ -1,4 +1,4 @@
-"""Small, sound datasets, which the cases then break."""
+"""Small valid datasets for the cases to break."""
 
 import copy
 import json
@@ -13,14 +13,14 @@ NAMES = ("a.png", "b.png", "c.png")
 
 
 def picture(seed: int, width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
-    """A picture unlike those of other seeds."""
+    """Returns an image that differs from those of other seeds."""
     generator = np.random.default_rng(seed)
     coarse = generator.integers(0, 255, (6, 8, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
 def write_pictures(folder: Path, names=NAMES) -> None:
-    """Writes pictures under names."""
+    """Writes one image per name."""
     folder.mkdir(parents=True, exist_ok=True)
     for seed, name in enumerate(names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -28,7 +28,7 @@ def write_pictures(folder: Path, names=NAMES) -> None:
 
 
 def coco() -> dict[str, Any]:
-    """Three images, two classes, four boxes."""
+    """Returns a COCO object of three images, two classes and four boxes."""
     boxes = [(1, 1, [5, 5, 20, 20]), (1, 2, [30, 10, 15, 22]), (2, 1, [3, 4, 12, 9])]
     boxes.append((3, 2, [20, 20, 10, 10]))
     return {
@@ -52,7 +52,7 @@ def coco() -> dict[str, Any]:
 
 
 def write_coco(folder: Path, change=None, after=None) -> Path:
-    """Writes a set whose JSON `change` has changed, and whose folder `after` has."""
+    """Writes a COCO dataset; ``change`` edits its JSON, ``after`` its folder."""
     write_pictures(folder / "images")
     data = copy.deepcopy(coco())
     if change is not None:
@@ -65,7 +65,7 @@ def write_coco(folder: Path, change=None, after=None) -> Path:
 
 
 def write_text_coco(folder: Path, text: str | bytes) -> Path:
-    """Writes a set whose JSON is a text as it is."""
+    """Writes a COCO dataset with this text as its JSON file."""
     write_pictures(folder / "images")
     path = folder / "train.json"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -80,7 +80,7 @@ VOC_BOX = {"name": "WBC", "difficult": 0, "xmin": 5, "ymin": 6, "xmax": 25, "yma
 
 
 def voc_text(objects=(VOC_BOX,), size=(WIDTH, HEIGHT), filename="a.png") -> str:
-    """An annotation of a.png."""
+    """Returns the Pascal VOC annotation of a.png."""
     body = "".join(VOC_OBJECT.format(**{**VOC_BOX, **entry}) for entry in objects)
     return (
         f"<annotation><filename>{filename}</filename><size><width>{size[0]}</width>"
@@ -89,7 +89,7 @@ def voc_text(objects=(VOC_BOX,), size=(WIDTH, HEIGHT), filename="a.png") -> str:
 
 
 def write_voc(folder: Path, text: str | bytes | None = None, stem: str = "a") -> Path:
-    """A folder of Pascal VOC: b.xml is sound, the other one has a text as it is."""
+    """Writes a Pascal VOC folder: b.xml is valid, the other file holds this text."""
     write_pictures(folder / "JPEGImages", ("a.png", "b.png"))
     (folder / "Annotations").mkdir()
     content = voc_text() if text is None else text
@@ -100,7 +100,7 @@ def write_voc(folder: Path, text: str | bytes | None = None, stem: str = "a") ->
 
 
 def shape(**changes: Any) -> dict[str, Any]:
-    """A rectangle of LabelMe's."""
+    """Returns a LabelMe rectangle."""
     plain = {
         "label": "NEU",
         "points": [[5, 5], [25, 30]],
@@ -112,7 +112,7 @@ def shape(**changes: Any) -> dict[str, Any]:
 
 
 def write_labelme(folder: Path, shapes=None, **changes: Any) -> Path:
-    """A folder of LabelMe: b.json is sound, a.json has the shapes and changes."""
+    """Writes a LabelMe folder: b.json is valid, a.json has these shapes and changes."""
     write_pictures(folder, ("a.png", "b.png"))
     for name in ("a", "b"):
         data = {
@@ -133,7 +133,7 @@ def write_labelme(folder: Path, shapes=None, **changes: Any) -> Path:
 
 
 def write_yolo(folder: Path, text: str | bytes = "0 0.5 0.5 0.2 0.2\n", after=None) -> Path:
-    """A folder of YOLO: b.txt is sound, a.txt has a text as it is."""
+    """Writes a YOLO folder: b.txt is valid, a.txt holds this text."""
     write_pictures(folder / "images", ("a.png", "b.png"))
     (folder / "labels").mkdir()
     raw = text if isinstance(text, bytes) else text.encode()
@@ -146,7 +146,7 @@ def write_yolo(folder: Path, text: str | bytes = "0 0.5 0.5 0.2 0.2\n", after=No
 
 
 def write_cells(folder: Path, layout=None, after=None) -> Path:
-    """Class folders: a dictionary of folder to number of images."""
+    """Writes class folders; ``layout`` maps a folder to its number of images."""
     seed = 100
     root = folder / "cells"
     layout = {"neutrophil": 3, "lymphocyte": 3} if layout is None else layout

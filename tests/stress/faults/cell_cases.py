@@ -38,8 +38,16 @@ def system_folders(root):
         picture(1).save(root / name / "x.png")
 
 
-add("D61", "folders of systems", cells(None, system_folders), "note", "passed over: 3:.*__MACOSX")
-add("D62", "numbers as names", cells({"1": 2, "2": 2, "10": 2}), "accept", r"1 2, 2 2, 10 2")
+add(
+    "D61",
+    "folders of the operating system",
+    cells(None, system_folders),
+    "note",
+    "passed over: 3:.*__MACOSX",
+)
+add(
+    "D62", "classes named by numbers", cells({"1": 2, "2": 2, "10": 2}), "accept", r"1 2, 2 2, 10 2"
+)
 
 
 def other_suffixes(root):
@@ -48,12 +56,13 @@ def other_suffixes(root):
     (root / "neutrophil" / "z.txt").write_text("x")
 
 
-add("D63", "files of other kinds", cells(None, other_suffixes), "note",
+add("D63", "files that are no images", cells(None, other_suffixes), "note",
     r"passed over: 2:.*x\.gif: no image by its suffix")  # fmt: skip
 add("D64", "folder in a class", cells({"neu": 2, "lym/small": 2}), "error", "small.*folder")
 add("D64", "a split beside classes", cells({"neu": 2, "train": 2}), "error", "split beside classes")
-add("D65", "image beside the classes", cells(None, lambda root: picture(1).save(root / "x.png")),
-    "error", r"x\.png: lies outside the class folders")  # fmt: skip
+add("D65", "image outside the class folders",
+    cells(None, lambda root: picture(1).save(root / "x.png")), "error",
+    r"x\.png: lies outside the class folders")  # fmt: skip
 add("D66", "empty class", cells(None, lambda root: (root / "bas").mkdir()), "note",
     "classes without an image.*bas")  # fmt: skip
 add("D67", "class in two spellings", cells({"NEU": 2, "neu ": 2, "lym": 2}), "error", "same class")
@@ -88,7 +97,7 @@ def same_in_both(root, size=40, quality=None):
 
 add("D71", "image in two splits", cells(TWO_SPLITS, same_in_both), "error",
     r"leak: train/neu/x\.png .* equal pixels")  # fmt: skip
-add("D71", "image saved anew in two splits", cells(TWO_SPLITS, lambda r: same_in_both(r, 40, 60)),
+add("D71", "recompressed image in two splits", cells(TWO_SPLITS, lambda r: same_in_both(r, 40, 60)),
     "note", r"perhaps a leak: .*x\.png.*correlation")  # fmt: skip
 add("D71", "image in two classes",
     cells(None, lambda r: Image.open(r / "neutrophil" / "0.png").save(r / "lymphocyte" / "x.bmp")),
@@ -109,7 +118,7 @@ def patients(root):
 add("D72", "patient in two splits", cells(TWO_SPLITS, patients), "error",
     'patient or slide "P7" is in', group_pattern=r"(?P<group>P[0-9]+)_")  # fmt: skip
 add("D72", "patients unknown", cells(TWO_SPLITS), "note", "patients or slides: unknown")
-add("D73", "copies before the split",
+add("D73", "augmented copies in two splits",
     cells(TWO_SPLITS, lambda r: shifted_copy(r)), "note", "perhaps a leak")  # fmt: skip
 
 
@@ -119,10 +128,10 @@ def shifted_copy(root):
     image.crop((2, 1, 58, 57)).save(root / "val" / "neu" / "y.png")
 
 
-add("D74", "nothing in it", cells({}), "error", "no image in it")
-add("D74", "too few images for a step", cells({"train/neu": 1, "train/lym": 1, "val/neu": 1}),
+add("D74", "empty folder", cells({}), "error", "no image in it")
+add("D74", "fewer images than a batch", cells({"train/neu": 1, "train/lym": 1, "val/neu": 1}),
     "error", "batch_size=64 is more than the 2", reader="classifier")  # fmt: skip
-add("D74", "class without a training image",
+add("D74", "class without training images",
     cells({"train/neu": 40, "train/lym": 40, "val/neu": 2, "val/bas": 2}), "error",
     "no training image of bas", reader="classifier")  # fmt: skip
 add("D71", "image in two splits, at training",
@@ -206,7 +215,7 @@ add("S19", "npz with objects", object_array, "error", r"x\.npz", reader="medmnis
 
 # Images, in a set of boxes
 def with_image(write, name="a.png"):
-    """The first image is written by `write(path)`; the JSON has its size where it has one."""
+    """Makes a COCO dataset whose first image ``write(path)`` writes; the JSON gets its size."""
 
     def make(folder):
         path = write_coco(folder)
@@ -224,7 +233,7 @@ def with_image(write, name="a.png"):
 
 
 def bomb(path, side=10_000):
-    """A small file of 100 million pixels."""
+    """Writes a small file of 100 million pixels."""
     row = b"\0" * (1 + side)
     packer = zlib.compressobj(9)
     pixels = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
@@ -250,7 +259,7 @@ def corrupt_pixels(path):
     path.write_bytes(raw)
 
 
-def turned(path):
+def rotated(path):
     image = picture(0)
     exif = image.getexif()
     exif[0x0112] = 6
@@ -267,11 +276,11 @@ def pages(path, **options):
     pictures[0].save(path, save_all=True, append_images=pictures[1:], **options)
 
 
-def truncated(path, share):
+def truncated(path, fraction):
     stream = io.BytesIO()
     picture(0).save(stream, "JPEG")
     raw = stream.getvalue()
-    path.write_bytes(raw[: int(len(raw) * share)] if share < 1 else raw[:-2])
+    path.write_bytes(raw[: int(len(raw) * fraction)] if fraction < 1 else raw[:-2])
 
 
 def transparent(path):
@@ -282,7 +291,7 @@ def transparent(path):
 
 UNREADABLE = r"a\.\w+.*cannot be read"
 for case, title, name, write, answer, text in (
-    ("I01", "turned by EXIF", "a.jpg", turned, "note", "turned by EXIF"),
+    ("I01", "rotated by EXIF", "a.jpg", rotated, "note", "turned by EXIF"),
     ("I02", "CMYK", "a.jpg", lambda p: picture(0).convert("CMYK").save(p), "note", "CMYK made RGB"),
     ("I03", "16-bit gray PNG", "a.png", sixteen_bit, "note", "16-bit gray scaled"),
     ("I03", "16-bit gray TIFF", "a.tif", sixteen_bit, "note", "16-bit gray scaled"),
@@ -294,9 +303,9 @@ for case, title, name, write, answer, text in (
     ("I05", "one bit", "a.png", lambda p: picture(0).convert("1").save(p), "note", "black and whi"),
     ("I05", "gray", "a.png", lambda p: picture(0).convert("L").save(p), "note", "gray made RGB"),
     ("I06", "100 million pixels", "a.png", bomb, "error", r"a\.png: 10000x10000 .* exceed the lim"),
-    ("I07", "header of 60,000 px, nothing behind", "a.png",
+    ("I07", "header of 60,000 px, no pixels", "a.png",
      lambda p: p.write_bytes(png((60_000, 60_000, 8, 2, 0, 0, 0), b"")), "error", "exceed"),
-    ("I07", "header of 5,000 px, nothing behind", "a.png",
+    ("I07", "header of 5,000 px, no pixels", "a.png",
      lambda p: p.write_bytes(png((5_000, 5_000, 8, 2, 0, 0, 0), b"")), "error", UNREADABLE),
     ("I08", "corrupt pixels", "a.png", corrupt_pixels, "error", UNREADABLE),
     ("I09", "JPEG cut in half", "a.jpg", lambda p: truncated(p, 0.5), "error", UNREADABLE),
@@ -310,7 +319,7 @@ for case, title, name, write, answer, text in (
     ("I11", "GIF", "a.gif", lambda p: picture(0).save(p), "error", r"a\.gif.*cannot be read"),
     ("I11", "animated WebP", "a.webp", pages, "error", "holds 3 pages"),
     ("I12", "PNG named .jpg", "a.jpg", lambda p: picture(0).save(p, "PNG"), "accept", ""),
-    ("I12", "bytes behind the end", "a.png",
+    ("I12", "bytes after the end", "a.png",
      lambda p: (picture(0).save(p), p.write_bytes(p.read_bytes() + b"junk" * 50)), "accept", ""),
     ("I13", "Chinese name", "\u767d\u7ec6\u80de.png", lambda p: picture(0).save(p), "accept", ""),
     ("I13", "name with spaces and quotes", "a 'b' \"c\".png", lambda p: picture(0).save(p),
@@ -321,7 +330,7 @@ for case, title, name, write, answer, text in (
     make = with_image(write, name)
     if case == "I14" or "one pixel" in title:
 
-        def make(folder, write=write, name=name):  # a box that such an image can have
+        def make(folder, write=write, name=name):  # boxes that fit such an image
             path = with_image(write, name)(folder)
             path.write_text(path.read_text().replace("[5, 5, 20, 20]", "[0, 5, 1, 20]")
                             .replace("[30, 10, 15, 22]", "[0, 30, 1, 9]"))  # fmt: skip

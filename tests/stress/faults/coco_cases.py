@@ -11,7 +11,7 @@ NAMES_ITEM = r'train\.json: annotations\[0\] \(id=1, image "a\.png"\).*'
 
 
 def with_box(box, **fields):
-    """The first annotation gets another box."""
+    """Replaces the box of the first annotation."""
 
     def change(data):
         data["annotations"][0].update(bbox=box, **fields)
@@ -24,7 +24,7 @@ def changed(change, after=None):
 
 
 def annotation(**fields):
-    """The first annotation gets other fields; REMOVED takes one away."""
+    """Changes fields of the first annotation; the value REMOVED deletes one."""
 
     def change(data):
         entry = data["annotations"][0]
@@ -59,7 +59,7 @@ for title, box in (
     ("below", [5, HEIGHT + 2, 9, 9]),
     ("above", [5, -30, 9, 9]),
 ):
-    add("D03", f"wholly outside, {title}", with_box(box), "repair", NAMES_ITEM + "lies outside")
+    add("D03", f"outside the image, {title}", with_box(box), "repair", NAMES_ITEM + "lies outside")
 add("D04", "1 px over the border", with_box([WIDTH - 9, 5, 10, 9]), "repair", "by 1 px: clipped")
 add("D04", "1 px before the border", with_box([-1, 5, 10, 9]), "repair", "clipped")
 add("D04", "10 px over the border", with_box([WIDTH - 9, 5, 19, 9]), "error", "by 10 px.*correct")
@@ -67,14 +67,20 @@ add("D04", "10 px before the border", with_box([-10, 5, 30, 9]), "error", "by 10
 add("D04", "10 px over, to be fixed", with_box([WIDTH - 9, 5, 19, 9]), "repair", "clipped", **FIX)
 
 
-def corners(data):
+def xyxy_boxes(data):
     for entry in data["annotations"]:
         x, y, w, h = entry["bbox"]
         entry["bbox"] = [x + 20, y + 10, min(x + w + 25, WIDTH), min(y + h + 14, HEIGHT)]
 
 
-add("D05", "corners as sizes", changed(corners), "error", r"look like \[x1, y1, x2, y2\]")
-add("D06", "fractions of the image", with_box([0.1, 0.1, 0.5, 0.5]), "error", "looks normalized")
+add("D05", "xyxy boxes", changed(xyxy_boxes), "error", r"look like \[x1, y1, x2, y2\]")
+add(
+    "D06",
+    "boxes in fractions of the image",
+    with_box([0.1, 0.1, 0.5, 0.5]),
+    "error",
+    "looks normalized",
+)
 for number in ("NaN", "Infinity", "-Infinity", "1e400"):
     text = json.dumps(coco()).replace("[5, 5, 20, 20]", f"[{number}, 5, 20, 20]")
     case = "D07" if number == "NaN" else "D08"
@@ -122,7 +128,7 @@ add("D12", "no annotation id", annotation(id="REMOVED"), "error", "id None must 
 for value in (99, "1", None, 1.0, True):
     add("D13", f"image_id {value!r}", annotation(image_id=value), "error",
         r"annotations\[0\].*image_id .* is no image")  # fmt: skip
-add("D13", "orphan, to be repaired", annotation(image_id=99), "repair",
+add("D13", "annotation without its image, to be repaired", annotation(image_id=99), "repair",
     r"annotations\[0\].*image_id 99", repair=True)  # fmt: skip
 
 
@@ -140,13 +146,13 @@ def remove_all_pictures(folder):
         path.unlink()
 
 
-add("D14", "all images missing: all named", changed(None, remove_all_pictures), "error",
+add("D14", "all images missing, all named", changed(None, remove_all_pictures), "error",
     r"(?s)a\.png.*b\.png.*c\.png")  # fmt: skip
-add("D15", "size is another", image(width=100, height=80), "error",
+add("D15", "wrong size", image(width=100, height=80), "error",
     r"says 100x80, the file is 64x48")  # fmt: skip
 
 
-def turned_picture(folder):
+def rotated_picture(folder):
     exif = picture(0).getexif()
     exif[0x0112] = 6
     picture(0).save(folder / "images" / "a.jpg", exif=exif)
@@ -156,7 +162,7 @@ def as_jpeg(data):
     data["images"][0]["file_name"] = "a.jpg"
 
 
-add("D15", "size before EXIF's turn", changed(as_jpeg, turned_picture), "error",
+add("D15", "size before the EXIF rotation", changed(as_jpeg, rotated_picture), "error",
     "ignores the EXIF orientation")  # fmt: skip
 for title, fields in (
     ("missing", {"width": "REMOVED", "height": "REMOVED"}),
@@ -173,7 +179,7 @@ def same_file(data):
     data["images"][1]["file_name"] = "a.png"
 
 
-add("D17", "one file under two ids", changed(same_file), "note", "is the same file as")
+add("D17", "one file with two ids", changed(same_file), "note", "is the same file as")
 
 
 # Categories
@@ -199,7 +205,7 @@ add("D20", "category id twice", categories({"id": 1, "name": A}, {"id": 1, "name
 for other in (A, A.upper(), f" {A} "):
     add("D20", f"name {other!r} twice", categories({"id": 1, "name": A}, {"id": 2, "name": other}),
         "error", r"categories\[1\].*same name")  # fmt: skip
-add("D21", "class that was not trained", changed(None), "error", "none of the classes",
+add("D21", "unknown class", changed(None), "error", "none of the classes",
     class_names=(A,))  # fmt: skip
 add("D22", "no categories", changed(lambda d: d.pop("categories") and d), "error", "categories")
 add("D22", "empty categories", categories(), "error", '"categories" is empty')
@@ -252,7 +258,7 @@ def crowded(data):
         )
 
 
-add("D30", "150 cells in an image, for training", changed(crowded), "note",
+add("D30", "152 cells in an image, in training", changed(crowded), "note",
     "152 objects.*some cannot be found", reader="training")  # fmt: skip
 
 # The file
@@ -295,7 +301,7 @@ for title, name in (
     ("a link that leads out", "link.png"),
     ("a URL", "https://example.org/a.png"),
     ("a Windows drive", "C:\\a.png"),
-    ("a share", "\\\\server\\a.png"),
+    ("a network share", "\\\\server\\a.png"),
     ("a zero byte", "a\0.png"),
     ("empty", ""),
     ("null", None),

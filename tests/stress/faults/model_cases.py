@@ -1,6 +1,6 @@
 """Faults of checkpoints and configs: T04, T05, T13, T23 to T25, and the payloads of S01 to S06.
 
-A payload writes a file `executed` beside itself; no door may let it.
+A payload writes a file ``executed`` next to itself; no reader may run it.
 """
 
 import argparse
@@ -18,7 +18,7 @@ add = catalog.add
 
 
 class Payload:
-    """Runs a command when it is unpickled."""
+    """Writes a file when it is unpickled."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -53,17 +53,19 @@ def written(content, name="weights.pth"):
     return make
 
 
-def flip(raw, share):
-    raw[int(len(raw) * share)] ^= 16
+def flip(raw, position):
+    raw[int(len(raw) * position)] ^= 16
     return bytes(raw)
 
 
-for share in (0.01, 0.2, 0.5, 0.8, 0.99):
-    add("T04", f"flipped bit at {share:.0%}", saved(lambda raw, s=share: flip(raw, s)), "error",
+for position in (0.01, 0.2, 0.5, 0.8, 0.99):
+    make = saved(lambda raw, p=position: flip(raw, p))
+    add("T04", f"flipped bit at {position:.0%}", make, "error",
         r"weights\.pth: damaged", reader="checkpoint")  # fmt: skip
-for share in (0.0, 0.3, 0.9, 0.999):
-    add("T04", f"cut at {share:.1%}", saved(lambda raw, s=share: bytes(raw[: int(len(raw) * s)])),
-        "error", r"weights\.pth: (damaged|the file is empty)", reader="checkpoint")  # fmt: skip
+for position in (0.0, 0.3, 0.9, 0.999):
+    make = saved(lambda raw, p=position: bytes(raw[: int(len(raw) * p)]))
+    add("T04", f"cut at {position:.1%}", make, "error",
+        r"weights\.pth: (damaged|the file is empty)", reader="checkpoint")  # fmt: skip
 for title, content, answer in (
     ("Git LFS pointer", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS"),
     ("web page", b"<!DOCTYPE html><html></html>", "a web page"),
@@ -95,12 +97,12 @@ add("T24", "half of the weights", torch_save({"model": {"conv.bias": torch.zeros
     r"conv\.weight", reader="model")  # fmt: skip
 add("T24", "weights of another model", torch_save({"model": {"x": torch.zeros(4)}}), "error",
     r"conv\.weight", reader="model")  # fmt: skip
-add("T23", "other number of classes", torch_save({"model": {**tensors(), "conv.bias":
+add("T23", "wrong number of classes", torch_save({"model": {**tensors(), "conv.bias":
     torch.zeros(9)}}), "error", r"conv\.bias", reader="model")  # fmt: skip
-add("T25", "Namespace in it",
+add("T25", "with a Namespace",
     torch_save({"model": tensors(), "args": argparse.Namespace(lr=1)}), "accept",
     reader="checkpoint")  # fmt: skip
-add("T25", "under 'state_dict'", torch_save({"state_dict": tensors()}), "accept",
+add("T25", "weights in 'state_dict'", torch_save({"state_dict": tensors()}), "accept",
     reader="checkpoint")  # fmt: skip
 add("T25", "whole module", torch_save({"model": torch.nn.Conv2d(3, 4, 3)}), "error",
     "holds more than weights", reader="checkpoint")  # fmt: skip
@@ -137,7 +139,7 @@ for title, content in (
 ):
     add("S02", f"safetensors: {title}", written(content, "weights.safetensors"), "error",
         r"weights\.safetensors", reader="checkpoint")  # fmt: skip
-add("S02", "safetensors, sound", written(safetensors.torch.save(tensors()), "weights.safetensors"),
+add("S02", "valid safetensors", written(safetensors.torch.save(tensors()), "weights.safetensors"),
     "accept", reader="checkpoint")  # fmt: skip
 
 
@@ -158,9 +160,9 @@ for title, content in (
     ("payload in YAML", f"output: {TAG}"),
     ("unknown key", "optimizer:\n  lerning_rate: 1"),
     ("wrong type", "training:\n  epochs: many"),
-    ("NaN for a number", "optimizer:\n  lr: .nan"),
-    ("list of everything", "- a"),
-    ("no YAML", "training: ["),
+    ("NaN as a number", "optimizer:\n  lr: .nan"),
+    ("a list", "- a"),
+    ("invalid YAML", "training: ["),
     ("alias bomb", bomb),
     ("zero bytes", "\0\0"),
     ("key twice", "device: cpu\ndevice: cuda"),
@@ -173,11 +175,11 @@ for title, content in (
     ("payload in YAML", f"OUTPUT_DIR: {TAG}"),
     ("unknown key", "SOLVER:\n  LERNING_RATE: 1"),
     ("wrong type", "SOLVER:\n  MAX_ITER: many"),
-    ("a base of itself", "_BASE_: config.yaml"),
-    ("list of everything", "- a"),
-    ("no YAML", "SOLVER: ["),
+    ("its own base", "_BASE_: config.yaml"),
+    ("a list", "- a"),
+    ("invalid YAML", "SOLVER: ["),
     ("zero bytes", "\0\0"),
-    ("query number 0", "MODEL:\n  MFDS_DETR:\n    NUM_QUERIES: 0"),
+    ("0 queries", "MODEL:\n  MFDS_DETR:\n    NUM_QUERIES: 0"),
 ):
     case = "S06" if "base" in title else "S04"
     add(case, f"detector: {title}", text(content), "error", r"config\.yaml|NUM_QUERIES",

@@ -27,13 +27,13 @@ def voc_box(**changes):
 
 add("D40", "coordinates from 1", voc(), "note", "coordinates start at 1")
 add("D40", "coordinates from 0", voc_box(xmin=0), "note", "coordinates start at 0")
-add("D41", "filename is another", voc(voc_text(filename="x.png")), "accept")
-add("D41", "no image of stem or filename", voc(voc_text(filename="x.png"), stem="z"), "error",
+add("D41", "wrong filename", voc(voc_text(filename="x.png")), "accept")
+add("D41", "no image for stem or filename", voc(voc_text(filename="x.png"), stem="z"), "error",
     r'neither "z\.\*" nor the <filename> "x\.png"')  # fmt: skip
 add("D41", "filename leads out", voc(voc_text(filename="../../etc/passwd"), stem="z"), "error",
     'neither "z')  # fmt: skip
 add("D42", "size 0", voc(voc_text(size=(0, 0))), "note", "0x0 is not that of the image")
-add("D42", "size is another", voc(voc_text(size=(640, 480))), "note", "640x480 is not that")
+add("D42", "wrong size", voc(voc_text(size=(640, 480))), "note", "640x480 is not that")
 add("D42", "no size", voc(voc_text().replace("<size>", "<s>").replace("</size>", "</s>")), "note",
     "is not that of the image")  # fmt: skip
 for name in ("wbc", "WBC "):
@@ -42,8 +42,15 @@ add("D43", "'W-B-C' beside 'WBC'", voc_box(name="W-B-C"), "accept", "W-B-C 1, WB
 add("D43", "unknown class", voc_box(name="Platelts"), "error", 'did you mean "Platelets"',
     class_names=("WBC", "Platelets"))  # fmt: skip
 add("D43", "no name", voc_box(name=""), "error", "without a name")
-add("D44", "corners swapped", voc_box(xmin=25, xmax=5), "error", r"a\.xml: object\[0\].*swap")
-add("D44", "corners swapped, to be fixed", voc_box(xmin=25, xmax=5), "repair", "swapped", **FIX)
+add("D44", "xmin and xmax swapped", voc_box(xmin=25, xmax=5), "error", r"a\.xml: object\[0\].*swap")
+add(
+    "D44",
+    "xmin and xmax swapped, to be fixed",
+    voc_box(xmin=25, xmax=5),
+    "repair",
+    "swapped",
+    **FIX,
+)
 add("D44", "no area", voc_box(xmin=5, xmax=5), "repair", r"a\.xml: object\[0\].*zero area")
 add("D44", "fractions", voc_box(xmin=5.5, xmax=20.25), "accept")
 for value in ("nan", "inf", "abc", "", "1e400", "1,5"):
@@ -101,7 +108,12 @@ def labelme(shapes=None, shapes_are=UNCHANGED, **changes):
     return make
 
 
-add("D50", "rectangle, corners in any order", labelme([shape(points=[[25, 5], [5, 30]])]), "accept")
+add(
+    "D50",
+    "rectangle from any two opposite corners",
+    labelme([shape(points=[[25, 5], [5, 30]])]),
+    "accept",
+)
 add("D50", "rectangle of four points",
     labelme([shape(points=[[5, 5], [25, 5], [25, 30], [5, 30]])]), "accept")  # fmt: skip
 add("D50", "circle", labelme([shape(shape_type="circle", points=[[20, 20], [25, 20]])]), "accept")
@@ -116,7 +128,7 @@ add("D50", "polygon of two points", labelme([shape(), shape(shape_type="polygon"
     "of 2 points encloses nothing")  # fmt: skip
 add("D50", "no shape type", labelme([shape(shape_type=None)]), "repair", "of 2 points")
 add("D51", "imageData null", labelme(), "accept")
-add("D51", "size is stale", labelme(imageHeight=9, imageWidth=9), "note", "stale")
+add("D51", "stale size", labelme(imageHeight=9, imageWidth=9), "note", "stale")
 add("D51", "imagePath with backslashes", labelme(imagePath="..\\x\\a.png"), "accept")
 add("D51", "imagePath leads out", labelme(imagePath="../../../etc/passwd"), "accept")
 add("D51", "no imagePath", labelme(imagePath="REMOVED"), "accept")
@@ -131,12 +143,12 @@ def labelme_without_image(folder):
 add("D51", "no image", labelme_without_image, "error", r"a\.json: neither its imagePath")
 add("D51", "two files of one image", labelme(imagePath="b.png"), "error", "the same image as")
 group = [shape(group_id=1), shape(group_id=1, points=[[20, 20], [40, 40]])]
-add("D52", "one cell in two shapes", labelme(group), "repair", "union of 2 shapes")
-add("D52", "group is a text", labelme([shape(group_id="x")]), "error", "group_id 'x' must be")
+add("D52", "one cell as two shapes", labelme(group), "repair", "union of 2 shapes")
+add("D52", "group is a string", labelme([shape(group_id="x")]), "error", "group_id 'x' must be")
 for title, value in (("null", None), ("a text", "x"), ("an object", {})):
     add("D52", f"shapes is {title}", labelme(shapes_are=value), "error", r'a\.json: "shapes" is')
 add("D52", "shape without a label", labelme([shape(label=None)]), "error", r"shapes\[0\].*label")
-add("D52", "label spelled in two ways", labelme([shape(label="neu")]), "error", "the same class")
+add("D52", "label in two spellings", labelme([shape(label="neu")]), "error", "the same class")
 for title, points in (
     ("NaN", [[float("nan"), 5], [25, 30]]),
     ("texts", [["5", "5"], ["9", "9"]]),

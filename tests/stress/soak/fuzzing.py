@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Feeds a reader with what no program would write, guided by coverage; needs atheris.
+"""Fuzzes a reader, guided by coverage; needs atheris.
 
   python tests/stress/soak/fuzzing.py coco --runs 1000000
 
-Nothing but the library's own errors may come out. At the end: runs, the slowest, peak memory.
+Only the library's own errors may come out. Prints runs, slowest run and peak memory at the end.
 """
 
 import argparse
@@ -28,7 +28,7 @@ MEMORY_LIMIT = 6 << 30
 
 
 def seeds() -> dict[str, list[bytes]]:
-    """Sound inputs to begin with."""
+    """Returns valid inputs to start from."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.png"
         images = []
@@ -49,7 +49,7 @@ def seeds() -> dict[str, list[bytes]]:
 
 
 def targets(folder: Path) -> dict[str, Callable[[bytes], object]]:
-    """The readers, each of bytes; `folder` is theirs, with two images in it."""
+    """Returns the readers as functions of bytes; they work in ``folder``."""
     from wbcnets.data.detection.coco import parse_coco
     from wbcnets.data.detection.labelme import labelme_to_coco
     from wbcnets.data.detection.voc import voc_to_coco
@@ -94,7 +94,7 @@ def targets(folder: Path) -> dict[str, Callable[[bytes], object]]:
 
 
 def guarded(target: Callable[[bytes], object], content: bytes) -> bool:
-    """Whether the reader took the input; errors other than the library's come through."""
+    """Returns whether the reader accepts the input; raises errors that are not the library's."""
     try:
         target(content)
     except WbcnetsError:
@@ -103,7 +103,7 @@ def guarded(target: Callable[[bytes], object], content: bytes) -> bool:
 
 
 def main() -> None:
-    """Runs atheris, which ends the process."""
+    """Runs atheris, which exits the process."""
     import atheris
 
     parser = argparse.ArgumentParser(
@@ -120,23 +120,23 @@ def main() -> None:
             (corpus / str(number)).write_bytes(content)
         with atheris.instrument_imports(include=["wbcnets.data", "wbcnets.train.config"]):
             target = targets(folder)[args.target]
-        state = {"runs": 0, "taken": 0, "slowest": 0.0}
+        state = {"runs": 0, "accepted": 0, "slowest": 0.0}
 
         def one(content: bytes) -> None:
             start = time.perf_counter()
-            taken = guarded(target, content)
+            accepted = guarded(target, content)
             state["slowest"] = max(state["slowest"], time.perf_counter() - start)
             state["runs"] += 1
-            state["taken"] += taken
+            state["accepted"] += accepted
             if state["runs"] == args.runs:
                 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
                 print(
-                    f"{args.target}: {state['runs']:,} runs, {state['taken']:,} inputs taken, the "
-                    f"rest refused by name, slowest {state['slowest']:.2f} s, peak {peak:.0f} MiB",
+                    f"{args.target}: {state['runs']:,} runs, {state['accepted']:,} inputs "
+                    "accepted, the others refused by name, "
+                    f"slowest {state['slowest']:.2f} s, peak {peak:.0f} MiB",
                     flush=True,
                 )
 
-        # One more than is wanted, so that the last one is reached in any case
         atheris.Setup(
             [sys.argv[0], f"-runs={args.runs}", "-max_len=4096", "-verbosity=0",
              "-rss_limit_mb=0", "-timeout=30", f"-artifact_prefix={root}/", str(corpus)],

@@ -1,4 +1,4 @@
-"""How long the long tests are: a short form by default, the whole by `make soak`."""
+"""Lengths of the tests in this folder: short by default, full with `make soak`."""
 
 import os
 
@@ -6,5 +6,5 @@ LONG = os.environ.get("WBCNETS_SOAK", "0") != "0"
 
 
 def scaled(short: int, long: int) -> int:
-    """A number of repetitions."""
+    """Returns the number of repetitions."""
     return long if LONG else short

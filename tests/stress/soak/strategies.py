@@ -1,4 +1,4 @@
-"""Datasets as nobody would write them, for hypothesis."""
+"""Hypothesis strategies for absurd datasets."""
 
 from hypothesis import strategies as st
 
@@ -10,15 +10,15 @@ numbers = st.one_of(
     st.floats(allow_nan=True, allow_infinity=True),
 )
 junk = st.one_of(st.none(), st.text(max_size=3), st.booleans(), st.integers(-5, 5), st.floats())
-sound_boxes = st.tuples(
+valid_boxes = st.tuples(
     st.integers(0, WIDTH - 9), st.integers(0, HEIGHT - 9), st.integers(1, 9), st.integers(1, 9)
 ).map(list)
-boxes = st.one_of(sound_boxes, st.lists(numbers, min_size=4, max_size=4), st.lists(junk), junk)
+boxes = st.one_of(valid_boxes, st.lists(numbers, min_size=4, max_size=4), st.lists(junk), junk)
 
 
 @st.composite
 def coco_objects(draw, n_images=3):
-    """COCO objects of which anything may be wrong but the categories and the image table."""
+    """Draws COCO objects with valid categories and images; all else may be wrong."""
     annotations = draw(
         st.lists(
             st.one_of(

@@ -1,4 +1,4 @@
-"""Nothing is lost: what is read is used, repaired or dropped, whatever stands in the file."""
+"""Nothing is lost: every annotation that is read is used, repaired or dropped."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Real files with flipped bytes and cut short: no checkpoint is taken with another content."""
+"""Real files with flipped bits or missing ends: no damaged checkpoint loads."""
 
 import json
 import random
@@ -19,7 +19,7 @@ WEIGHTS = REPOSITORY / "wbcnets" / "models" / "weights" / "resnext_cc_26.pbc.saf
 
 
 def damaged(content, number, generator):
-    """A copy with one bit flipped, or cut short."""
+    """Returns a copy with one bit flipped, or cut short."""
     if number % 3 == 2:
         return content[: generator.randrange(len(content))]
     changed = bytearray(content)
@@ -62,7 +62,7 @@ def test_images(shared_data, tmp_path, suffix):
             counts["refused"] += path.name in str(error)
     print(f"{suffix}: {counts}")
     assert sum(counts.values()) == scaled(60, 3000)
-    # PNG has checksums; JPEG has none, so that a flipped bit is another picture
+    # PNG has checksums; JPEG has none, so a flipped bit gives another image
     assert counts["other pixels"] == 0 or suffix == "jpg"
 
 

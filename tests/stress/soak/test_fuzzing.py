@@ -1,4 +1,4 @@
-"""Readers fed with broken input: only the library's own errors come out."""
+"""Readers answer broken input with the library's own errors only."""
 
 import importlib.util
 import random
@@ -11,29 +11,29 @@ import pytest
 from tests.stress.soak.fuzzing import guarded, seeds, targets
 from tests.stress.soak.scale import LONG
 
-# PyYAML is in Python; the others are the marks that were set
+# PyYAML is written in Python, and images are large; the others get a million runs
 RUNS = {"image": 100_000, "safetensors": 100_000, "config": 100_000}
 SHORT = 1_000
 
 
 def mutated(content: bytes, generator: random.Random) -> bytes:
-    """A copy with a few bytes changed, cut out, put in twice, or written as odd numbers."""
+    """Returns a copy with bytes changed, deleted, repeated, or replaced by odd values."""
     changed = bytearray(content)
     for _ in range(generator.randint(1, 4)):
-        place = generator.randrange(len(changed) + 1)
-        other = min(len(changed), place + generator.randint(1, 20))
+        start = generator.randrange(len(changed) + 1)
+        end = min(len(changed), start + generator.randint(1, 20))
         kind = generator.randrange(5)
         if kind == 0 and changed:
-            changed[place % len(changed)] = generator.randrange(256)
+            changed[start % len(changed)] = generator.randrange(256)
         elif kind == 1:
-            del changed[place:other]
+            del changed[start:end]
         elif kind == 2:
-            changed[place:place] = changed[place:other]
+            changed[start:start] = changed[start:end]
         elif kind == 3:
             odd = [b"NaN", b"1e999", b"-1", b"null", b"[]", b"{}", b"\0", b"\xff", b'"', b"9" * 400]
-            changed[place:other] = generator.choice(odd)
+            changed[start:end] = generator.choice(odd)
         else:
-            changed = changed[:place]
+            changed = changed[:start]
     return bytes(changed)
 
 

@@ -1,7 +1,6 @@
-"""Trainings that are killed at random moments, and go on with the bits of one that was not.
+"""Trainings killed at random moments resume and end with the same bits as one that was not killed.
 
-The processes are forks of this one, which has imported everything: a kill then costs a second, and
-hundreds of them minutes.
+The processes are forks of this one, which has imported everything: hundreds of kills take minutes.
 """
 
 import os
@@ -20,12 +19,12 @@ from wbcnets.errors import CheckpointError
 from wbcnets.io.checkpoints import read_checkpoint
 from wbcnets.train.run import resume_training, train_classifier
 
-pytestmark = pytest.mark.timeout(7200 if LONG else 600)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(7200 if LONG else 600)]
 KILLS = scaled(4, 150)
 
 
 def in_a_fork(work):
-    """Starts `work` in a copy of this process; returns the process id."""
+    """Starts ``work`` in a fork of this process and returns its process id."""
     pid = os.fork()
     if pid:
         return pid
@@ -35,7 +34,7 @@ def in_a_fork(work):
         os.dup2(silence, 1)
         os.dup2(silence, 2)
         torch.set_num_threads(1)
-        # Its own lock is shared with forks, and stays shut when one is killed while it writes
+        # Forks share tqdm's own lock, which stays locked when one is killed while it writes
         tqdm.set_lock(threading.RLock())
         work()
         code = 0
@@ -43,26 +42,26 @@ def in_a_fork(work):
         os._exit(code)
 
 
-def kill_again_and_again(start, go_on, newest, kills):
-    """Kills a training until it was killed often enough or ended, and counts.
+def kill_repeatedly(start, resume, newest, kills):
+    """Kills a training ``kills`` times or until it ends.
 
     Args:
-        start: Begins the training.
-        go_on: Goes on with it.
-        newest: The newest step that can be resumed, -1 for none.
-        kills: How often.
+        start: Starts the training.
+        resume: Resumes it.
+        newest: Returns the newest step that can be resumed, -1 if there is none.
+        kills: Number of kills.
 
     Returns:
-        Kills, restarts that went on from a checkpoint, and the most steps lost in one kill.
+        The numbers of kills and of restarts that resumed from a checkpoint.
     """
     generator = random.Random(time.time_ns() if LONG else 0)
     counts = {"kills": 0, "resumed": 0}
     before = -1
     for attempt in range(10 * kills):
-        pid = in_a_fork(start if attempt == 0 else go_on)
+        pid = in_a_fork(start if attempt == 0 else resume)
         deadline = time.monotonic() + 120
         ended = False
-        # At least one more checkpoint, so that the run gets on; then at any moment
+        # Waits for one more checkpoint, so that the run advances, then for a random time
         while newest() <= before and not ended and time.monotonic() < deadline:
             ended = os.waitpid(pid, os.WNOHANG)[0] == pid
             time.sleep(0.001)
@@ -81,7 +80,7 @@ def kill_again_and_again(start, go_on, newest, kills):
 
 
 def newest_step(path):
-    """The step of a checkpoint that is there; read once for each time that it is replaced."""
+    """Returns a function that reads a checkpoint's step; each version of it is read once."""
     known = {}
 
     def find():
@@ -92,7 +91,7 @@ def newest_step(path):
         if key not in known:
             try:
                 known[key] = read_checkpoint(path)["resume"]["progress"]["global_step"]
-            except CheckpointError:  # replaced between its digest and its content: look again
+            except CheckpointError:  # replaced between digest and content
                 return max(known.values(), default=-1)
         return known[key]
 
@@ -109,7 +108,7 @@ def test_classifier(tmp_path):
     torch.set_num_threads(1)
     train_classifier(toy_config(cells, tmp_path / "whole", *options))
     run = tmp_path / "run"
-    counts = kill_again_and_again(
+    counts = kill_repeatedly(
         lambda: train_classifier(toy_config(cells, run, *options)),
         lambda: resume_training(run),
         newest_step(run / "last.pth"),
@@ -151,7 +150,7 @@ def test_detector(tmp_path, tiny_config, smears):
     torch.set_num_threads(1)
     train(tmp_path / "whole")
     run = tmp_path / "run"
-    counts = kill_again_and_again(lambda: train(run), lambda: train(run), newest, KILLS)
+    counts = kill_repeatedly(lambda: train(run), lambda: train(run), newest, KILLS)
     print(f"detector: {counts}")
     assert counts["kills"] >= min(KILLS, 3)
     train(run)

@@ -1,4 +1,4 @@
-"""Thousands of images through training and prediction: memory, files and shared memory stay."""
+"""Thousands of images through training and prediction do not grow memory or open files."""
 
 import gc
 import os
@@ -13,16 +13,17 @@ from tests.stress.soak.scale import LONG, scaled
 from tests.train.toy_runs import make_cells, toy_config
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.timeout(7200 if LONG else 600),
     pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc"),
 ]
 IMAGES = scaled(200, 10_000)
-# Allocators and caches fill up at the start; what grows after that would go on growing
+# Allocators and caches fill up at first; a leak keeps growing
 ALLOWED_GROWTH = 40 << 20
 
 
 def usage():
-    """Resident bytes of this process, its open files, and files in shared memory."""
+    """Returns resident bytes, open files, and files in shared memory of this process."""
     gc.collect()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     shared = Path("/dev/shm")
@@ -31,7 +32,7 @@ def usage():
 
 
 def check_flat(samples, name):
-    """Compares the last fifth with the second one; the first is the start."""
+    """Asserts that the last fifth of the samples is no larger than the second fifth."""
     rows = np.array(samples)
     fifth = max(1, len(rows) // 5)
     early, late = np.median(rows[fifth : 2 * fifth], axis=0), np.median(rows[-fifth:], axis=0)

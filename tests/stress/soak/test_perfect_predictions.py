@@ -1,4 +1,4 @@
-"""Predictions that are the ground truth have an AP of 1, whatever ids and order there are."""
+"""Ground truth as predictions has an AP of 1, with any ids in any order."""
 
 import json
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(3600 if LONG else 300)
 
 @st.composite
 def datasets(draw):
-    """Sound COCO objects with ids of any kind, empty images, and one of up to 150 cells."""
+    """Draws valid COCO objects with any ids, empty images, and one of up to 150 cells."""
     image_ids = draw(st.lists(st.integers(0, 10**6), min_size=3, max_size=3, unique=True))
     category_ids = draw(st.lists(st.integers(0, 99), min_size=2, max_size=2, unique=True))
     dense = draw(st.integers(0, 150))
@@ -73,14 +73,14 @@ def test_perfect_predictions(tmp_path_factory, data):
     evaluator.reset()
     for image in dataset.images:
         found = Instances((image.height, image.width))
-        corners = torch.from_numpy(image.boxes.copy())
-        corners[:, 2:] += corners[:, :2]
-        found.pred_boxes = Boxes(corners)
+        boxes = torch.from_numpy(image.boxes.copy())
+        boxes[:, 2:] += boxes[:, :2]
+        found.pred_boxes = Boxes(boxes)
         found.pred_classes = torch.from_numpy(image.labels)
-        found.scores = torch.linspace(0.9, 0.5, len(corners))
+        found.scores = torch.linspace(0.9, 0.5, len(boxes))
         evaluator.process([{"image_id": image.id}], [{"instances": found}])
-    figures = evaluator.evaluate()["bbox"]
+    metrics = evaluator.evaluate()["bbox"]
     present = {name for name, count in dataset.box_counts.items() if count}
-    assert figures["AP"] == pytest.approx(100.0)
+    assert metrics["AP"] == pytest.approx(100.0)
     for name in present:
-        assert figures[f"AP-{name}"] == pytest.approx(100.0)
+        assert metrics[f"AP-{name}"] == pytest.approx(100.0)
