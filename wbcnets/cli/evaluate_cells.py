@@ -43,21 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
-    evaluate_classifier(
-        args.weights,
-        args.data,
-        split=args.split,
-        output=args.output,
-        class_map=args.class_map,
-        compare_with=args.compare_with,
-        tta=args.tta,
-        amp=args.amp,
-        resamples=args.resamples,
-        batch_size=args.batch_size,
-        workers=args.workers,
-        device=args.device,
-        command=args.command_line,
-    )
+    names = "split output class_map compare_with tta amp resamples batch_size workers device"
+    options = {name: getattr(args, name) for name in names.split()}
+    evaluate_classifier(args.weights, args.data, command=args.command_line, **options)
     print((args.output / REPORT).read_text(encoding="utf-8"))
     print(f"written to {args.output}")
     return 0

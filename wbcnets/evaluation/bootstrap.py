@@ -48,15 +48,7 @@ def bootstrap_weights(units: npt.NDArray[np.int64], resamples: int, seed: int) -
 def bootstrap_metrics(
     labels: Labels, probabilities: Array, units: npt.NDArray[np.int64], resamples: int, seed: int
 ) -> WeightedMetrics:
-    """Returns the metrics of each resample.
-
-    Args:
-        labels: True classes, (N,).
-        probabilities: (N, K).
-        units: See ``sampling_units``.
-        resamples: R, at least 1.
-        seed: Seeds the draws.
-    """
+    """Returns the metrics of each resample; see ``weighted_metrics`` and ``bootstrap_weights``."""
     parts = [
         weighted_metrics(labels, probabilities, weights)
         for weights in bootstrap_weights(units, resamples, seed)

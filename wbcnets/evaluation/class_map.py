@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from wbcnets.data.cells.manifest import CellManifest
-from wbcnets.errors import DataError
+from wbcnets.errors import ConfigError, DataError
 from wbcnets.evaluation.predictions import Predictions
+from wbcnets.io.strict_yaml import StrictLoader, read_yaml
 
 ClassMap = Mapping[str, str | Sequence[str]]
 
@@ -104,35 +104,26 @@ def match_classes(
     )
 
 
-def read_class_map(path: Path) -> dict[str, str | tuple[str, ...]]:
+class _TextLoader(StrictLoader):
+    """Reads every scalar as it is written: ``1`` and ``no`` are names, too."""
+
+    yaml_implicit_resolvers = {}
+
+
+def read_class_map(path: Path) -> dict[str, str | list[str]]:
     """Reads a YAML file of ``class of the dataset: class of the model, or a list of them``.
 
-    Names are read as they are written: ``1`` and ``no`` are names, too.
-
     Raises:
-        DataError: if the file cannot be read, or holds anything else.
+        ConfigError: if the file cannot be read, or holds anything else.
     """
-    try:
-        content = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"{path}: cannot be read as YAML ({error})") from error
-    if not isinstance(content, yaml.MappingNode) or not content.value:
-        raise DataError(f"{path}: must map class names to class names, one per line: 'ig: IG'")
-    names: dict[str, str | tuple[str, ...]] = {}
-    problems = []
-    for key, value in content.value:
-        parts = value.value if isinstance(value, yaml.SequenceNode) else [value]
-        line = f"line {key.start_mark.line + 1}"
-        if not all(isinstance(node, yaml.ScalarNode) and node.value for node in (key, *parts)):
-            problems.append(f"{line}: must be NAME: NAME or NAME: [NAME, NAME]")
-        elif key.value in names:
-            problems.append(f"{line}: {key.value!r} is mapped twice; write one line with a list")
-        else:
-            found = tuple(str(node.value) for node in parts)
-            names[str(key.value)] = found if isinstance(value, yaml.SequenceNode) else found[0]
-    if problems:
-        raise DataError(f"{path}: is not a class map", problems)
-    return names
+    content = read_yaml(path, _TextLoader)
+    if not isinstance(content, dict) or not content:
+        raise ConfigError(f"{path}: must map class names to class names, one per line: 'ig: IG'")
+    for name, value in content.items():
+        names = (name, *(value if isinstance(value, list) else [value]))
+        if not all(isinstance(text, str) and text for text in names):
+            raise ConfigError(f"{path}: {name!r} must be NAME: NAME or NAME: [NAME, NAME]")
+    return content
 
 
 def _as_tuple(value: str | Sequence[str]) -> tuple[str, ...]:

@@ -89,21 +89,19 @@ class Classifier:
         Args:
             images: One or a list of paths, Pillow images or (H, W, 3) uint8 RGB arrays.
             batch_size: Images per batch.
-            tta: Test-time augmentation: "none", "flips" or "d4".
+            tta: Test-time augmentation: "none", "flips" or "d4", see ``predictions.predict``.
             amp: Automatic mixed precision: "none", "bfloat16" or "float16".
 
         Raises:
             DataError: if images cannot be read; all are listed.
-            ConfigError: if ``batch_size``, ``tta`` or ``amp`` is out of range.
+            ConfigError: if another argument is out of range.
         """
         one = isinstance(images, (str, os.PathLike, Image.Image, np.ndarray))
         listed: Sequence[Any] = [images] if one else list(images)  # type: ignore[arg-type]
         if not listed:
             return []
         readers = [_reader(image, index) for index, image in enumerate(listed)]
-        predictions, unreadable = self.predict_readable(
-            readers, batch_size=batch_size, tta=tta, amp=amp
-        )
+        predictions, unreadable = self.predict_readable(readers, batch_size, tta=tta, amp=amp)
         if unreadable:
             raise DataError(
                 f"{len(unreadable)} of {len(listed)} images cannot be used",
@@ -112,12 +110,7 @@ class Classifier:
         return predictions.to_list()
 
     def predict_readable(
-        self,
-        readers: Sequence[NamedReader],
-        *,
-        batch_size: int = 64,
-        tta: str = "none",
-        amp: str = "none",
+        self, readers: Sequence[NamedReader], batch_size: int = 64, **options: str
     ) -> tuple[Predictions, Unreadable]:
         """Returns predictions for all images that can be read, and the others with reasons.
 
@@ -125,11 +118,10 @@ class Classifier:
             readers: Name of each image, and a function that returns it as (H, W, 3) uint8 RGB or
                 raises ``DataError``.
             batch_size: Images per batch.
-            tta: Test-time augmentation: "none", "flips" or "d4".
-            amp: Automatic mixed precision: "none", "bfloat16" or "float16".
+            options: ``tta`` and ``amp`` of ``predictions.predict``.
 
         Raises:
-            ConfigError: if ``batch_size``, ``tta`` or ``amp`` is out of range.
+            ConfigError: if an argument is out of range.
         """
         check_at_least(1, batch_size=batch_size)
         unreadable: Unreadable = []
@@ -138,9 +130,8 @@ class Classifier:
                 self.model,
                 self._batches(readers, batch_size, unreadable),
                 device=self.device,
-                amp=amp,
-                tta=tta,
                 total=-(-len(readers) // batch_size),
+                **options,
             )
         except DataError:
             if len(unreadable) < len(readers):

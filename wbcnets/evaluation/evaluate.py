@@ -1,6 +1,7 @@
 """Evaluation of a classifier on labeled images, from weights and data to metrics and a report."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch.utils.data import DataLoader
@@ -14,15 +15,17 @@ from wbcnets.evaluation.metrics import ClassifierMetrics, compute_metrics
 from wbcnets.evaluation.predictions import Predictions, check_at_least, predict
 from wbcnets.evaluation.report import write_evaluation
 
+StrPath = str | os.PathLike[str]
+
 
 def evaluate_classifier(
-    weights: str | os.PathLike[str],
-    data: str | os.PathLike[str],
+    weights: StrPath,
+    data: StrPath,
     *,
     split: str = "val",
-    output: str | os.PathLike[str] | None = None,
-    class_map: ClassMap | str | os.PathLike[str] | None = None,
-    compare_with: str | os.PathLike[str] | None = None,
+    output: StrPath | None = None,
+    class_map: ClassMap | StrPath | None = None,
+    compare_with: StrPath | None = None,
     tta: str = "none",
     amp: str = "none",
     resamples: int = 1000,
@@ -31,7 +34,7 @@ def evaluate_classifier(
     device: str = "auto",
     command: str = "",
 ) -> ClassifierMetrics:
-    """Returns the metrics of a classifier on a dataset, and writes a report if wanted.
+    """Returns the metrics of a classifier on a dataset, and writes a report if asked to.
 
     Args:
         weights: See ``load_classifier``.
@@ -41,50 +44,37 @@ def evaluate_classifier(
         class_map: The dataset's classes to the model's, or a YAML file of them; None if both have
             the same names.
         compare_with: The ``predictions.csv`` of another classifier, for McNemar's test.
-        tta: Test-time augmentation: "none", "flips" or "d4".
-        amp: Automatic mixed precision: "none", "bfloat16" or "float16".
+        tta: See ``predict``.
+        amp: See ``predict``.
         resamples: Bootstrap resamples for the intervals; 0 leaves them out.
         batch_size: Images per batch.
         workers: Processes that load images.
-        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1".
+        device: See ``load_classifier``.
         command: The command line, for the report.
 
     Raises:
-        ConfigError: if an argument is out of range.
-        CheckpointError: if the weights cannot be loaded.
-        DataError: if the data or another input file cannot be used.
+        WbcnetsError: if an argument, the weights, the data or another input cannot be used.
     """
     check_at_least(1, batch_size=batch_size)
     check_at_least(0, workers=workers, resamples=resamples)
-    folder = _output_folder(output, compare_with is not None)
     # Small files first: a mistake in one must show before the model runs
+    folder = _check_output(output, compare_with)
     if isinstance(class_map, (str, os.PathLike)):
         class_map = read_class_map(Path(class_map))
     baseline = None if compare_with is None else Predictions.from_csv(Path(compare_with))
-    manifest = load_cells(data)
-    if split:
-        manifest = manifest.split(split)
+    manifest = load_cells(data).split(split) if split else load_cells(data)
     classifier = load_classifier(weights, device)
     match = match_classes(manifest.class_names, classifier.class_names, class_map)
     manifest, left_out = match.select(manifest)
-    predictions = match.merge(
-        predict_manifest(
-            classifier, manifest, tta=tta, amp=amp, batch_size=batch_size, workers=workers
-        )
-    )
+    predictions = match.merge(_predict(classifier, manifest, batch_size, workers, tta=tta, amp=amp))
+    groups = [image.group for image in manifest.images]
     metrics = compute_metrics(
-        manifest.labels,
-        predictions.probabilities,
-        predictions.class_names,
-        groups=[image.group for image in manifest.images],
-        resamples=resamples,
+        manifest.labels, predictions.probabilities, match.class_names, groups, resamples=resamples
     )
     if folder is not None:
         about = [
             f"Model: {classifier.name}",
-            f"Data: {os.fspath(data)}, split {split or 'all'}, {len(manifest.images)} images, "
-            f"{sum(left_out.values())} left out by the class map"
-            + "".join(f", {count} {name}" for name, count in left_out.items()),
+            _describe_data(data, split, manifest, left_out),
             f"Test-time augmentation: {tta}",
             # The run's own log may use another precision, which changes a few predictions
             f"Precision: {'float32' if amp == 'none' else amp}",
@@ -94,33 +84,34 @@ def evaluate_classifier(
     return metrics
 
 
-def predict_manifest(
-    classifier: Classifier,
-    manifest: CellManifest,
-    *,
-    tta: str = "none",
-    amp: str = "none",
-    batch_size: int = 64,
-    workers: int = 2,
+def _predict(
+    classifier: Classifier, manifest: CellManifest, batch_size: int, workers: int, **options: str
 ) -> Predictions:
-    """Returns predictions, in the classifier's classes, for all images of a manifest.
-
-    The true classes are those of the manifest, whose class names may differ.
-    """
+    """Returns predictions in the classifier's classes, with the labels of the manifest."""
     dataset = CellDataset(manifest, classifier.resize, classifier.mean, classifier.std)
     loader = DataLoader(dataset, batch_size=batch_size, num_workers=workers)
     probabilities, labels = predict(
-        classifier.model, loader, device=classifier.device, tta=tta, amp=amp, total=len(loader)
+        classifier.model, loader, device=classifier.device, total=len(loader), **options
     )
     files = tuple(image.file for image in manifest.images)
     return Predictions(classifier.class_names, files, probabilities, labels)
 
 
-def _output_folder(output: str | os.PathLike[str] | None, compares: bool) -> Path | None:
+def _check_output(output: StrPath | None, compare_with: StrPath | None) -> Path | None:
     if output is None:
-        if compares:
+        if compare_with is not None:
             raise ConfigError("a comparison is part of the report; name a folder as output")
         return None
     if Path(output).exists() and not Path(output).is_dir():
         raise ConfigError(f"output {Path(output)}: is a file; name a folder", setting="output")
     return Path(output)
+
+
+def _describe_data(
+    data: StrPath, split: str, manifest: CellManifest, left_out: Mapping[str, int]
+) -> str:
+    counts = "".join(f", {count} {name}" for name, count in left_out.items())
+    return (
+        f"Data: {os.fspath(data)}, split {split or 'all'}, {len(manifest.images)} images, "
+        f"{sum(left_out.values())} left out by the class map{counts}"
+    )

@@ -1,7 +1,7 @@
 """Metrics of a classifier, over all classes and for each, with bootstrap intervals."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -12,22 +12,6 @@ from wbcnets.evaluation.bootstrap import bootstrap_metrics, percentile_interval,
 from wbcnets.evaluation.weighted_metrics import Array, Labels, WeightedMetrics, weighted_metrics
 
 Interval = tuple[float, float]
-OVERALL = (
-    "accuracy",
-    "balanced_accuracy",
-    "precision_macro",
-    "recall_macro",
-    "f1_macro",
-    "precision_weighted",
-    "recall_weighted",
-    "f1_weighted",
-    "specificity_macro",
-    "auroc_macro",
-    "cohen_kappa",
-    "expected_calibration_error",
-    "log_loss",
-)
-PER_CLASS = ("precision", "recall", "f1", "specificity", "auroc")
 
 
 @dataclass(frozen=True)
@@ -35,10 +19,10 @@ class ClassifierMetrics:
     """The metrics of one evaluation.
 
     Attributes:
-        overall: Each metric of ``OVERALL``; None where undefined.
-        intervals: Lower and upper ends for the metrics of ``overall``.
-        per_class: Class name -> "support", its number of images, and each metric of ``PER_CLASS``.
-        per_class_intervals: Class name -> the intervals of its metrics.
+        overall: Metric -> value over all classes; None if undefined.
+        intervals: Metric -> lower and upper end.
+        per_class: Class name -> metric -> value; "support" is the number of images.
+        per_class_intervals: Class name -> metric -> lower and upper end.
         bootstrap: "resamples", "confidence", "seed", "unit" ("image" or "group") and "units", their
             number; empty without intervals.
         notes: Reasons why a metric is undefined or leaves out classes.
@@ -47,9 +31,9 @@ class ClassifierMetrics:
     overall: dict[str, float | None]
     intervals: dict[str, Interval]
     per_class: dict[str, dict[str, float | None]]
-    per_class_intervals: dict[str, dict[str, Interval]] = field(default_factory=dict)
-    bootstrap: dict[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    per_class_intervals: dict[str, dict[str, Interval]]
+    bootstrap: dict[str, Any]
+    notes: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the same as plain dictionaries and tuples."""
@@ -60,8 +44,8 @@ def compute_metrics(
     labels: npt.ArrayLike,
     probabilities: npt.ArrayLike,
     class_names: Sequence[str],
-    *,
     groups: Sequence[str] | None = None,
+    *,
     resamples: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
@@ -81,13 +65,13 @@ def compute_metrics(
         DataError: if there are no images, or the arrays do not match.
     """
     truth, scores = _check(labels, probabilities, class_names)
-    points = weighted_metrics(truth, scores, np.ones((1, len(truth))))
     support = np.bincount(truth, minlength=len(class_names))
-    overall = {name: _optional(points.overall[name][0]) for name in OVERALL}
+    points = weighted_metrics(truth, scores, np.ones((1, len(truth))))
+    overall = {name: _optional(values[0]) for name, values in points.overall.items()}
     per_class = {
-        name: {"support": int(support[index])}
-        | {metric: _optional(points.per_class[metric][0, index]) for metric in PER_CLASS}
-        for index, name in enumerate(class_names)
+        class_name: {"support": int(support[index])}
+        | {name: _optional(values[0, index]) for name, values in points.per_class.items()}
+        for index, class_name in enumerate(class_names)
     }
     notes = _explain_undefined(support, scores, class_names)
     units = sampling_units(len(truth), groups)
@@ -95,25 +79,17 @@ def compute_metrics(
     if resamples and count < 2:
         notes.append("all images are one image or group: there are no intervals")
     if not resamples or count < 2:
-        return ClassifierMetrics(overall, {}, per_class, notes=tuple(notes))
+        return ClassifierMetrics(overall, {}, per_class, {}, {}, tuple(notes))
     drawn = bootstrap_metrics(truth, scores, units, resamples, seed)
     notes += _explain_missing_resamples(drawn, support, class_names)
-    bootstrap = {
-        "resamples": resamples,
-        "confidence": confidence,
-        "seed": seed,
-        "unit": "group" if groups is not None and any(groups) else "image",
-        "units": count,
-    }
-    per_class_intervals = {
-        name: _intervals(
-            per_class[name],
-            {metric: values[:, index] for metric, values in drawn.per_class.items()},
-            confidence,
-        )
-        for index, name in enumerate(class_names)
-    }
+    unit = "group" if groups is not None and any(groups) else "image"
+    bootstrap: dict[str, Any] = {"resamples": resamples, "confidence": confidence, "seed": seed}
+    bootstrap |= {"unit": unit, "units": count}
     intervals = _intervals(overall, drawn.overall, confidence)
+    per_class_intervals = {}
+    for index, (class_name, values) in enumerate(per_class.items()):
+        columns = {name: column[:, index] for name, column in drawn.per_class.items()}
+        per_class_intervals[class_name] = _intervals(values, columns, confidence)
     return ClassifierMetrics(
         overall, intervals, per_class, per_class_intervals, bootstrap, tuple(notes)
     )
@@ -123,12 +99,12 @@ def _intervals(
     points: dict[str, float | None], drawn: dict[str, Array], confidence: float
 ) -> dict[str, Interval]:
     """Returns the intervals of the metrics that are defined."""
-    ends = {
-        name: percentile_interval(drawn[name], confidence)
-        for name, value in points.items()
-        if value is not None and name in drawn
+    return {
+        name: interval
+        for name, values in drawn.items()
+        if points[name] is not None
+        and (interval := percentile_interval(values, confidence)) is not None
     }
-    return {name: interval for name, interval in ends.items() if interval is not None}
 
 
 def _explain_undefined(
@@ -136,27 +112,32 @@ def _explain_undefined(
 ) -> list[str]:
     """Returns one sentence for each reason why metrics are undefined."""
     predicted = np.bincount(scores.argmax(axis=1), minlength=len(class_names))
-    absent = [name for name, count in zip(class_names, support) if not count]
-    never = [n for n, count, said in zip(class_names, support, predicted) if count and not said]
-    foreign = [n for n, count, said in zip(class_names, support, predicted) if said and not count]
+    absent, never, foreign = (
+        ", ".join(name for name, marked in zip(class_names, mask) if marked)
+        for mask in (
+            support == 0,
+            (support > 0) & (predicted == 0),
+            (support == 0) & (predicted > 0),
+        )
+    )
     notes = []
     if absent:
         notes.append(
-            f"no images of {', '.join(absent)}: recall and AUROC of such a class are undefined; "
+            f"no images of {absent}: recall and AUROC of such a class are undefined; "
             "balanced accuracy and macro AUROC leave it out"
         )
     if foreign:
         notes.append(
-            f"predicted, but without images: {', '.join(foreign)}; such a class counts as 0 in the "
+            f"predicted, but without images: {foreign}; such a class counts as 0 in the "
             "macro means of precision, recall and F1, as in scikit-learn; balanced accuracy leaves "
             "it out"
         )
     if never:
         notes.append(
-            f"never predicted: {', '.join(never)}; the precision of such a class is undefined and "
+            f"never predicted: {never}; the precision of such a class is undefined and "
             "counts as 0 in means over classes"
         )
-    if len(class_names) - len(absent) < 2:
+    if np.count_nonzero(support) < 2:
         notes.append("images of one class only: AUROC and Cohen's kappa are undefined")
     return notes
 

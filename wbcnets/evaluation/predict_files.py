@@ -17,10 +17,8 @@ def predict_files(
     classifier: Classifier,
     sources: Sequence[ImageSource],
     output: Path,
-    *,
     batch_size: int = 64,
-    tta: str = "none",
-    amp: str = "none",
+    **options: str,
 ) -> tuple[Predictions, Unreadable]:
     """Writes the probabilities of all readable images; returns them, and the unreadable images.
 
@@ -31,12 +29,10 @@ def predict_files(
         sources: The images.
         output: The CSV file; its folder is created.
         batch_size: Images per batch.
-        tta: Test-time augmentation: "none", "flips" or "d4".
-        amp: Automatic mixed precision: "none", "bfloat16" or "float16".
+        options: ``tta`` and ``amp`` of ``predict``.
 
     Raises:
-        ConfigError: if ``output`` cannot be the name of the table, or another argument is out of
-            range.
+        ConfigError: if an argument cannot be used.
     """
     if output.name == UNREADABLE or output.is_dir():
         raise ConfigError(
@@ -44,9 +40,7 @@ def predict_files(
             setting="output",
         )
     readers = [(source.name, source.read) for source in sources]
-    predictions, unreadable = classifier.predict_readable(
-        readers, batch_size=batch_size, tta=tta, amp=amp
-    )
+    predictions, unreadable = classifier.predict_readable(readers, batch_size, **options)
     output.parent.mkdir(parents=True, exist_ok=True)
     predictions.to_csv(output)
     table = output.with_name(UNREADABLE)

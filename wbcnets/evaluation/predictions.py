@@ -58,11 +58,21 @@ class Predictions:
 
     def to_list(self) -> list[CellPrediction]:
         """Returns one object per image."""
-        rows = zip(self.predicted.tolist(), self.probabilities.tolist())
         return [
-            CellPrediction(self.class_names[index], row[index], dict(zip(self.class_names, row)))
-            for index, row in rows
+            CellPrediction(label, probability, dict(zip(self.class_names, row)))
+            for (_, _, label, probability), row in zip(
+                self.top_predictions(), self.probabilities.tolist()
+            )
         ]
+
+    def top_predictions(self) -> list[tuple[str, str, str, float]]:
+        """Returns file, true class ("" if unknown), most probable class and its probability."""
+        names = self.class_names
+        truth = [""] * len(self.files)
+        if self.labels is not None:
+            truth = [names[label] for label in self.labels]
+        labels = [names[index] for index in self.predicted]
+        return list(zip(self.files, truth, labels, self.probabilities.max(axis=1).tolist()))
 
     def to_csv(self, path: Path) -> None:
         """Writes one row per image: file, true class if known, predicted class, probabilities.
@@ -71,11 +81,8 @@ class Predictions:
             CheckpointError: if the file cannot be written.
         """
         rows = [[*_COLUMNS, *self.class_names]]
-        for index, (file, predicted) in enumerate(zip(self.files, self.predicted)):
-            truth = "" if self.labels is None else self.class_names[self.labels[index]]
-            row = self.probabilities[index]
-            numbers = [f"{value:.6f}" for value in (row[predicted], *row)]
-            rows.append([file, truth, self.class_names[predicted], *numbers])
+        for (*texts, top), row in zip(self.top_predictions(), self.probabilities):
+            rows.append([*texts, *(f"{value:.6f}" for value in (top, *row))])
         write_csv(path, rows)
 
     @classmethod

@@ -10,12 +10,7 @@ from wbcnets.data.cells.manifest import CellManifest
 from wbcnets.evaluation.metrics import ClassifierMetrics, Interval
 from wbcnets.evaluation.plots import draw_confusion, draw_mistakes, draw_reliability, draw_roc
 from wbcnets.evaluation.predictions import Predictions
-from wbcnets.evaluation.significance import (
-    McNemarResult,
-    find_disagreements,
-    mcnemar_test,
-    write_disagreements,
-)
+from wbcnets.evaluation.significance import McNemarResult, mcnemar_test, write_disagreements
 from wbcnets.io.csv_files import write_csv
 from wbcnets.io.images import read_image
 
@@ -80,8 +75,7 @@ def write_evaluation(
     if baseline is None:
         (folder / "disagreements.csv").unlink(missing_ok=True)  # of an earlier comparison
     else:
-        rows = find_disagreements(predictions, baseline)
-        write_disagreements(rows, folder / "disagreements.csv")
+        write_disagreements(predictions, baseline, folder / "disagreements.csv")
     (folder / "README.txt").write_text(_README, encoding="utf-8")
 
 

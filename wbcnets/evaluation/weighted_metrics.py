@@ -132,16 +132,18 @@ def _confusion_metrics(confusion: Array) -> WeightedMetrics:
         "recall": _ratio(hits, support),
         "f1": _ratio(2 * hits, support + predicted),
     }
+    counted = {name: np.nan_to_num(values) for name, values in per_class.items()}
     overall = {
         "accuracy": agreement,
         "balanced_accuracy": _mean(per_class["recall"], seen),
+        **{f"{name}_macro": _mean(values, mentioned) for name, values in counted.items()},
+        **{
+            f"{name}_weighted": (values * support).sum(axis=1) / total
+            for name, values in counted.items()
+        },
         "specificity_macro": _mean(specificity, negatives > 0),
         "cohen_kappa": kappa,
     }
-    for name, values in per_class.items():
-        counted = np.nan_to_num(values)
-        overall[f"{name}_macro"] = _mean(counted, mentioned)
-        overall[f"{name}_weighted"] = (counted * support).sum(axis=1) / total
     return WeightedMetrics(overall, {**per_class, "specificity": specificity})
 
 
