@@ -179,7 +179,7 @@ def test_help_and_version(capsys):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["--group-by", "("], "no regular expression"), (["--group-by", "x"], "(?P<group>...)")],
+    [(["--group-by", "("], "is not a regular expression"), (["--group-by", "x"], "(?P<group>...)")],
 )
 def test_wrong_options(tmp_path, capsys, options, message):
     first, second = write_coco(tmp_path / "a"), write_coco(tmp_path / "b")

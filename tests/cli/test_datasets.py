@@ -58,8 +58,8 @@ def test_show_by_name_and_by_file(prepared, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["show", "bccd_test"], 1, "prepare_bccd.py"),
-        (["show", "bcdc_test"], 1, "choose from bccd_trainval"),
+        (["show", "bccd_test"], 1, "wbcnets prepare bccd"),
+        (["show", "bcdc_test"], 1, "did you mean bccd_test"),
         (["show", "x.json"], 2, "--images FOLDER"),
         (["show"], 2, "name the dataset"),
         (["show", "none.json", "--images", "."], 1, "does not exist"),

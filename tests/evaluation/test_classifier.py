@@ -6,7 +6,7 @@ from PIL import Image
 from timm.models import save_for_hf
 
 from tests.evaluation.small_classifier import KWARGS, NAMES, save_run, small_model
-from wbcnets.data.cells.augmentation import create_cell_augmentation
+from wbcnets.data.cells.augmentation import CellAugmentation
 from wbcnets.errors import CheckpointError, ConfigError, DataError
 from wbcnets.evaluation.classifier import load_classifier
 from wbcnets.evaluation.predictions import predict
@@ -77,9 +77,9 @@ def test_images_are_brought_to_size_as_in_the_runs_own_evaluation(tmp_path):
     save_run(tmp_path / "best.pth", model, data_config=describe_data(config, model))
     classifier = load_classifier(str(tmp_path / "best.pth"))
     image = np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8)
-    expected = create_cell_augmentation("sckansformer_eval", 32)(image, seed=0)
+    expected = CellAugmentation("sckansformer_eval", 32)(image, seed=0)
     assert np.array_equal(classifier.resize(image, seed=0), expected)
-    plain = create_cell_augmentation("none", 32)(image, seed=0)
+    plain = CellAugmentation("none", 32)(image, seed=0)
     assert not np.array_equal(expected, plain)
 
 

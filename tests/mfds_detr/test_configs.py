@@ -16,7 +16,8 @@ from train_net import build_parser, load_config
 
 from mfds_detr import add_mfds_detr_config
 from mfds_detr.config import check_config
-from wbcnets.data.cards.detection import CARDS, DATASET_NAMES
+from wbcnets.data.cards.detection import DETECTION_CARDS
+from wbcnets.data.cards.paths import DATASET_NAMES
 from wbcnets.errors import ConfigError
 
 PROJECT = Path(__file__).parents[2] / "projects" / "mfds_detr"
@@ -140,7 +141,7 @@ def test_the_schedules_use_the_cards_numbers_of_images() -> None:
     for name, images in SCHEDULES.items():
         for dataset in read_config(PROJECT / "configs" / f"{name}.yaml").DATASETS.TRAIN:
             card, _, split = dataset.rpartition("_")
-            assert card not in CARDS or CARDS[card].splits[split] == images
+            assert card not in DETECTION_CARDS or DETECTION_CARDS[card].splits[split] == images
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

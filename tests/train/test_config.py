@@ -3,7 +3,7 @@ import typing
 import pytest
 import yaml
 
-from wbcnets.data.cards.cells import CELL_CARDS
+from wbcnets.data.cards.classification import CLASSIFICATION_CARDS
 from wbcnets.data.cells.augmentation import PRESETS
 from wbcnets.engine.precision import AMP_DTYPES
 from wbcnets.engine.resume import flatten_settings
@@ -127,10 +127,10 @@ def test_files_that_are_no_settings(tmp_path):
 @pytest.mark.parametrize("name", preset_names())
 def test_presets_name_what_there_is(name):
     config = load_config(name)
-    assert config.data.source in CELL_CARDS
+    assert config.data.source in CLASSIFICATION_CARDS
     assert config.data.augmentation in PRESETS
     assert config.data.val_augmentation in PRESETS
-    card = CELL_CARDS[config.data.source]
+    card = CLASSIFICATION_CARDS[config.data.source]
     assert config.data.repeats == dict(card.repeats)
     text = (PRESET_FOLDER / f"{name}.yaml").read_text()
     assert text.startswith("# "), "a preset says where its settings are from"

@@ -37,13 +37,13 @@ def data_cases() -> list[Case]:
 
 
 def _loading(options: BenchmarkOptions) -> Pair:
-    from wbcnets.data.cells.augmentation import create_cell_augmentation
+    from wbcnets.data.cells.augmentation import CellAugmentation
     from wbcnets.data.cells.dataset import CellDataset
     from wbcnets.data.cells.loading import load_cells
 
     folder = crops_folder()
     manifest = load_cells(str(folder))
-    augmentation = create_cell_augmentation("flips", IMAGE_SIZE)
+    augmentation = CellAugmentation("flips", IMAGE_SIZE)
     ours = CellDataset(manifest, augmentation, mean=(0.5,) * 3, std=(0.5,) * 3)
     transform = v2.Compose(
         [

@@ -18,14 +18,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from wbcnets.data.cards.detection import dataset_paths, dataset_root
+from wbcnets.data.cards.paths import dataset_paths, dataset_root
 from wbcnets.data.check.checking import CheckOptions, check_datasets, with_repair
 from wbcnets.data.check.formats import FORMATS
 from wbcnets.data.check.repair import dump, write_repaired
 from wbcnets.data.check.results import UNREADABLE, CheckResult
 from wbcnets.data.detection.box_checks import BAD_BOX_CHOICES
-from wbcnets.data.prepare.sources import open_source
 from wbcnets.errors import DataError
+from wbcnets.io.archives import unpacked
 from wbcnets.io.atomic_files import write_atomically
 
 _ORIGINS = {"auto": "auto", "0": 0, "1": 1}
@@ -122,7 +122,7 @@ def _opened(path: Path) -> Iterator[Path]:
     if path.suffix.lower() != ".zip":
         yield path
         return
-    with open_source(path) as folder:
+    with unpacked(path) as folder:
         yield folder
 
 

@@ -12,7 +12,8 @@ import argparse
 from pathlib import Path
 
 from wbcnets.cli.options import add_option, at_least
-from wbcnets.data.cards.detection import CARDS, ROOT_VARIABLE, dataset_paths, dataset_root
+from wbcnets.data.cards.detection import DETECTION_CARDS
+from wbcnets.data.cards.paths import ROOT_VARIABLE, dataset_paths, dataset_root
 from wbcnets.data.detection.coco import load_coco
 from wbcnets.data.detection.preview import save_preview
 from wbcnets.errors import ConfigError
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list(root: Path | None) -> None:
-    for card in CARDS.values():
+    for card in DETECTION_CARDS.values():
         print(card.describe())
         for name in card.dataset_names:
             annotations, images = dataset_paths(name, root, must_exist=False)

@@ -76,6 +76,8 @@ class CommandParser(argparse.ArgumentParser):
         if self._load is None:
             return super().parse_known_args(args, namespace)
         self.load()
+        if self._subparsers is not None:
+            return super().parse_known_args(args, namespace)
         return self.parse_known_intermixed_args(args, namespace)
 
 

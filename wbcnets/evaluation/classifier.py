@@ -15,7 +15,7 @@ from PIL import Image
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
-from wbcnets.data.cells.augmentation import CellAugmentation, create_cell_augmentation
+from wbcnets.data.cells.augmentation import CellAugmentation
 from wbcnets.data.cells.dataset import PixelNormalization
 from wbcnets.engine.device import choose_device
 from wbcnets.errors import CheckpointError, DataError
@@ -63,7 +63,7 @@ class Classifier:
     @cached_property
     def resize(self) -> CellAugmentation:
         """Resizes an image, (H, W, 3) -> (S, S, 3) uint8."""
-        return create_cell_augmentation(self.preset, self.image_size)
+        return CellAugmentation(self.preset, self.image_size)
 
     @cached_property
     def _normalize(self) -> PixelNormalization:

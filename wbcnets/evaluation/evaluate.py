@@ -7,7 +7,8 @@ from pathlib import Path
 from torch.utils.data import DataLoader
 
 from wbcnets.data.cells.dataset import CellDataset
-from wbcnets.data.cells.loading import CellManifest, load_cells
+from wbcnets.data.cells.loading import load_cells
+from wbcnets.data.cells.manifest import CellManifest
 from wbcnets.errors import ConfigError
 from wbcnets.evaluation.class_map import ClassMap, match_classes, read_class_map
 from wbcnets.evaluation.classifier import Classifier, load_classifier

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from wbcnets.data.cards.cells import CELL_CARDS
-from wbcnets.data.cells.augmentation import create_cell_augmentation
+from wbcnets.data.cards.classification import CLASSIFICATION_CARDS
+from wbcnets.data.cells.augmentation import CellAugmentation
 from wbcnets.data.cells.checks import fingerprint_manifest
 from wbcnets.data.cells.dataset import CellDataset
 from wbcnets.data.cells.loading import is_prepared, load_cells
@@ -118,7 +118,7 @@ def _check_leaks(train: CellManifest, val: CellManifest, data: DataConfig) -> No
 
 def _check_classes(train: CellManifest, val: CellManifest, data: DataConfig) -> None:
     """A class to learn must have images, unless its card says that the set has none of it."""
-    card = CELL_CARDS.get(train.name)
+    card = CLASSIFICATION_CARDS.get(train.name)
     known_empty = {name for name, count in card.counts.items() if not count} if card else set()
     pairs = list(zip(train.class_names, train.counts(), val.counts()))
     empty = [name for name, count, _ in pairs if not count and name not in known_empty]
@@ -142,8 +142,8 @@ def create_datasets(
         DataError: With the cache, images cannot be read.
     """
     data, seed = config.data, config.training.seed
-    augmentation = create_cell_augmentation(data.augmentation, data.img_size, data.transforms)
-    plain = create_cell_augmentation(data.val_augmentation, data.img_size)
+    augmentation = CellAugmentation(data.augmentation, data.img_size, data.transforms)
+    plain = CellAugmentation(data.val_augmentation, data.img_size)
     train, quotas = splits.train, None
     if data.sampler == "class_balanced":
         # Listed so often that an epoch needs each entry once: every one is augmented anew

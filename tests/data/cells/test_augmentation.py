@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tests.data.cells.cell_images import draw_cell, save_cell
-from wbcnets.data.cells.augmentation import PRESETS, create_cell_augmentation, resize_square
+from wbcnets.data.cells.augmentation import PRESETS, CellAugmentation, resize_square
 from wbcnets.data.cells.manifest import CellImage, CellManifest
 from wbcnets.data.cells.preview import preview_augmentation
 from wbcnets.errors import ConfigError, DataError
@@ -15,7 +15,7 @@ RANDOM = [name for name in PRESETS if name not in ("none", "sckansformer_eval")]
 def test_every_preset_gives_the_size(preset, shape):
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     before = image.copy()
-    result = create_cell_augmentation(preset, 32)(image, 7)
+    result = CellAugmentation(preset, 32)(image, 7)
     assert result.shape == (32, 32, 3)
     assert result.dtype == np.uint8
     assert (image == before).all()
@@ -24,7 +24,7 @@ def test_every_preset_gives_the_size(preset, shape):
 @pytest.mark.parametrize("preset", RANDOM)
 def test_the_seed_decides_everything(preset):
     image = draw_cell(1, side=64)
-    first, second = (create_cell_augmentation(preset, 48) for _ in range(2))
+    first, second = (CellAugmentation(preset, 48) for _ in range(2))
     results = [first(image, seed) for seed in range(12)]
     # In another order and by another object
     again = [second(image, seed) for seed in reversed(range(12))][::-1]
@@ -34,14 +34,14 @@ def test_the_seed_decides_everything(preset):
 
 @pytest.mark.parametrize("preset", ["none", "sckansformer_eval"])
 def test_evaluation_does_not_depend_on_the_seed(preset):
-    augmentation = create_cell_augmentation(preset, 48)
+    augmentation = CellAugmentation(preset, 48)
     image = draw_cell(1, side=64)
     assert (augmentation(image, 1) == augmentation(image, 2)).all()
 
 
 def test_none_keeps_an_image_of_the_right_size():
     image = draw_cell(2)
-    assert (create_cell_augmentation("none", 40)(image, 0) == image).all()
+    assert (CellAugmentation("none", 40)(image, 0) == image).all()
 
 
 def test_flips_give_all_eight_positions_and_change_no_pixel():
@@ -49,53 +49,53 @@ def test_flips_give_all_eight_positions_and_change_no_pixel():
     turns = [np.rot90(image, k) for k in range(4)]
     expected = {np.ascontiguousarray(t).tobytes() for t in turns}
     expected |= {np.ascontiguousarray(t[:, ::-1]).tobytes() for t in turns}
-    augmentation = create_cell_augmentation("flips", 40)
+    augmentation = CellAugmentation("flips", 40)
     assert {augmentation(image, seed).tobytes() for seed in range(100)} == expected
 
 
 def test_evaluation_of_sckansformer_is_the_center_of_the_larger_image():
     image = draw_cell(4, side=256)
-    result = create_cell_augmentation("sckansformer_eval", 224)(image, 0)
+    result = CellAugmentation("sckansformer_eval", 224)(image, 0)
     assert (result == image[16:240, 16:240]).all()
-    crops = [create_cell_augmentation("sckansformer", 224)(image, seed) for seed in range(6)]
+    crops = [CellAugmentation("sckansformer", 224)(image, seed) for seed in range(6)]
     assert len({crop.tobytes() for crop in crops}) == 6
 
 
 @pytest.mark.parametrize("preset", ["stain", "resnext_cc", "conv_sparse_vit"])
 def test_turns_leave_no_black_corners(preset):
     image = np.full((64, 64, 3), 200, dtype=np.uint8)
-    augmentation = create_cell_augmentation(preset, 64)
+    augmentation = CellAugmentation(preset, 64)
     assert min(augmentation(image, seed).max(axis=2).min() for seed in range(40)) > 120
 
 
 def test_steps_are_independent_of_each_other():
     """Albumentations starts all transforms from one number if it is only given a seed."""
     steps = [{"name": "HorizontalFlip", "p": 0.5}, {"name": "VerticalFlip", "p": 0.5}]
-    augmentation = create_cell_augmentation("none", 40, steps)
+    augmentation = CellAugmentation("none", 40, steps)
     image = draw_cell(5)
     assert len({augmentation(image, seed).tobytes() for seed in range(40)}) == 4
 
 
 def test_the_active_list_can_be_printed():
-    text = repr(create_cell_augmentation("stain", 64, [{"name": "GaussNoise", "p": 0.25}]))
+    text = repr(CellAugmentation("stain", 64, [{"name": "GaussNoise", "p": 0.25}]))
     assert text.startswith("stain: resize to 64; D4(p=1.0); Rotate(p=0.5")
     assert "HueSaturationValue" in text
     assert "ElasticTransform" in text
     assert text.index("GaussNoise(p=0.25") > text.index("ElasticTransform")
-    assert "random crop of 56" in repr(create_cell_augmentation("sckansformer", 56))
+    assert "random crop of 56" in repr(CellAugmentation("sckansformer", 56))
 
 
 def test_unknown_presets_transforms_and_options():
     with pytest.raises(ConfigError, match="use one of none, flips, stain"):
-        create_cell_augmentation("stains", 32)
+        CellAugmentation("stains", 32)
     with pytest.raises(ConfigError, match="image_size 0"):
-        create_cell_augmentation("none", 0)
+        CellAugmentation("none", 0)
     with pytest.raises(ConfigError, match="no transform 'Flop'"):
-        create_cell_augmentation("none", 32, [{"name": "Flop"}])
+        CellAugmentation("none", 32, [{"name": "Flop"}])
     with pytest.raises(ConfigError, match="no option probability"):
-        create_cell_augmentation("none", 32, [{"name": "GaussNoise", "probability": 1}])
+        CellAugmentation("none", 32, [{"name": "GaussNoise", "probability": 1}])
     with pytest.raises(DataError, match="expected uint8"):
-        create_cell_augmentation("none", 32)(np.zeros((8, 8), dtype=np.uint8), 0)
+        CellAugmentation("none", 32)(np.zeros((8, 8), dtype=np.uint8), 0)
 
 
 def test_resizing_keeps_flat_images_flat_and_the_mean():
@@ -111,7 +111,7 @@ def test_preview_shows_classes_in_turn(tmp_path):
         save_cell(tmp_path / f"{number}.png", number)
         images.append(CellImage(f"{number}.png", label))
     manifest = CellManifest("set", tmp_path, ("a", "b", "c"), tuple(images))
-    augmentation = create_cell_augmentation("none", 40)
+    augmentation = CellAugmentation("none", 40)
     sheet = preview_augmentation(manifest, augmentation, n_images=3, n_versions=2, tile_width=40)
     assert sheet.shape[1] == 3 * (40 + 12) + 12
     # Without augmentation the version beside an original equals it; rows 2 and 3 are b and c

@@ -5,7 +5,7 @@ from torch.utils.data import DataLoader
 
 from tests.data.cells.cell_images import draw_cell, save_cell
 from wbcnets.data.cells import dataset as cell_dataset
-from wbcnets.data.cells.augmentation import create_cell_augmentation
+from wbcnets.data.cells.augmentation import CellAugmentation
 from wbcnets.data.cells.dataset import CellDataset, item_seed
 from wbcnets.data.cells.manifest import CellImage, CellManifest
 from wbcnets.errors import ConfigError, DataError
@@ -23,7 +23,7 @@ def manifest(tmp_path):
 
 
 def make(manifest, preset="stain", **options):
-    return CellDataset(manifest, create_cell_augmentation(preset, 32), MEAN, STD, **options)
+    return CellDataset(manifest, CellAugmentation(preset, 32), MEAN, STD, **options)
 
 
 def read_epoch(loader):
@@ -31,7 +31,7 @@ def read_epoch(loader):
 
 
 def test_normalization_and_labels(manifest):
-    dataset = CellDataset(manifest, create_cell_augmentation("none", 40), MEAN, STD)
+    dataset = CellDataset(manifest, CellAugmentation("none", 40), MEAN, STD)
     pixels, label = dataset[3]
     expected = (draw_cell(3, side=40) / 255 - np.array(MEAN)) / np.array(STD)
     assert pixels.dtype == torch.float32
@@ -96,7 +96,7 @@ def test_unreadable_images_are_named_and_never_replaced(manifest):
 
 
 def test_wrong_settings(manifest, monkeypatch):
-    augmentation = create_cell_augmentation("none", 32)
+    augmentation = CellAugmentation("none", 32)
     with pytest.raises(ConfigError, match="three numbers"):
         CellDataset(manifest, augmentation, (0.5,), (0.5,))
     with pytest.raises(ConfigError, match="std above 0"):

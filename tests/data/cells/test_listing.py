@@ -167,7 +167,7 @@ def test_unusable_images_are_dropped_and_named(tmp_path):
     assert str(checked.report.counts) == "9 read = 5 used as they are + 0 repaired + 4 dropped"
     assert set(checked.report.dropped) == {"a/short.jpg", "a/empty.png", "b/dot.png", "b/same.png"}
     assert checked.report.dropped["b/same.png"] == "the same image as b/0.png"
-    assert "1x1 px show no cell" in checked.report.dropped["b/dot.png"]
+    assert "1x1 px are too few" in checked.report.dropped["b/dot.png"]
     assert checked.manifest.counts() == (3, 2)
     assert len(checked.fingerprints) == 5
 
@@ -192,7 +192,7 @@ def test_classes_that_the_table_does_not_know(tmp_path):
     assert '"neutrofil" is no class - did you mean "neutrophil"' in caught.value.problems[1]
     (tmp_path / "neutrofil").rename(tmp_path / "neutrophil")
     report = check(tmp_path, ["neutrophil", "mono"], left_out=["Mixed"]).report
-    assert report.notes == ["1 images of Mixed left out as asked for"]
+    assert report.notes == ["1 images of Mixed left out, as requested"]
     make_class_folders(tmp_path, {"mono_": 0, "MONO": 1}, start=70)
     with pytest.raises(DataError, match="are the same class, mono - merge them"):
         check(tmp_path, ["neutrophil", "mono"], left_out=["Mixed"])
@@ -203,5 +203,5 @@ def test_empty_classes_keep_their_numbers(tmp_path):
     checked = check(tmp_path)
     assert checked.manifest.class_names == ("a", "b", "c")
     assert checked.manifest.counts() == (1, 0, 1)
-    assert checked.report.notes == ["classes without an image, which keep their numbers: b"]
+    assert checked.report.notes == ["classes without images, which keep their labels: b"]
     assert [image.label for image in checked.manifest.images] == [0, 2]

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from tests.data.cells.cell_images import make_class_folders, save_cell
-from wbcnets.data.cells.loading import (
+from wbcnets.data.cells.loading import load_cells
+from wbcnets.data.cells.manifest import (
     CellImage,
     CellManifest,
-    load_cells,
     read_manifest,
     verify_hashes,
     write_manifest,
@@ -41,9 +41,11 @@ def test_prepared_set_by_name(manifest, tmp_path, monkeypatch):
     assert load_cells(tmp_path.name, root=tmp_path.parent).images == manifest.images
     monkeypatch.setenv("WBCNETS_DATASETS", str(tmp_path.parent))
     assert load_cells(tmp_path.name).images == manifest.images
-    with pytest.raises(DataError, match=r"prepare_pbc\.py"):
+    with pytest.raises(DataError, match="wbcnets prepare pbc"):
         load_cells("pbc")
-    with pytest.raises(DataError, match="known are pbc, pbc5"):
+    with pytest.raises(
+        DataError, match='no such path, and dataset "pbx" is unknown - did you mean pbc'
+    ):
         load_cells("pbx")
 
 
@@ -52,7 +54,7 @@ def test_splits_and_counts(manifest):
     assert manifest.splits == {"train": 2, "val": 1}
     assert manifest.split("val").counts() == (0, 1, 0)
     assert manifest.split("val").class_names == manifest.class_names
-    with pytest.raises(DataError, match=r'"test" - there are: train 2, val 1'):
+    with pytest.raises(DataError, match=r'"test" - known are: train 2, val 1'):
         manifest.split("test")
     assert manifest.table().splitlines()[-1].split() == ["all", "2", "1", "3"]
 
@@ -101,7 +103,7 @@ def test_missing_and_changed_images(manifest, tmp_path):
         verify_hashes(manifest)
     assert manifest.images[0].file in caught.value.problems[0]
     (tmp_path / manifest.images[1].file).unlink()
-    with pytest.raises(DataError, match="1 of 3 images are not there"):
+    with pytest.raises(DataError, match="1 of 3 images are missing"):
         read_manifest(path)
     assert len(read_manifest(path, must_exist=False).images) == 3
 

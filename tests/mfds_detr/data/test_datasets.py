@@ -145,7 +145,7 @@ def test_unknown_names_say_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("WBCNETS_DATASETS", str(tmp_path))
     with pytest.raises(DataError, match="no_such_set"):
         find_source("no_such_set", [])
-    with pytest.raises(DataError, match="prepare_bccd"):
+    with pytest.raises(DataError, match="wbcnets prepare bccd"):
         find_source("bccd_train", [])
 
 

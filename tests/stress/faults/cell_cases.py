@@ -43,7 +43,7 @@ add(
     "folders of the operating system",
     cells(None, system_folders),
     "note",
-    "passed over: 3:.*__MACOSX",
+    "ignored: 3:.*__MACOSX",
 )
 add(
     "D62", "classes named by numbers", cells({"1": 2, "2": 2, "10": 2}), "accept", r"1 2, 2 2, 10 2"
@@ -57,14 +57,14 @@ def other_suffixes(root):
 
 
 add("D63", "files that are no images", cells(None, other_suffixes), "note",
-    r"passed over: 2:.*x\.gif: no image by its suffix")  # fmt: skip
+    r"ignored: 2:.*x\.gif: no image by its suffix")  # fmt: skip
 add("D64", "folder in a class", cells({"neu": 2, "lym/small": 2}), "error", "small.*folder")
 add("D64", "a split beside classes", cells({"neu": 2, "train": 2}), "error", "split beside classes")
 add("D65", "image outside the class folders",
     cells(None, lambda root: picture(1).save(root / "x.png")), "error",
     r"x\.png: lies outside the class folders")  # fmt: skip
 add("D66", "empty class", cells(None, lambda root: (root / "bas").mkdir()), "note",
-    "classes without an image.*bas")  # fmt: skip
+    "classes without images.*bas")  # fmt: skip
 add("D67", "class in two spellings", cells({"NEU": 2, "neu ": 2, "lym": 2}), "error", "same class")
 add("D68", "link to itself", cells(None, lambda root: os.symlink(root, root / "loop")), "note",
     "loop: link")  # fmt: skip
@@ -107,7 +107,7 @@ add("D71", "image in two classes, to be repaired",
     "repair", "the same image is in the classes", repair=True)  # fmt: skip
 add("D71", "image twice in a class",
     cells(None, lambda r: Image.open(r / "neutrophil" / "0.png").save(r / "neutrophil" / "x.bmp")),
-    "note", "stand in it twice")  # fmt: skip
+    "note", "duplicates within a class")  # fmt: skip
 
 
 def patients(root):

@@ -74,10 +74,10 @@ def _classifier(case: Case, path: Path) -> Outcome:
 
 
 def _medmnist(case: Case, path: Path) -> Outcome:
-    from wbcnets.data.cards.cells import CELL_CARDS
-    from wbcnets.data.cells.medmnist import unpack_medmnist
+    from wbcnets.data.cards.classification import CLASSIFICATION_CARDS
+    from wbcnets.data.prepare.bloodmnist import list_bloodmnist
 
-    unpack_medmnist(path, CELL_CARDS["bloodmnist"], path.parent / "unpacked")
+    list_bloodmnist(path, CLASSIFICATION_CARDS["bloodmnist"], path.parent / "unpacked")
     return Outcome("accept", "")
 
 

@@ -1,8 +1,7 @@
 """The 40 classes of BMCD-FGCD: figure 4 of Chen et al., SCKansformer, with its counts.
 
-Differences from the figure: obvious slips are corrected in the name, and the figure's own spelling
-is kept as an alias ("Bistocyte" -> histiocyte); terms that are unusual in English but not wrong
-stay.
+Differences from the figure: names correct its obvious slips, and its spelling stays an alias
+("Bistocyte" -> histiocyte). Terms that are unusual in English but not wrong stay.
 """
 
 from wbcnets.data.cards.classes import CellClass
@@ -15,7 +14,7 @@ _MEGAKARYOCYTIC = "megakaryocytic"
 _PLASMA = "plasma cell"
 _OTHER = "uncategorized"
 
-# (name, spelling of the figure where it differs, short name, lineage, images in training and test)
+# (name, spelling in the figure if it differs, short name, lineage, images in training and test)
 _ROWS: tuple[tuple[str, str, str, str, int], ...] = (
     ("haemocytoblast", "", "HB", "stem cell", 5),
     ("myeloblast", "", "MB", _GRANULOCYTIC, 1952),
@@ -74,8 +73,8 @@ _ROWS: tuple[tuple[str, str, str, str, int], ...] = (
 
 def _build(label: int, row: tuple[str, str, str, str, int]) -> CellClass:
     name, printed, short, lineage, _ = row
-    numbers = (str(label), f"{label:02d}")
-    return CellClass(name, name, short, lineage, (*numbers, *((printed,) if printed else ())))
+    aliases = (str(label), f"{label:02d}", printed or name)
+    return CellClass(name, name, short, lineage, aliases)
 
 
 BONE_MARROW_CLASSES: tuple[CellClass, ...] = tuple(

@@ -1,10 +1,10 @@
-"""Augmentation of cell images by albumentations: presets, and lists of further transforms.
+"""Augmentation of cell images with albumentations: presets, and lists of further transforms.
 
-A preset first brings the image to one square size, which does not depend on chance, so that its
-result can be kept in memory, and then changes it at random. Cells have no upright position: flips
-and turns by any angle are always allowed, and what a turn uncovers is filled by reflection.
+A preset first resizes the image to a square, deterministically, so that the result can be cached,
+and then changes it at random. Cells have no upright position: flips and rotations by any angle are
+always allowed, and reflection fills the corners that a rotation uncovers.
 
-The papers' presets follow their text. What it leaves open is our choice and stands in `PRESETS`.
+The presets of the papers follow their text; ``PRESETS`` tells where a choice is ours.
 """
 
 import random
@@ -27,10 +27,10 @@ class CellPreset:
     """A named pipeline.
 
     Args:
-        about: Where it comes from and what it is for.
-        scale: The image is brought to `scale * image_size` first.
-        crop: Where the crop of `image_size` is taken: "random", "center", or "" where scale is 1.
-        steps: Names and keywords of albumentations' transforms.
+        about: Its origin and purpose.
+        scale: The image is resized to ``scale * image_size`` first.
+        crop: Position of the crop of ``image_size``: "random", "center", or "" if ``scale`` is 1.
+        steps: Names and keywords of albumentations transforms.
     """
 
     about: str
@@ -43,10 +43,10 @@ _ANY_ANGLE = {"name": "Rotate", "limit": 180, "border_mode": cv2.BORDER_REFLECT_
 PRESETS: dict[str, CellPreset] = {
     "none": CellPreset("resize only: for evaluation, and for training without augmentation"),
     "flips": CellPreset(
-        "flips and quarter turns, which change no pixel's value", steps=({"name": "D4", "p": 1.0},)
+        "flips and quarter turns, which change no pixel value", steps=({"name": "D4", "p": 1.0},)
     ),
     "stain": CellPreset(
-        "what differs between laboratories: stain, light, focus, the cell's position and shape",
+        "the differences between laboratories: stain, light, focus, position and shape of cells",
         steps=(
             {"name": "D4", "p": 1.0},
             {**_ANY_ANGLE, "p": 0.5},
@@ -102,23 +102,25 @@ PRESETS: dict[str, CellPreset] = {
         ),
     ),
     "conv_sparse_vit": CellPreset(
-        "convolutional sparse ViT, table 4: the paper says how many augmented images there are, "
-        "not how they are made; flips and turns by any angle are our choice",
+        "convolutional sparse ViT, table 4: the paper states the number of augmented images, not "
+        "the transforms; flips and rotations by any angle are our choice",
         steps=({"name": "D4", "p": 1.0}, {**_ANY_ANGLE, "p": 0.5}),
     ),
 }
 
 
 class CellAugmentation:
-    """A pipeline from an image of any size to a square one, seeded by the caller.
+    """Turns an image of any size into a square one; the caller gives the seed.
 
     Args:
-        preset: See `PRESETS`.
+        preset: "none" (also for evaluation), "flips", "stain", "sckansformer",
+            "sckansformer_eval", "resnext_cc" or "conv_sparse_vit", see ``PRESETS``.
         image_size: Side of the result in px.
-        transforms: Names and keywords of albumentations' transforms that follow the preset's.
+        transforms: Further albumentations transforms, such as
+            ``[{"name": "GaussNoise", "p": 0.2}]``.
 
     Raises:
-        ConfigError: The preset, the size, a transform or a keyword is unknown or out of range.
+        ConfigError: if the preset, the size, a transform or a keyword is unknown or out of range.
     """
 
     def __init__(
@@ -126,10 +128,14 @@ class CellAugmentation:
     ) -> None:
         if preset not in PRESETS:
             raise ConfigError(
-                f"augmentation preset {preset!r} is unknown; use one of {', '.join(PRESETS)}"
+                f"augmentation preset {preset!r} is unknown; use one of {', '.join(PRESETS)}",
+                setting="preset",
             )
         if image_size < 1:
-            raise ConfigError(f"image_size {image_size} is out of range; it must be 1 or more")
+            raise ConfigError(
+                f"image_size {image_size} is out of range; it must be 1 or more",
+                setting="image_size",
+            )
         self.preset = preset
         self.image_size = image_size
         chosen = PRESETS[preset]
@@ -139,31 +145,28 @@ class CellAugmentation:
         self.pipeline = build_pipeline(steps) if steps else None
 
     def resize(self, image: RgbImage) -> RgbImage:
-        """The part without chance: `(H, W, 3)` uint8 -> `(resized_size, resized_size, 3)`."""
+        """The deterministic part: ``(H, W, 3)`` uint8 -> ``(resized_size, resized_size, 3)``."""
         return resize_square(image, self.resized_size)
 
     def apply(self, resized: RgbImage, seed: int) -> RgbImage:
-        """The part with chance: what `resize` gave -> `(image_size, image_size, 3)` uint8."""
+        """The random part: the result of ``resize`` -> ``(image_size, image_size, 3)`` uint8."""
         image = self._cropped(resized, seed)
         if self.pipeline is not None:
-            # Not `set_random_seed`: it starts every transform from the same number, so that all
-            # of them would be applied together or not at all
+            # set_random_seed would start every transform from the same number, so that all of
+            # them are applied together or not at all
             self.pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
             image = self.pipeline(image=image)["image"]
         return resize_square(image, self.image_size)
 
     def __call__(self, image: RgbImage, seed: int) -> RgbImage:
-        """Augments one image.
+        """Augments one image: ``(H, W, 3)`` uint8 RGB -> ``(image_size, image_size, 3)``.
 
         Args:
-            image: `(H, W, 3)` uint8 RGB.
-            seed: Decides everything random.
-
-        Returns:
-            `(image_size, image_size, 3)` uint8 RGB.
+            image: The image.
+            seed: Seed of everything random.
 
         Raises:
-            DataError: The image has another shape or type.
+            DataError: if the image has another shape or type.
         """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise DataError(f"image is {image.dtype} {image.shape}, expected uint8 (H, W, 3)")
@@ -183,31 +186,14 @@ class CellAugmentation:
             return image
         top = left = room // 2
         if self._crop == "random":
-            # Another stream than the pipeline's, which starts from the same number
+            # The pipeline starts from the same number, so this needs another stream
             generator = random.Random(seed ^ 0x5BD1E995)
             top, left = generator.randint(0, room), generator.randint(0, room)
         return image[top : top + self.image_size, left : left + self.image_size]
 
 
-def create_cell_augmentation(
-    preset: str, image_size: int, transforms: Sequence[Mapping[str, Any]] = ()
-) -> CellAugmentation:
-    """The pipeline of a preset, followed by further transforms.
-
-    Args:
-        preset: "none" (also for evaluation), "flips", "stain", "sckansformer",
-            "sckansformer_eval", "resnext_cc" or "conv_sparse_vit", see `PRESETS`.
-        image_size: Side of the result in px.
-        transforms: Such as `[{"name": "GaussNoise", "p": 0.2}]`, by albumentations' names.
-
-    Raises:
-        ConfigError: The preset, the size, a transform or a keyword is unknown or out of range.
-    """
-    return CellAugmentation(preset, image_size, transforms)
-
-
 def resize_square(image: RgbImage, size: int) -> RgbImage:
-    """Resizes `(H, W, 3)` uint8 to `(size, size, 3)`: by area averages down, bilinearly up."""
+    """``(H, W, 3)`` uint8 -> ``(size, size, 3)``: area averages down, bilinear up."""
     height, width = image.shape[:2]
     if (height, width) == (size, size):
         return image

@@ -1,9 +1,9 @@
-"""Checks of cell images before anything is trained: every file is decoded once, in one pass."""
+"""Checks of cell images before they are used: every file is decoded once, in one pass."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +15,25 @@ from wbcnets.data.duplicates.near_duplicates import Fingerprint, fingerprint_ima
 from wbcnets.errors import DataError
 from wbcnets.io.content_cache import shared_cache
 from wbcnets.io.images import MAX_PIXELS, image_conversions, read_image
+from wbcnets.io.parallel import THREADS, map_images
 
-# A cell of fewer pixels shows nothing that its class could be told from
+# Fewer pixels do not show the class of a cell
 MIN_SIDE = 8
 _NAMED_PER_LINE = 5
-# To be counted up when readers or fingerprints change
+# Increment when the reader or the fingerprint changes
 _KIND = f"cell 3 {MAX_PIXELS} {MIN_SIDE}"
 _PLACEHOLDER = "<the image>"
 
 
 @dataclass
 class CellReport:
-    """What became of every image: used as it is, converted on reading, or dropped.
+    """The account of all images: used as they are, converted by the reader, or dropped.
 
     Args:
-        read: Images found, per class name.
-        converted: File -> what the reader does to it, such as "CMYK made RGB".
-        dropped: File -> why it is left out.
-        notes: What a person should know.
+        read: Class name -> images found.
+        converted: File -> conversions, such as "CMYK made RGB".
+        dropped: File -> reason.
+        notes: Facts to know that changed no image.
     """
 
     read: Counter[str] = field(default_factory=Counter)
@@ -42,17 +43,17 @@ class CellReport:
 
     @property
     def counts(self) -> Counts:
-        """The four numbers, which are checked to add up; "repaired" are the converted ones."""
+        """The four numbers, which must add up; converted images count as repaired."""
         n_read, n_dropped = self.read.total(), len(self.dropped)
         n_converted = len(self.converted.keys() - self.dropped.keys())
         return Counts(n_read, n_read - n_converted - n_dropped, n_converted, n_dropped)
 
     def summary(self) -> str:
-        """The counts, then a line per kind of conversion, per image dropped, and per note."""
+        """Returns the counts, then one line per kind of conversion, dropped image and note."""
         lines = [f"images: {self.counts}"]
         kinds: dict[str, list[str]] = defaultdict(list)
-        for file, done in self.converted.items():
-            for kind in done:
+        for file, conversions in self.converted.items():
+            for kind in conversions:
                 kinds[kind].append(file)
         lines += [f"  {kind}: {_name_some(files)}" for kind, files in sorted(kinds.items())]
         lines += [f"  dropped: {file}: {reason}" for file, reason in self.dropped.items()]
@@ -61,17 +62,23 @@ class CellReport:
 
 @dataclass(frozen=True)
 class CheckedCells:
-    """Images that can be used, and what was found on the way.
+    """Images that can be used, and the account of all that were found.
 
     Args:
         manifest: The images.
         fingerprints: One per image.
-        report: The book-keeping.
+        report: The account.
     """
 
     manifest: CellManifest
     fingerprints: tuple[Fingerprint, ...]
     report: CellReport
+
+    def select(self, indices: Iterable[int]) -> "CheckedCells":
+        """Returns the images of some indices, in this order."""
+        pairs = [(self.manifest.images[index], self.fingerprints[index]) for index in indices]
+        manifest = replace(self.manifest, images=tuple(image for image, _ in pairs))
+        return replace(self, manifest=manifest, fingerprints=tuple(entry for _, entry in pairs))
 
 
 @dataclass(frozen=True)
@@ -87,36 +94,35 @@ def check_cells(
     table: ClassTable,
     *,
     drop_unusable: bool,
+    drop_conflicts: bool = False,
     left_out: Sequence[str] = (),
-    repair: bool = False,
 ) -> CheckedCells:
-    """Checks the images of a source and makes a manifest of those that can be used.
+    """Checks the images of a source and makes a manifest of the usable ones.
 
     Args:
-        name: The manifest's name.
-        listing: The images; its root becomes the manifest's.
+        name: The name of the manifest.
+        listing: The images; its root becomes that of the manifest.
         table: The classes.
-        drop_unusable: Whether unreadable and tiny images, and the second of two equal images of one
-            class and split, are left out and counted. Otherwise the former are problems, and the
-            latter are kept and noted.
-        left_out: Classes of the source that are not wanted.
-        repair: Whether an image that is in two classes, which is a problem otherwise, is left out
-            of both and counted.
+        drop_unusable: Whether unreadable and tiny images, and the second of two equal images of a
+            class and split, are dropped. Otherwise the former are problems, the latter are noted.
+        drop_conflicts: Whether an image that is in two classes is dropped from both. Otherwise it
+            is a problem.
+        left_out: Classes of the source to leave out.
 
     Raises:
-        DataError: A class is unknown, one image is in two classes, a name cannot be written, no
-            image is left, or (without `drop_unusable`) images cannot be used; all are listed.
+        DataError: if a class is unknown, a file name is not valid, no image is left, or images are
+            problems by the options above; all are listed.
     """
     report = CellReport()
-    files, problems = _wanted_files(listing, table, left_out, report)
-    labels = [table.find(file.class_text) for file in files]
+    files, problems = _select_classes(listing, table, left_out, report)
     names = [file.path.relative_to(listing.root).as_posix() for file in files]
     problems += [line for line in map(_name_problem, names) if line]
-    with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(_inspect, (file.path for file in files)))
     images: list[CellImage] = []
-    inspected: list[_Inspected] = []
-    for file, label, file_name, result in zip(files, labels, names, results):
+    fingerprints: list[Fingerprint] = []
+    with ThreadPoolExecutor(THREADS) as pool:
+        results = list(pool.map(_inspect, (file.path for file in files)))
+    for file, file_name, result in zip(files, names, results):
+        label = table.find(file.class_text)
         if label is None:
             continue
         report.read[table.names[label]] += 1
@@ -126,50 +132,51 @@ def check_cells(
         if result.conversions:
             report.converted[file_name] = result.conversions
         images.append(CellImage(file_name, label, file.split, file.group, result.sha256))
-        inspected.append(result)
+        fingerprints.append(result.fingerprint)
     if not drop_unusable:
         problems += [f"{file}: {reason}" for file, reason in report.dropped.items()]
-    if repair:
-        images, inspected = _without_conflicts(images, inspected, table, report)
-    kept, more = _without_duplicates(images, inspected, table, report, drop_unusable)
-    problems += more
-    if not kept and not problems:
+    manifest = CellManifest(name, listing.root, table.names, tuple(images))
+    checked = CheckedCells(manifest, tuple(fingerprints), report)
+    problems += _drop_conflicts(checked, drop_conflicts)
+    _drop_duplicates(checked, drop_unusable)
+    checked = checked.select(i for i, e in enumerate(images) if e.file not in report.dropped)
+    if not checked.manifest.images and not problems:
         problems.append("no image is left")
     if problems:
         raise DataError(f"{listing.root}: {len(problems)} problems", problems)
-    manifest = CellManifest(name, listing.root, table.names, tuple(images[i] for i in kept))
-    _note_empty_classes(manifest, report)
-    return CheckedCells(manifest, tuple(inspected[i].fingerprint for i in kept), report)
+    empty = [n for n, count in zip(table.names, checked.manifest.counts()) if not count]
+    if empty:
+        report.notes.append(f"classes without images, which keep their labels: {', '.join(empty)}")
+    return checked
 
 
 def fingerprint_manifest(manifest: CellManifest) -> tuple[Fingerprint, ...]:
-    """Decodes and hashes the images of a manifest.
+    """Returns the fingerprint of each image; every image is decoded.
 
     Raises:
-        DataError: Images cannot be read; all are listed.
+        DataError: if images cannot be read; all are listed.
     """
-    with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(_inspect, (manifest.path(image) for image in manifest.images)))
-    problems = [
-        f"{image.file}: {result}"
-        for image, result in zip(manifest.images, results)
-        if isinstance(result, str)
-    ]
-    if problems:
-        raise DataError(f"{manifest.name}: {len(problems)} images cannot be used", problems)
-    return tuple(result.fingerprint for result in results if isinstance(result, _Inspected))
+
+    def fingerprint(image: CellImage) -> Fingerprint:
+        result = _inspect(manifest.path(image))
+        if isinstance(result, str):
+            raise DataError(f"{image.file}: {result}")
+        return result.fingerprint
+
+    return tuple(map_images(fingerprint, manifest.images, manifest.name))
 
 
-def _wanted_files(
+def _select_classes(
     listing: CellListing, table: ClassTable, left_out: Sequence[str], report: CellReport
 ) -> tuple[list[CellFile], list[str]]:
+    """Returns the files of wanted classes, and the problems of class names."""
     unwanted = {normalize_name(name) for name in left_out}
     files = [f for f in listing.files if normalize_name(f.class_text) not in unwanted]
     if len(files) < len(listing.files):
         count = len(listing.files) - len(files)
-        report.notes.append(f"{count} images of {', '.join(left_out)} left out as asked for")
+        report.notes.append(f"{count} images of {', '.join(left_out)} left out, as requested")
     if listing.ignored:
-        report.notes.append(f"passed over: {_name_some(listing.ignored)}")
+        report.notes.append(f"ignored: {_name_some(listing.ignored)}")
     problems, texts = [], defaultdict(list)
     for text in listing.class_texts:
         if normalize_name(text) in unwanted:
@@ -196,7 +203,7 @@ def _name_problem(name: str) -> str | None:
 
 
 def _inspect(path: Path) -> _Inspected | str:
-    """Decodes an image, or recalls what was found; a text says why it cannot be used."""
+    """Decodes an image, or recalls an earlier result; a text says why it cannot be used."""
     try:
         found = shared_cache().facts(path, _KIND, _find)
         digest = shared_cache().digest(path)
@@ -212,8 +219,7 @@ def _find(path: Path) -> dict[str, Any]:
         image = read_image(path)
         height, width = image.shape[:2]
         if min(height, width) < MIN_SIDE:
-            reason = f"{width}x{height} px show no cell, at least {MIN_SIDE} px a side are needed"
-            return {"error": reason}
+            return {"error": f"{width}x{height} px are too few - each side needs {MIN_SIDE} px"}
         conversions = image_conversions(path)
     except DataError as error:
         text = str(error).removeprefix(f"{path}: ")
@@ -221,64 +227,42 @@ def _find(path: Path) -> dict[str, Any]:
     return {**fingerprint_image(image).as_json(), "conversions": conversions}
 
 
-def _without_conflicts(
-    images: Sequence[CellImage],
-    inspected: Sequence[_Inspected],
-    table: ClassTable,
-    report: CellReport,
-) -> tuple[list[CellImage], list[_Inspected]]:
-    """The images that are not in two classes; nobody here can tell which of two is right."""
-    classes: dict[str, set[int]] = defaultdict(set)
-    for image, result in zip(images, inspected):
-        classes[result.fingerprint.digest].add(image.label)
-    pairs = []
-    for image, result in zip(images, inspected):
-        found = sorted(classes[result.fingerprint.digest])
-        if len(found) == 1:
-            pairs.append((image, result))
+def _drop_conflicts(checked: CheckedCells, drop: bool) -> list[str]:
+    """Drops the images that are in two classes, or returns them as problems."""
+    images, class_names = checked.manifest.images, checked.manifest.class_names
+    same: dict[str, list[CellImage]] = defaultdict(list)
+    for image, fingerprint in zip(images, checked.fingerprints):
+        same[fingerprint.digest].append(image)
+    problems = []
+    for first, *others in same.values():
+        conflicts = [image for image in others if image.label != first.label]
+        if conflicts and drop:
+            labels = sorted({first.label, *(image.label for image in conflicts)})
+            names = " and ".join(class_names[label] for label in labels)
+            for image in (first, *others):
+                checked.report.dropped[image.file] = f"the same image is in the classes {names}"
+        elif conflicts:
+            problems += [
+                f"{first.file} ({class_names[first.label]}) and {image.file} "
+                f"({class_names[image.label]}) are the same image in two classes - remove one"
+                for image in conflicts
+            ]
+    return problems
+
+
+def _drop_duplicates(checked: CheckedCells, drop: bool) -> None:
+    """Drops or notes all but the first of equal images of one split."""
+    first: dict[tuple[str, str], str] = {}
+    repeated = []
+    for image, fingerprint in zip(checked.manifest.images, checked.fingerprints):
+        original = first.setdefault((fingerprint.digest, image.split), image.file)
+        if original == image.file or image.file in checked.report.dropped:
             continue
-        names = " and ".join(table.names[label] for label in found)
-        report.dropped[image.file] = f"the same image is in the classes {names}"
-    return [image for image, _ in pairs], [result for _, result in pairs]
-
-
-def _without_duplicates(
-    images: Sequence[CellImage],
-    inspected: Sequence[_Inspected],
-    table: ClassTable,
-    report: CellReport,
-    drop: bool,
-) -> tuple[list[int], list[str]]:
-    """Indices of the images to keep, and the images that are in two classes."""
-    first: dict[tuple[str, str], int] = {}
-    classes: dict[str, int] = {}
-    kept, problems, repeated = [], [], []
-    for index, (image, result) in enumerate(zip(images, inspected)):
-        other = classes.setdefault(result.fingerprint.digest, index)
-        if images[other].label != image.label:
-            problems.append(
-                f"{images[other].file} ({table.names[images[other].label]}) and {image.file} "
-                f"({table.names[image.label]}) are the same image in two classes - remove one"
-            )
-        same = first.setdefault((result.fingerprint.digest, image.split), index)
-        if same == index or images[same].label != image.label:
-            kept.append(index)
-        elif drop:
-            report.dropped[image.file] = f"the same image as {images[same].file}"
-        else:
-            kept.append(index)
-            repeated.append(image.file)
-    if repeated:
-        report.notes.append(f"images that stand in it twice: {_name_some(repeated)}")
-    return kept, problems
-
-
-def _note_empty_classes(manifest: CellManifest, report: CellReport) -> None:
-    empty = [n for n, count in zip(manifest.class_names, manifest.counts()) if not count]
-    if empty:
-        report.notes.append(
-            f"classes without an image, which keep their numbers: {', '.join(empty)}"
-        )
+        repeated.append(image.file)
+        if drop:
+            checked.report.dropped[image.file] = f"the same image as {original}"
+    if repeated and not drop:
+        checked.report.notes.append(f"duplicates within a class: {_name_some(repeated)}")
 
 
 def _name_some(items: Sequence[str]) -> str:

@@ -1,12 +1,11 @@
-"""Cell images for training and evaluation: what an item is follows from its index alone.
+"""Cell images as a PyTorch dataset whose items depend only on seed, epoch and index.
 
-Everything random in an item comes from (seed, epoch, index), never from a worker's state: any
-number of workers gives the same items, and a resumed run goes on with the same ones.
+No item depends on the state of a worker: any number of workers gives the same items, and a resumed
+run continues with the same ones.
 """
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,9 @@ from torch.utils.data import Dataset
 
 from wbcnets.data.cells.augmentation import CellAugmentation
 from wbcnets.data.cells.manifest import CellManifest
-from wbcnets.errors import ConfigError, DataError
+from wbcnets.errors import ConfigError
 from wbcnets.io.images import read_image
+from wbcnets.io.parallel import map_images
 
 
 class PixelNormalization:
@@ -50,16 +50,16 @@ class CellDataset(Dataset[tuple[Tensor, int]]):
 
     Args:
         manifest: The images, usually those of one split.
-        augmentation: From file to square image, see `create_cell_augmentation`.
-        mean: Of the three channels, in [0, 1].
-        std: Of the three channels, in [0, 1].
-        seed: Start of everything random.
-        cache: Whether all images are decoded and brought to their size once and kept as one uint8
-            array, which forked workers share. The items are the same as without.
+        augmentation: Turns a decoded image into a square one.
+        mean: Mean of the three channels, in [0, 1].
+        std: Standard deviation of the three channels, in (0, 1].
+        seed: Seed of the augmentation.
+        cache: Whether all images are decoded and resized once and kept as one uint8 array, which
+            forked workers share. The items are the same either way.
 
     Raises:
-        ConfigError: Mean or std are not three numbers, or the cache does not fit into memory.
-        DataError: With `cache`, images cannot be read; all are listed.
+        ConfigError: if mean or std are not three numbers, or the cache does not fit into memory.
+        DataError: if ``cache`` is set and images cannot be read; all are listed.
     """
 
     def __init__(
@@ -77,13 +77,13 @@ class CellDataset(Dataset[tuple[Tensor, int]]):
         self.augmentation = augmentation
         self.seed = seed
         self._normalize = PixelNormalization(mean, std)
-        # Shared, so that workers that outlive an epoch see the next one
+        # In shared memory, so that persistent workers see a new epoch
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._cache = self._read_all() if cache else None
 
     @property
     def epoch(self) -> int:
-        """The epoch that the items belong to."""
+        """The epoch of the items."""
         return int(self._epoch)
 
     @property
@@ -93,36 +93,33 @@ class CellDataset(Dataset[tuple[Tensor, int]]):
 
     @property
     def cached_bytes(self) -> int:
-        """Size of the cache, 0 without one."""
+        """The size of the cache; 0 without one."""
         return 0 if self._cache is None else self._cache.nbytes
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch: call it before the loader is iterated."""
+        """Sets the epoch; call it before iterating the loader."""
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.manifest.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """One item.
+        """Returns the normalized image, ``(3, H, W)`` float32, and its label.
 
         Args:
             index: Position in the manifest.
 
-        Returns:
-            `(3, H, W)` float32, normalized, and the label.
-
         Raises:
-            DataError: The image cannot be read; it is never replaced by another one.
+            DataError: if the image cannot be read; it is never replaced by another one.
         """
         return self._normalize(self.image(index)), self.manifest.images[index].label
 
     def describe(self, index: int) -> str:
-        """The file of an item, for messages."""
+        """Returns the file of an item, for messages."""
         return str(self.manifest.path(self.manifest.images[index]))
 
     def image(self, index: int) -> npt.NDArray[np.uint8]:
-        """The augmented image of an item, `(H, W, 3)` uint8 RGB, as it is before normalization."""
+        """Returns the augmented image of an item before normalization, ``(H, W, 3)`` uint8 RGB."""
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} of {len(self)} images")
         resized = self._cache[index] if self._cache is not None else self._resized(index)
@@ -138,32 +135,26 @@ class CellDataset(Dataset[tuple[Tensor, int]]):
         if needed > 0.8 * free:
             raise ConfigError(
                 f"cache: {len(self)} images of {side} px need {needed / 2**30:.1f} GiB, and "
-                f"{free / 2**30:.1f} GiB are free - turn the cache off, or use smaller images"
+                f"{free / 2**30:.1f} GiB are free - turn the cache off, or use smaller images",
+                setting="cache",
             )
         images = np.empty((len(self), side, side, 3), dtype=np.uint8)
 
-        def read(index: int) -> str | None:
-            try:
-                images[index] = self._resized(index)
-            except DataError as error:
-                return str(error)
-            return None
+        def read(index: int) -> None:
+            images[index] = self._resized(index)
 
-        with ThreadPoolExecutor(4) as pool:
-            problems = [line for line in pool.map(read, range(len(self))) if line]
-        if problems:
-            raise DataError(f"{self.manifest.name}: {len(problems)} images are unusable", problems)
+        map_images(read, range(len(self)), self.manifest.name)
         images.setflags(write=False)
         return images
 
 
 def item_seed(seed: int, epoch: int, index: int) -> int:
-    """The seed of one item in one epoch, 64 bits."""
+    """Returns the seed of one item in one epoch, 64 bits."""
     return int(np.random.SeedSequence((seed, epoch, index)).generate_state(1, np.uint64)[0])
 
 
 def _free_memory() -> float:
-    """Memory that can be had, in bytes; infinite where the system does not say."""
+    """Returns the available memory in bytes; infinite if the system does not tell."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:

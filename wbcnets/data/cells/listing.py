@@ -1,12 +1,12 @@
-"""Where cell images come from: class folders, split and class folders, and tables.
+"""Lists of cell images from class folders, split folders of class folders, and tables.
 
 Layouts of a folder:
 
     <class>/<image>                  basophil/BA_1.jpg
-    <split>/<class>/<image>          train/basophil/BA_1.jpg; any names of `SPLIT_NAMES`
+    <split>/<class>/<image>          train/basophil/BA_1.jpg; splits by any name of ``SPLIT_NAMES``
 
-A table is a CSV file with the columns file and label, and if wanted split and group; its paths
-start from its folder. Links are not followed, hidden files and system folders are passed over.
+A table is a CSV file with the columns file and label, and optionally split and group; its paths
+start from its folder. Links, hidden files and system folders are ignored and named.
 """
 
 import csv
@@ -14,14 +14,14 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from wbcnets.data.cells.manifest import path_problem
 from wbcnets.errors import ConfigError, DataError
 from wbcnets.io.image_files import is_image_name, list_folder, natural_order
 
-# Folder name in lower case -> the split's name in manifests
+# Folder name in lower case -> name of the split in manifests
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -42,10 +42,10 @@ class CellFile:
     """One file as its source names it.
 
     Args:
-        path: Where it lies.
-        class_text: Its class by folder or label.
-        split: "train", "val", "test", "fold0", ...; empty where the source has no splits.
-        group: Patient or slide; empty where unknown.
+        path: The file.
+        class_text: The name of its class folder, or its label in the table.
+        split: "train", "val", "test", "fold0", ...; empty if the source has no splits.
+        group: Patient or slide; empty if unknown.
     """
 
     path: Path
@@ -56,19 +56,21 @@ class CellFile:
 
 @dataclass
 class CellListing:
-    """What a source holds.
+    """The contents of a source.
 
     Args:
-        root: Folder that paths are named from.
-        files: Its images.
-        class_texts: All classes, those of empty folders included, each in its natural order.
-        ignored: Files and folders passed over, one line each.
+        root: The folder that paths are relative to.
+        files: The images.
+        class_texts: All classes in natural order, those of empty folders included.
+        ignored: Files and folders that are not used, one line each.
+        name: The name of the dataset, if the source tells.
     """
 
     root: Path
     files: list[CellFile] = field(default_factory=list)
     class_texts: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
+    name: str = ""
 
 
 def list_cells(source: str | os.PathLike[str], group_pattern: str = "") -> CellListing:
@@ -76,13 +78,13 @@ def list_cells(source: str | os.PathLike[str], group_pattern: str = "") -> CellL
 
     Args:
         source: The folder or the table.
-        group_pattern: Regular expression, searched in each file's name, whose group "group" is the
-            patient or slide. A table's column "group" goes before it.
+        group_pattern: Regular expression, searched in each file name, whose group "group" is the
+            patient or slide. The column "group" of a table takes precedence.
 
     Raises:
-        DataError: There is no such source, its layout is ambiguous, or rows are wrong; all
+        DataError: if there is no such source, its layout is ambiguous, or rows are wrong; all
             problems are listed.
-        ConfigError: The pattern is no regular expression with a group "group".
+        ConfigError: if the pattern is not a regular expression with a group "group".
     """
     path = Path(source)
     pattern = compile_group_pattern(group_pattern)
@@ -93,80 +95,86 @@ def list_cells(source: str | os.PathLike[str], group_pattern: str = "") -> CellL
     elif path.exists():
         raise DataError(
             f"{path}: is neither a folder nor a CSV file - unpack archives with "
-            "`python datasets/prepare_cells.py --source ...`"
+            "`wbcnets prepare cells`"
         )
     else:
         raise DataError(f"{path}: there is no such folder or file - correct the path")
     if pattern is not None:
-        listing.files = [_with_group(file, pattern) for file in listing.files]
+        for index, file in enumerate(listing.files):
+            found = pattern.search(file.path.name)
+            if found and not file.group:
+                listing.files[index] = replace(file, group=found.group("group"))
     return listing
 
 
 def compile_group_pattern(text: str) -> re.Pattern[str] | None:
-    """Compiles a pattern with a group "group"; None for an empty text.
+    """Compiles a pattern with a group "group"; returns None for an empty text.
 
     Raises:
-        ConfigError: It is no regular expression, or has no such group.
+        ConfigError: if it is not a regular expression, or has no such group.
     """
     if not text:
         return None
     try:
         pattern = re.compile(text)
     except re.error as error:
-        raise ConfigError(f"group pattern {text!r} is no regular expression: {error}") from error
+        raise ConfigError(
+            f"group pattern {text!r} is not a regular expression: {error}", setting="group_pattern"
+        ) from error
     if "group" not in pattern.groupindex:
-        raise ConfigError(f"group pattern {text!r} needs a part (?P<group>...) for the patient")
+        raise ConfigError(
+            f"group pattern {text!r} needs a part (?P<group>...) for the patient",
+            setting="group_pattern",
+        )
     return pattern
 
 
-def _with_group(file: CellFile, pattern: re.Pattern[str]) -> CellFile:
-    found = pattern.search(file.path.name)
-    if file.group or found is None:
-        return file
-    return CellFile(file.path, file.class_text, file.split, found.group("group"))
-
-
 def _list_folder(folder: Path) -> CellListing:
-    root = folder
-    for _ in range(_MAX_WRAPPERS):
-        folders, images = _entries(root)
-        if len(folders) != 1 or images or _split_name(folders[0].name) or not _inner(folders[0]):
-            break
-        root = folders[0]
+    root = _inside_wrappers(folder)
     listing = CellListing(root)
     folders, images = _entries(root, listing.ignored)
     problems = [f"{path.relative_to(folder)}: lies outside the class folders" for path in images]
     splits = {path: _split_name(path.name) for path in folders}
     if folders and all(splits.values()):
         for path in folders:
-            problems += _list_classes(listing, path, splits[path] or "")
+            inner, images = _entries(path, listing.ignored)
+            problems += [f"{path.name}/{image.name}: has no class folder" for image in images]
+            problems += [f"{path.name}: has no class folder"] * (not inner)
+            problems += _list_classes(listing, inner, splits[path] or "")
         problems += _same_split_twice(splits)
     else:
         named = [path.name for path in folders if splits[path]]
         if named:
             problems.append(f"{', '.join(named)}: a split beside classes - move it or rename it")
-        problems += _list_classes(listing, root, "")
+        problems += _list_classes(listing, folders, "")
     listing.class_texts.sort(key=natural_order)
-    listing.ignored = list(dict.fromkeys(listing.ignored))  # the root was looked at twice
     if not listing.files and not problems:
         problems.append("there is no image in it")
     if problems:
         raise DataError(
-            f"{folder}: expected <class>/<image> or <split>/<class>/<image>", sorted(set(problems))
+            f"{folder}: expected <class>/<image> or <split>/<class>/<image>", sorted(problems)
         )
     return listing
 
 
-def _list_classes(listing: CellListing, folder: Path, split: str) -> list[str]:
+def _inside_wrappers(folder: Path) -> Path:
+    """Returns the innermost of folders that each hold only one other folder of folders."""
+    for _ in range(_MAX_WRAPPERS):
+        folders, images = _entries(folder)
+        if len(folders) != 1 or images or _split_name(folders[0].name):
+            break
+        if not _entries(folders[0])[0]:  # the only folder is a class
+            break
+        folder = folders[0]
+    return folder
+
+
+def _list_classes(listing: CellListing, folders: Sequence[Path], split: str) -> list[str]:
+    """Adds the images of class folders; returns the problems."""
     problems = []
-    folders, images = _entries(folder, listing.ignored)
-    if split:
-        problems += [f"{folder.name}/{path.name}: has no class folder" for path in images]
-        problems += [f"{folder.name}: has no class folder"] * (not folders)
     for path in folders:
         inner, files = _entries(path, listing.ignored)
-        place = path.relative_to(listing.root)
-        problems += [f"{place}/{entry.name}: a folder in a class" for entry in inner]
+        problems += [f"{entry.relative_to(listing.root)}: a folder in a class" for entry in inner]
         if path.name not in listing.class_texts:
             listing.class_texts.append(path.name)
         listing.files += [CellFile(file, path.name, split) for file in files]
@@ -174,7 +182,7 @@ def _list_classes(listing: CellListing, folder: Path, split: str) -> list[str]:
 
 
 def _entries(folder: Path, ignored: list[str] | None = None) -> tuple[list[Path], list[Path]]:
-    """Returns the folders and images in a folder; what is passed over is noted."""
+    """Returns the folders and the images in a folder, and adds all others to ``ignored``."""
     entries = list_folder(folder)
     images = [path for path in entries.files if is_image_name(path.name)]
     others = [path for path in entries.files if not is_image_name(path.name)]
@@ -186,10 +194,6 @@ def _entries(folder: Path, ignored: list[str] | None = None) -> tuple[list[Path]
         ):
             ignored += [f"{path.relative_to(folder.parent)}: {kind}" for path in paths]
     return entries.folders, images
-
-
-def _inner(folder: Path) -> bool:
-    return bool(_entries(folder)[0])
 
 
 def _split_name(name: str) -> str | None:
@@ -222,7 +226,7 @@ def _list_table(path: Path) -> CellListing:
                 cells = {k: (v or "").strip() for k, v in row.items() if isinstance(v, str | None)}
                 problems += _add_row(listing, cells, reader.line_num, None in row)
     except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: is no readable CSV table ({error})") from error
+        raise DataError(f"{path}: is not a readable CSV table ({error})") from error
     problems += _repeated_files(listing.files)
     listing.class_texts = sorted({file.class_text for file in listing.files}, key=natural_order)
     if not listing.files and not problems:

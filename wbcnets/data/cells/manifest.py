@@ -1,6 +1,6 @@
-"""Manifests: which images a dataset holds, their class, split, patient and hash.
+"""Manifests: the images of a dataset with their class, split, patient and hash.
 
-A manifest is a CSV file beside its images. Its first line says what it is, the rest is a table:
+A manifest is a CSV file beside its images. The first line is a header, the rest is a table:
 
     # wbcnets manifest 1 {"name": "pbc", "class_names": ["basophil", ...]}
     file,class,split,group,sha256
@@ -14,13 +14,14 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from wbcnets.errors import DataError
 from wbcnets.io.atomic_files import sha256_of_file, write_atomically
+from wbcnets.io.parallel import map_images
+from wbcnets.io.text_table import format_table
 
 MANIFEST_NAME = "manifest.csv"
 _MAGIC = "# wbcnets manifest 1 "
@@ -33,11 +34,11 @@ class CellImage:
     """One image of one cell.
 
     Args:
-        file: Path relative to the manifest's root, with forward slashes.
-        label: Index into the manifest's class names.
-        split: "train", "val", "test", "fold0", ...; empty where not split yet.
-        group: Patient or slide; empty where unknown.
-        sha256: Of the file's bytes.
+        file: Path relative to the root of the manifest, with forward slashes.
+        label: Index into the class names of the manifest.
+        split: "train", "val", "test", "fold0", ...; empty before the split.
+        group: Patient or slide; empty if unknown.
+        sha256: Hash of the bytes of the file.
     """
 
     file: str
@@ -52,9 +53,9 @@ class CellManifest:
     """The images of a dataset.
 
     Args:
-        name: The dataset's name.
-        root: Folder that the images' paths start from.
-        class_names: Class names in the order of their labels; a class may be without images.
+        name: The name of the dataset.
+        root: The folder that the paths of the images start from.
+        class_names: The classes in the order of their labels; a class may have no images.
         images: The images.
     """
 
@@ -64,15 +65,15 @@ class CellManifest:
     images: tuple[CellImage, ...]
 
     def split(self, name: str) -> "CellManifest":
-        """The images of one split, with all class names.
+        """Returns the images of one split, with all class names.
 
         Raises:
-            DataError: The split has no image; the message lists the splits there are.
+            DataError: if the split has no image; the message lists the splits.
         """
         images = tuple(image for image in self.images if image.split == name)
         if not images:
             known = ", ".join(f"{key or '(none)'} {count}" for key, count in self.splits.items())
-            raise DataError(f'{self.name}: no image is in the split "{name}" - there are: {known}')
+            raise DataError(f'{self.name}: no image is in the split "{name}" - known are: {known}')
         return replace(self, images=images)
 
     @property
@@ -86,16 +87,16 @@ class CellManifest:
         return [image.label for image in self.images]
 
     def counts(self) -> tuple[int, ...]:
-        """Images per class."""
+        """Returns the number of images per class."""
         found = Counter(image.label for image in self.images)
         return tuple(found[label] for label in range(len(self.class_names)))
 
     def path(self, image: CellImage) -> Path:
-        """Where an image lies."""
+        """Returns the path of an image."""
         return self.root / image.file
 
     def table(self) -> str:
-        """Images per class and split, as text."""
+        """Returns the images per class and split as text."""
         splits = list(self.splits)
         found = Counter((image.label, image.split) for image in self.images)
         rows = [["class", *(split or "images" for split in splits), "all"]]
@@ -105,28 +106,24 @@ class CellManifest:
         rows.append(["all", *map(str, self.splits.values()), str(len(self.images))])
         if len(splits) < 2:
             rows = [row[:-1] for row in rows]
-        widths = [max(map(len, column)) for column in zip(*rows)]
-        return "\n".join(
-            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
-            for row in rows
-        )
+        return format_table(rows)
 
 
 def write_manifest(manifest: CellManifest, path: str | os.PathLike[str]) -> None:
-    """Writes a manifest; a file that is there is replaced in one step.
+    """Writes a manifest; an existing file is replaced atomically.
 
     Args:
-        manifest: Its root must be the folder of `path`.
+        manifest: Its root must be the folder of ``path``.
         path: The CSV file.
 
     Raises:
-        DataError: The root is another folder, or `read_manifest` would refuse the result.
+        DataError: if the root is another folder, or ``read_manifest`` would refuse the result.
     """
     target = Path(path)
     if manifest.root.resolve() != target.parent.resolve():
         raise DataError(
-            f"{target}: paths of {manifest.name} start from {manifest.root}, and a manifest must "
-            "lie there"
+            f"{target}: the paths of {manifest.name} start from {manifest.root} - write the "
+            "manifest there"
         )
     header = {"name": manifest.name, "class_names": list(manifest.class_names)}
     stream = io.StringIO()
@@ -146,11 +143,11 @@ def read_manifest(path: str | os.PathLike[str], *, must_exist: bool = True) -> C
     """Reads a manifest.
 
     Args:
-        path: The CSV file; its folder is the root of the images' paths.
-        must_exist: Whether every image must be there.
+        path: The CSV file; its folder is the root of the manifest.
+        must_exist: Whether a missing image is a problem.
 
     Raises:
-        DataError: It is not a manifest, or rows are wrong; all problems are listed.
+        DataError: if it is not a manifest, or rows are wrong; all problems are listed.
     """
     source = Path(path)
     if not source.is_file():
@@ -164,7 +161,7 @@ def read_manifest(path: str | os.PathLike[str], *, must_exist: bool = True) -> C
         missing = [image.file for image in manifest.images if not manifest.path(image).is_file()]
         if missing:
             raise DataError(
-                f"{source}: {len(missing)} of {len(manifest.images)} images are not there - move "
+                f"{source}: {len(missing)} of {len(manifest.images)} images are missing - move "
                 "the manifest together with its images, or prepare the dataset again",
                 missing,
             )
@@ -172,7 +169,7 @@ def read_manifest(path: str | os.PathLike[str], *, must_exist: bool = True) -> C
 
 
 def is_manifest(path: Path) -> bool:
-    """Whether a file starts like a manifest."""
+    """Tells whether a file starts like a manifest."""
     with path.open("rb") as stream:
         return (
             stream.read(len(_MAGIC) + 3).removeprefix(b"\xef\xbb\xbf").startswith(_MAGIC.encode())
@@ -180,26 +177,23 @@ def is_manifest(path: Path) -> bool:
 
 
 def verify_hashes(manifest: CellManifest) -> None:
-    """Compares every image with its hash, so that a result can be repeated on the same bytes.
+    """Compares every image with its hash.
 
     Raises:
-        DataError: Images differ from what the manifest was written for; all are named.
+        DataError: if images changed after the manifest was written; all are named.
     """
 
-    def check(image: CellImage) -> str | None:
+    def check(image: CellImage) -> None:
         found = sha256_of_file(manifest.path(image))
-        if found == image.sha256:
-            return None
-        return f"{image.file}: sha256 {found}, expected {image.sha256 or 'none recorded'}"
+        if found != image.sha256:
+            expected = image.sha256 or "none recorded"
+            raise DataError(f"{image.file}: sha256 {found}, expected {expected}")
 
-    with ThreadPoolExecutor(4) as pool:
-        problems = [line for line in pool.map(check, manifest.images) if line]
-    if problems:
-        raise DataError(f"{manifest.name}: {len(problems)} images were changed", problems)
+    map_images(check, manifest.images, manifest.name, "were changed")
 
 
 def path_problem(file: str) -> str | None:
-    """Why a path in a table must not be used, None where it may be."""
+    """Returns the reason to refuse a path in a table, or None."""
     if not file:
         return "the path is empty"
     if "\\" in file or "\0" in file:

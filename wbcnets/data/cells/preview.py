@@ -1,4 +1,4 @@
-"""A picture of an augmentation: each original beside what it becomes."""
+"""Contact sheets of an augmentation: each image beside its augmented versions."""
 
 import numpy as np
 
@@ -17,21 +17,18 @@ def preview_augmentation(
     seed: int = 0,
     tile_width: int = 160,
 ) -> RgbImage:
-    """Draws images of all classes, a row each: the original, then augmented versions.
+    """Draws one row per image, the original and augmented versions: ``(H, W, 3)`` uint8 RGB.
 
     Args:
         manifest: The images.
         augmentation: The pipeline.
-        n_images: Rows at most; classes take turns.
+        n_images: Largest number of rows; classes take turns.
         n_versions: Augmented versions per image: those of the first epochs of a run with this seed.
-        seed: Of the choice of images and of the versions.
+        seed: Seed of the choice of images and of the versions.
         tile_width: Width of each image in px.
 
-    Returns:
-        `(H, W, 3)` uint8 RGB.
-
     Raises:
-        DataError: An image cannot be read, or there is none.
+        DataError: if an image cannot be read, or there is none.
     """
     tiles, captions = [], []
     for index in _take_turns(manifest, n_images, seed):
@@ -45,7 +42,7 @@ def preview_augmentation(
 
 
 def _take_turns(manifest: CellManifest, number: int, seed: int) -> list[int]:
-    """Indices of images of each class in turn."""
+    """Returns the indices of up to ``number`` images, one of each class in turn."""
     labels = np.array(manifest.labels)
     order = np.random.default_rng(seed).permutation(len(labels))
     turn = np.empty(len(labels), dtype=np.int64)

@@ -1,9 +1,9 @@
 """Splits that do not leak: stratified by class, with duplicates and patients kept together.
 
 Images that belong together (the same patient or slide, equal pixels, or the same cell by
-`wbcnets.data.duplicates.near_duplicates`) form a unit, and a unit is never divided. Units of
-several images are placed first, largest first, where they fit the class fractions best; single
-images then fill each class up to its fraction exactly.
+``wbcnets.data.duplicates.near_duplicates``) form a unit, which is never divided. Units of several
+images are assigned first, largest first, to the split where they fit the class fractions best.
+Single images then fill each class up to its exact fraction.
 """
 
 import re
@@ -53,17 +53,15 @@ class Leak:
 
 
 def parse_protocol(protocol: str) -> dict[str, float]:
-    """Reads a protocol.
+    """Returns split name -> fraction; the fractions add up to 1.
 
     Args:
         protocol: "8:2" gives train and val, "7:1:2" train, val and test, "5 folds" fold0 to fold4.
-            The second part of two is what a run is watched and judged on; papers call it test.
-
-    Returns:
-        Split name -> its share; the shares add up to 1.
+            The second of two parts is called val because training evaluates on it; papers call it
+            test.
 
     Raises:
-        ConfigError: It is none of these.
+        ConfigError: if it is none of these.
     """
     folds = _FOLDS.fullmatch(protocol.strip())
     if folds and 2 <= int(folds.group(1)) <= 100:
@@ -74,7 +72,8 @@ def parse_protocol(protocol: str) -> dict[str, float]:
         if min(parts) > 0:
             return {name: part / sum(parts) for name, part in zip(("train", "val", "test"), parts)}
     raise ConfigError(
-        f'split protocol "{protocol}" is unknown; write a ratio such as 8:2 or 7:1:2, or "5 folds"'
+        f'split protocol "{protocol}" is unknown; use a ratio such as 8:2 or 7:1:2, or "5 folds"',
+        setting="protocol",
     )
 
 
@@ -86,40 +85,40 @@ def split_cells(
     *,
     allow_rare: bool = False,
 ) -> CellManifest:
-    """Divides images; what stands in their `split` is replaced.
+    """Returns the images with new splits.
 
     Args:
         manifest: The images.
-        protocol: See `parse_protocol`.
+        protocol: See ``parse_protocol``.
         seed: The same images, protocol and seed give the same splits in any order of files.
-        fingerprints: One per image; by default the images are read for it.
-        allow_rare: Whether classes with fewer units than splits are let through; they then are
-            missing from some splits.
+        fingerprints: One per image; by default the images are decoded to make them.
+        allow_rare: Whether a class may have fewer units than there are splits; some splits then
+            lack it.
 
     Raises:
-        ConfigError: The protocol is unknown.
-        DataError: Classes have fewer units than there are splits; all are named.
+        ConfigError: if the protocol is unknown.
+        DataError: if classes have fewer units than there are splits; all are named.
     """
-    shares = parse_protocol(protocol)
-    fingerprints = fingerprints or fingerprint_manifest(manifest)
-    units = find_units(manifest, fingerprints)
+    fractions = parse_protocol(protocol)
+    units = find_units(manifest, fingerprints or fingerprint_manifest(manifest))
     if not allow_rare:
-        _refuse_rare(manifest, units, len(shares))
-    places = _place(manifest, units, np.array(list(shares.values())), seed)
-    names = list(shares)
-    images = tuple(replace(image, split=names[p]) for image, p in zip(manifest.images, places))
+        _refuse_rare(manifest, units, len(fractions))
+    splits = _assign_splits(manifest, units, np.array(list(fractions.values())), seed)
+    names = list(fractions)
+    images = tuple(replace(image, split=names[s]) for image, s in zip(manifest.images, splits))
     return replace(manifest, images=images)
 
 
 def select_fold(manifest: CellManifest, fold: int) -> CellManifest:
-    """One fold for validation: its images become "val", those of the other folds "train".
+    """Returns one fold as "val" and the other folds as "train".
 
     Raises:
-        DataError: There is no such fold.
+        DataError: if there is no such fold.
     """
-    manifest.split(f"fold{fold}")
+    name = f"fold{fold}"
+    manifest.split(name)  # raises if there is no such fold
     images = tuple(
-        replace(image, split="val" if image.split == f"fold{fold}" else "train")
+        replace(image, split="val" if image.split == name else "train")
         for image in manifest.images
         if image.split.startswith("fold")
     )
@@ -127,18 +126,15 @@ def select_fold(manifest: CellManifest, fold: int) -> CellManifest:
 
 
 def cap_classes(manifest: CellManifest, caps: Mapping[str, int], seed: int = 0) -> list[int]:
-    """Draws at most so many images of a class.
+    """Returns the indices of the images to keep, ascending, so that no class exceeds its cap.
 
     Args:
         manifest: The images.
-        caps: Class name -> largest number of images; classes that are not in it are kept whole.
+        caps: Class name -> largest number of images; other classes are kept whole.
         seed: Of the draw, which does not depend on the order of the files.
 
-    Returns:
-        Indices of the images to keep, ascending.
-
     Raises:
-        DataError: A class is unknown.
+        DataError: if a class is unknown.
     """
     _check_class_names(manifest, caps)
     generator = np.random.default_rng(seed)
@@ -153,16 +149,14 @@ def cap_classes(manifest: CellManifest, caps: Mapping[str, int], seed: int = 0) 
 
 
 def repeat_classes(manifest: CellManifest, repeats: Mapping[str, int]) -> CellManifest:
-    """Lists the images of some classes several times, each to be augmented differently.
-
-    This is for training only and comes after the split; the result is not written to a file.
+    """Returns the training images with some classes repeated, each copy augmented differently.
 
     Args:
-        manifest: The training images.
-        repeats: Class name -> how often an image is listed; 1 where a class is not in it.
+        manifest: The training images; split them first.
+        repeats: Class name -> how often its images are listed; 1 for other classes.
 
     Raises:
-        DataError: A class is unknown, or a number is below 1.
+        DataError: if a class is unknown, or a number is below 1.
     """
     _check_class_names(manifest, repeats)
     if any(number < 1 for number in repeats.values()):
@@ -216,10 +210,9 @@ def _shared_groups(manifest: CellManifest) -> list[Leak]:
 
 
 def find_units(manifest: CellManifest, fingerprints: Sequence[Fingerprint]) -> list[list[int]]:
-    """Indices of the images that belong together, by patient, slide or likeness.
+    """Returns the indices of the images that belong together, by patient, slide or likeness.
 
-    Returns:
-        Lists of indices that cover all images, each sorted by file name.
+    Every image is in exactly one unit; the indices of a unit are sorted by file name.
     """
     parents = list(range(len(manifest.images)))
 
@@ -241,51 +234,46 @@ def find_units(manifest: CellManifest, fingerprints: Sequence[Fingerprint]) -> l
     return list(units.values())
 
 
-def _place(
-    manifest: CellManifest, units: list[list[int]], shares: npt.NDArray[np.float64], seed: int
+def _assign_splits(
+    manifest: CellManifest, units: list[list[int]], fractions: npt.NDArray[np.float64], seed: int
 ) -> npt.NDArray[np.int64]:
-    """The split of each image."""
+    """Returns the index of each image's split, (N,)."""
     generator = np.random.default_rng(seed)
     labels = np.array(manifest.labels)
     totals = np.array(manifest.counts())
-    quotas = np.stack([_quota(int(total), shares) for total in totals], axis=1)
-    placed = np.zeros_like(quotas)
-    places = np.full(len(labels), -1, dtype=np.int64)
+    quotas = np.stack([_quota(int(total), fractions) for total in totals], axis=1)
+    assigned = np.zeros_like(quotas)
+    splits = np.full(len(labels), -1, dtype=np.int64)
     units = [units[i] for i in generator.permutation(len(units))]
     for unit in sorted((unit for unit in units if len(unit) > 1), key=len, reverse=True):
         amount = np.bincount(labels[unit], minlength=len(totals))
-        # How much closer to (or further from) its shares each split would come, in squares that
-        # count relative to the share, so that small splits and rare classes matter as much
-        error = ((placed + amount - quotas) ** 2 - (placed - quotas) ** 2) / np.maximum(quotas, 1)
-        chosen = int(error.sum(axis=1).argmin())
-        places[unit] = chosen
-        placed[chosen] += amount
+        # The change in squared error of each split, relative to its quotas so that small splits
+        # and rare classes matter as much
+        change = (assigned + amount - quotas) ** 2 - (assigned - quotas) ** 2
+        chosen = int((change / np.maximum(quotas, 1)).sum(axis=1).argmin())
+        splits[unit] = chosen
+        assigned[chosen] += amount
     for label in range(len(totals)):
         single = [unit[0] for unit in units if len(unit) == 1 and labels[unit[0]] == label]
-        room = np.maximum(quotas[:, label] - placed[:, label], 0)
-        order = np.repeat(np.arange(len(shares)), _fill(len(single), room))
-        places[single] = order
-    return places
+        room = np.maximum(quotas[:, label] - assigned[:, label], 0)
+        if not room.any():
+            room = np.ones_like(room)
+        numbers = _largest_remainder(len(single), room / room.sum())
+        splits[single] = np.repeat(np.arange(len(fractions)), numbers)
+    return splits
 
 
-def _quota(total: int, shares: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """Whole numbers that add up to `total`; none is 0 if that can be."""
-    quota = _largest_remainder(total, shares)
-    while total >= len(shares) and quota.min() == 0:
+def _quota(total: int, fractions: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """Returns whole numbers that add up to ``total``; none is 0 if possible."""
+    quota = _largest_remainder(total, fractions)
+    while total >= len(fractions) and quota.min() == 0:
         quota[quota.argmax()] -= 1
         quota[quota.argmin()] += 1
     return quota
 
 
-def _fill(number: int, room: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Shares out `number` single images over the room that is left."""
-    if room.sum() == 0:
-        room = np.ones_like(room)
-    return _largest_remainder(number, room / room.sum())
-
-
-def _largest_remainder(total: int, shares: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    exact = total * shares
+def _largest_remainder(total: int, fractions: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    exact = total * fractions
     numbers = np.floor(exact + 1e-9).astype(np.int64)
     for index in np.argsort(numbers - exact, kind="stable")[: total - numbers.sum()]:
         numbers[index] += 1
@@ -304,9 +292,10 @@ def _refuse_rare(manifest: CellManifest, units: list[list[int]], n_splits: int) 
     ]
     if problems:
         raise DataError(
-            f"{manifest.name}: classes are too small to be in every split - merge or leave out "
-            "the classes, use fewer splits, or let them through with --allow-rare",
+            f"{manifest.name}: classes are too small to be in every split - merge them, leave them "
+            "out, use fewer splits, or allow rare classes",
             problems,
+            setting="allow_rare",
         )
 
 

@@ -230,7 +230,11 @@ def _check_cells(source: Source, options: CheckOptions, result: SetResult) -> No
     listing = list_cells(source.path, options.group_pattern)
     table = ClassTable(options.class_names or listing.class_texts)
     checked = check_cells(
-        source.path.stem, listing, table, drop_unusable=options.repair, repair=options.repair
+        source.path.stem,
+        listing,
+        table,
+        drop_unusable=options.repair,
+        drop_conflicts=options.repair,
     )
     _take_cells(result, checked)
 

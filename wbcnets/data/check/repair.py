@@ -4,11 +4,11 @@ import json
 import shutil
 from pathlib import Path
 
-from wbcnets.data.cells.manifest import MANIFEST_NAME, write_manifest
+from wbcnets.data.cells.copying import copy_cells
+from wbcnets.data.cells.manifest import MANIFEST_NAME
 from wbcnets.data.check.checking import total_counts
 from wbcnets.data.check.results import CheckResult, SetResult
 from wbcnets.data.detection.coco import CocoDataset
-from wbcnets.data.prepare.cells import copy_cells
 from wbcnets.errors import ConfigError, DataError
 from wbcnets.io.atomic_files import write_atomically
 from wbcnets.io.strict_json import write_json
@@ -76,8 +76,7 @@ def _write_set(entry: SetResult, folder: Path) -> Path:
         return _write_boxes(entry.dataset, folder)
     if entry.cells is None:
         raise DataError(f"{entry.name}: nothing of it can be used")
-    manifest = copy_cells(entry.cells.manifest, folder)
-    write_manifest(manifest, folder / MANIFEST_NAME)
+    copy_cells(entry.cells.manifest, folder)
     return folder / MANIFEST_NAME
 
 

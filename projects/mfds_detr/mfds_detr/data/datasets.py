@@ -10,7 +10,7 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
-from wbcnets.data.cards.detection import dataset_paths
+from wbcnets.data.cards.paths import dataset_paths
 from wbcnets.data.detection.coco import CocoDataset, load_coco
 from wbcnets.errors import ConfigError, DataError
 from wbcnets.io.strict_json import write_json

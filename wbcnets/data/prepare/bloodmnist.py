@@ -1,6 +1,5 @@
-"""Images from a MedMNIST file: arrays of images and labels per split, in numpy's npz format."""
+"""BloodMNIST as MedMNIST publishes it: arrays of images and labels per split in an npz file."""
 
-import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -8,56 +7,52 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from wbcnets.data.cards.classes import CellCard
+from wbcnets.data.cards.card import ClassificationCard
 from wbcnets.data.cells.listing import CellFile, CellListing
-from wbcnets.data.prepare.sources import refuse_members
 from wbcnets.errors import DataError
+from wbcnets.io.archives import check_zip_members
 
 _SPLITS = ("train", "val", "test")
 
 
-def unpack_medmnist(source: str | os.PathLike[str], card: CellCard, target: Path) -> CellListing:
-    """Writes the images of an npz file as PNG files.
+def list_bloodmnist(source: Path, card: ClassificationCard, scratch: Path) -> CellListing:
+    """Writes the images of an npz file as PNG files and lists them with the splits of the file.
 
     Args:
-        source: The file, with `<split>_images` `(N, H, W, 3)` uint8 and `<split>_labels` `(N, 1)`
-            or `(N,)` integers for the splits train, val and test.
+        source: The file, with ``<split>_images`` ``(N, H, W, 3)`` uint8 and ``<split>_labels``
+            ``(N, 1)`` or ``(N,)`` integers for the splits train, val and test. Each size is a
+            dataset of its own, named after the file: bloodmnist, bloodmnist_64, ...
         card: The classes.
-        target: Folder for `<split>/<class>/<number>.png`.
-
-    Returns:
-        The images, with the splits of the file.
+        scratch: The folder for ``<split>/<class>/<number>.png``.
 
     Raises:
-        DataError: It is no such file, or its arrays have other shapes, types or labels; all
+        DataError: if it is no such file, or its arrays have other shapes, types or labels; all
             problems are listed. Pickled objects are never loaded.
     """
-    path = Path(source)
-    arrays = _load(path)
-    problems = []
-    for split in _SPLITS:
-        problems += _check(split, arrays, len(card.classes))
+    arrays = _load(source)
+    problems = [line for split in _SPLITS for line in _check(split, arrays, len(card.classes))]
     if problems:
-        raise DataError(f"{path}: is no MedMNIST file of {len(card.classes)} classes", problems)
-    listing = CellListing(target, class_texts=list(card.class_names))
+        raise DataError(f"{source}: is no MedMNIST file of {len(card.classes)} classes", problems)
+    name = source.stem if source.stem.startswith(card.name) else card.name
+    listing = CellListing(scratch, class_texts=list(card.class_names), name=name)
     for split in _SPLITS:
-        for name in card.class_names:
-            (target / split / name).mkdir(parents=True, exist_ok=True)
+        for class_name in card.class_names:
+            (scratch / split / class_name).mkdir(parents=True, exist_ok=True)
         labels = arrays[f"{split}_labels"].reshape(-1)
         for number, (image, label) in enumerate(zip(arrays[f"{split}_images"], labels)):
-            name = card.class_names[int(label)]
-            file = target / split / name / f"{split}_{number:05d}.png"
+            class_name = card.class_names[int(label)]
+            file = scratch / split / class_name / f"{split}_{number:05d}.png"
             Image.fromarray(image).save(file, compress_level=1)
-            listing.files.append(CellFile(file, name, split))
+            listing.files.append(CellFile(file, class_name, split))
     return listing
 
 
 def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise DataError(f"{path}: there is no such file - get it from the set's source")
+        raise DataError(f"{path}: there is no such file - download it from the dataset's source")
     try:
         with zipfile.ZipFile(path) as archive:
-            refuse_members(path, archive.infolist())
+            check_zip_members(path, archive.infolist())
         with np.load(path, allow_pickle=False) as content:
             wanted = [f"{split}_{kind}" for split in _SPLITS for kind in ("images", "labels")]
             return {name: content[name] for name in wanted if name in content.files}

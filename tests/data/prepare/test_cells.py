@@ -5,14 +5,12 @@ import pytest
 from PIL import Image
 
 from tests.data.cells.cell_images import draw_cell, make_class_folders, save_cell
-from wbcnets.data.cards.cells import CELL_CARDS
+from wbcnets.cli.main import main
+from wbcnets.data.cards.classification import CLASSIFICATION_CARDS
 from wbcnets.data.cells.checks import fingerprint_manifest
-from wbcnets.data.cells.loading import load_cells, read_manifest, verify_hashes
+from wbcnets.data.cells.loading import load_cells
+from wbcnets.data.cells.manifest import read_manifest, verify_hashes
 from wbcnets.data.cells.splits import find_leaks, repeat_classes
-
-
-def run(script, name, source, output, *options):
-    return script(name).main(["--source", str(source), "--output", str(output), *options])
 
 
 def zip_folder(folder, archive):
@@ -22,8 +20,8 @@ def zip_folder(folder, archive):
     return archive
 
 
-def test_pbc_with_its_given_splits(script, shared, tmp_path, capsys):
-    assert run(script, "prepare_pbc", shared("pbc112_trainval.zip"), tmp_path) == 0
+def test_pbc_with_its_given_splits(prepare, shared, tmp_path, capsys):
+    assert prepare("pbc", shared("pbc112_trainval.zip"), tmp_path) == 0
     printed = capsys.readouterr().out
     assert "13736 read = 13736 used as they are + 0 repaired + 0 dropped" in printed
     # The same cells, cut out twice
@@ -31,45 +29,45 @@ def test_pbc_with_its_given_splits(script, shared, tmp_path, capsys):
     assert "IG_466905.jpg [train]" in printed
     assert (tmp_path / "report.txt").read_text(encoding="utf-8").splitlines()[0] in printed
     manifest = read_manifest(tmp_path / "manifest.csv")
-    assert manifest.class_names == CELL_CARDS["pbc"].class_names
+    assert manifest.class_names == CLASSIFICATION_CARDS["pbc"].class_names
     assert manifest.split("train").counts() == (874, 2204, 1086, 2024, 870, 1015, 2353, 1644)
     assert manifest.split("val").counts() == (115, 302, 155, 290, 109, 135, 326, 234)
 
 
-def test_pbc_class_folders(script, shared, tmp_path, capsys):
+def test_pbc_class_folders(prepare, shared, tmp_path, capsys):
     source = shared("pbc_sample_360.zip")
-    assert run(script, "prepare_pbc", source, tmp_path / "a") == 1
+    assert prepare("pbc", source, tmp_path / "a") == 1
     assert "basophil: 25 images, expected 1218" in capsys.readouterr().err
     assert not (tmp_path / "a").exists()
     options = ("--allow-other-counts", "--classes", "5")
-    assert run(script, "prepare_pbc", source, tmp_path / "a", *options) == 0
+    assert prepare("pbc", source, tmp_path / "a", *options) == 0
     assert "75 images of erythroblast, ig, platelet left out" in capsys.readouterr().out
     manifest = load_cells(tmp_path / "a")
     assert manifest.name == "pbc5"
     assert manifest.split("train").counts() == (20,) * 5
     assert manifest.split("val").counts() == (5,) * 5
     verify_hashes(manifest)
-    assert run(script, "prepare_pbc", source, tmp_path / "b", *options) == 0
+    assert prepare("pbc", source, tmp_path / "b", *options) == 0
     assert load_cells(tmp_path / "b").images == manifest.images
-    assert run(script, "prepare_pbc", source, tmp_path / "c", *options, "--seed", "1") == 0
+    assert prepare("pbc", source, tmp_path / "c", *options, "--seed", "1") == 0
     assert load_cells(tmp_path / "c").images != manifest.images
 
 
-def test_all_idb2(script, tmp_path, capsys):
+def test_all_idb2(prepare, tmp_path, capsys):
     for number in range(1, 11):
         save_cell(tmp_path / "source" / "img" / f"Im{number:03d}_{number % 2}.tif", number)
     options = ("--allow-other-counts",)
-    assert run(script, "prepare_all_idb2", tmp_path / "source", tmp_path / "out", *options) == 0
+    assert prepare("all_idb2", tmp_path / "source", tmp_path / "out", *options) == 0
     manifest = load_cells(tmp_path / "out")
     assert manifest.class_names == ("healthy", "blast")
     assert {image.file.split("_")[-1][0] for image in manifest.images if image.label} == {"1"}
     assert manifest.split("val").counts() == (1, 1)
     save_cell(tmp_path / "source" / "img" / "Im011_2.tif", 11)
-    assert run(script, "prepare_all_idb2", tmp_path / "source", tmp_path / "out", *options) == 1
+    assert prepare("all_idb2", tmp_path / "source", tmp_path / "out", *options) == 1
     assert "Im011_2.tif: expected ImXXX_0 or ImXXX_1" in capsys.readouterr().err
 
 
-def test_cnmc_keeps_patients_apart(script, tmp_path, capsys):
+def test_cnmc_keeps_patients_apart(prepare, tmp_path, capsys):
     seed = 0
     for patient in range(30):
         name = ("all", "hem")[patient % 2]
@@ -85,7 +83,7 @@ def test_cnmc_keeps_patients_apart(script, tmp_path, capsys):
     )
     save_cell(tmp_path / "source" / "final" / "7.bmp", 1003)
     options = ("--allow-other-counts",)
-    assert run(script, "prepare_cnmc", tmp_path / "source", tmp_path / "out", *options) == 0
+    assert prepare("cnmc", tmp_path / "source", tmp_path / "out", *options) == 0
     printed = capsys.readouterr().out
     assert "cnmc: 31 patients or slides" in printed
     assert "neither in all/ or hem/ nor in a table" in printed
@@ -99,7 +97,7 @@ def test_cnmc_keeps_patients_apart(script, tmp_path, capsys):
     assert sum(image.group == "0" for image in manifest.images) == 4
     assert set(manifest.splits) == {"train", "val", "test"}
     save_cell(tmp_path / "source" / "training" / "fold_0" / "all" / "odd.bmp", 2000)
-    assert run(script, "prepare_cnmc", tmp_path / "source", tmp_path / "out", *options) == 1
+    assert prepare("cnmc", tmp_path / "source", tmp_path / "out", *options) == 1
     assert '"odd.bmp" does not name the patient' in capsys.readouterr().err
 
 
@@ -115,13 +113,13 @@ def write_bloodmnist(path, side=28, n=(16, 8, 8), **changes):
 
 
 @pytest.mark.parametrize("side", [28, 64])
-def test_bloodmnist(script, tmp_path, capsys, side):
+def test_bloodmnist(prepare, tmp_path, capsys, side):
     path = tmp_path / "bloodmnist_64.npz"
     arrays = write_bloodmnist(path, side)
-    assert run(script, "prepare_bloodmnist", path, tmp_path / "out") == 0
+    assert prepare("bloodmnist", path, tmp_path / "out") == 0
     manifest = load_cells(tmp_path / "out")
     assert manifest.name == "bloodmnist_64"
-    assert manifest.class_names == CELL_CARDS["bloodmnist"].class_names
+    assert manifest.class_names == CLASSIFICATION_CARDS["bloodmnist"].class_names
     assert manifest.splits == {"train": 16, "val": 8, "test": 8}
     for image in manifest.images:
         number = int(image.file.rsplit("_", 1)[1][:5])
@@ -130,7 +128,7 @@ def test_bloodmnist(script, tmp_path, capsys, side):
         assert image.label == number % 8
 
 
-def test_bloodmnist_files_that_are_none(script, tmp_path, capsys):
+def test_bloodmnist_files_that_are_none(prepare, tmp_path, capsys):
     path = tmp_path / "bloodmnist.npz"
     write_bloodmnist(
         path,
@@ -138,52 +136,52 @@ def test_bloodmnist_files_that_are_none(script, tmp_path, capsys):
         val_images=np.zeros((8, 28, 28), dtype=np.uint8),
         test_labels=np.array([{"a": 1}] * 8, dtype=object),
     )
-    assert run(script, "prepare_bloodmnist", path, tmp_path / "out") == 1
+    assert prepare("bloodmnist", path, tmp_path / "out") == 1
     assert "Object arrays cannot be loaded" in capsys.readouterr().err
     write_bloodmnist(
         path, train_labels=np.full(16, 8), val_images=np.zeros((8, 28, 28), dtype=np.uint8)
     )
-    assert run(script, "prepare_bloodmnist", path, tmp_path / "out") == 1
+    assert prepare("bloodmnist", path, tmp_path / "out") == 1
     message = capsys.readouterr().err
     assert "train_labels run from 8 to 8" in message
     assert "val_images is uint8 (8, 28, 28), expected" in message
     path.write_bytes(b"no zip")
-    assert run(script, "prepare_bloodmnist", path, tmp_path / "out") == 1
+    assert prepare("bloodmnist", path, tmp_path / "out") == 1
     assert "cannot be read as an npz file" in capsys.readouterr().err
 
 
-def test_bmcd_folders_by_number_name_and_the_papers_spelling(script, tmp_path):
+def test_bmcd_folders_by_number_name_and_the_papers_spelling(prepare, tmp_path):
     make_class_folders(tmp_path / "source", {"0": 3, "01": 3, "Promyelocyte": 3, "Bistocyte": 3})
     options = ("--allow-other-counts", "--protocol", "2:1")
-    assert run(script, "prepare_bmcd_fgcd", tmp_path / "source", tmp_path / "out", *options) == 0
+    assert prepare("bmcd_fgcd", tmp_path / "source", tmp_path / "out", *options) == 0
     manifest = load_cells(tmp_path / "out")
     assert len(manifest.class_names) == 40
     assert {k: n for k, n in enumerate(manifest.counts()) if n} == {0: 3, 1: 3, 2: 3, 37: 3}
     assert manifest.splits == {"train": 8, "val": 4}
 
 
-def test_ten_classes_of_aml_lmu_are_capped_before_the_split(script, tmp_path, monkeypatch, capsys):
-    names = CELL_CARDS["aml_lmu"].class_names
+def test_ten_classes_of_aml_lmu_are_capped_before_the_split(prepare, tmp_path, monkeypatch, capsys):
+    names = CLASSIFICATION_CARDS["aml_lmu"].class_names
     make_class_folders(tmp_path / "source", dict.fromkeys(names, 12))
-    monkeypatch.setitem(CELL_CARDS["aml_lmu10"].caps, "NGS", 7)
+    monkeypatch.setitem(CLASSIFICATION_CARDS["aml_lmu10"].caps, "NGS", 7)
     options = ("--allow-other-counts", "--classes", "10")
-    assert run(script, "prepare_aml_lmu", tmp_path / "source", tmp_path / "out", *options) == 0
+    assert prepare("aml_lmu", tmp_path / "source", tmp_path / "out", *options) == 0
     assert "60 images of LYA, PMB, MMZ, MOB, KSC left out" in capsys.readouterr().out
     manifest = load_cells(tmp_path / "out")
     assert manifest.counts() == (7, *(12,) * 9)
     assert set(manifest.splits) == {f"fold{k}" for k in range(5)}
-    repeated = repeat_classes(manifest, CELL_CARDS["aml_lmu10"].repeats)
+    repeated = repeat_classes(manifest, CLASSIFICATION_CARDS["aml_lmu10"].repeats)
     assert repeated.counts()[1] == 60
 
 
-def test_a_table_with_odd_labels_and_equal_names(script, tmp_path):
+def test_a_table_with_odd_labels_and_equal_names(prepare, tmp_path):
     rows = ["file,label,group"]
     for number in range(12):
         save_cell(tmp_path / "source" / f"day{number % 3}" / f"{number // 3}.png", number)
         rows.append(f"day{number % 3}/{number // 3}.png,../{'ab'[number % 2]},day{number % 3}")
     (tmp_path / "source" / "cells.csv").write_text("\n".join(rows))
     source, options = tmp_path / "source" / "cells.csv", ("--protocol", "3 folds")
-    assert run(script, "prepare_cells", source, tmp_path / "out", *options) == 0
+    assert prepare("cells", source, tmp_path / "out", *options) == 0
     manifest = load_cells(tmp_path / "out")
     assert manifest.class_names == ("../a", "../b")
     assert len({image.file for image in manifest.images}) == 12
@@ -192,17 +190,17 @@ def test_a_table_with_odd_labels_and_equal_names(script, tmp_path):
     folds = {image.group: image.split for image in manifest.images}
     assert sorted(folds.values()) == ["fold0", "fold1", "fold2"]
     archive = zip_folder(tmp_path / "source", tmp_path / "cells.zip")
-    assert run(script, "prepare_cells", archive, tmp_path / "zip", *options) == 0
+    assert prepare("cells", archive, tmp_path / "zip", *options) == 0
     assert load_cells(tmp_path / "zip").images == manifest.images
 
 
 @pytest.mark.parametrize("name", ["/etc/a/1.png", "../a/1.png", "a\\..\\1.png"])
-def test_zips_that_lead_out(script, tmp_path, capsys, name):
+def test_zips_that_lead_out(prepare, tmp_path, capsys, name):
     with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
         info = zipfile.ZipInfo("x")
         info.filename = name
         archive.writestr(info, b"x")
-    assert run(script, "prepare_cells", tmp_path / "bad.zip", tmp_path / "out") == 1
+    assert prepare("cells", tmp_path / "bad.zip", tmp_path / "out") == 1
     assert "leads out of the folder" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -221,46 +219,50 @@ def leaky(tmp_path):
     return source
 
 
-def test_leaks_between_given_splits(script, leaky, tmp_path, capsys):
+def test_leaks_between_given_splits(prepare, leaky, tmp_path, capsys):
     options = ("--group-pattern", r"^(?P<group>\w\d)_")
-    assert run(script, "prepare_cells", leaky, tmp_path / "out", *options) == 1
+    assert prepare("cells", leaky, tmp_path / "out", *options) == 1
     message = capsys.readouterr().err
     for part in ("p0_1.png [train]", "q0_copy.bmp [val]: equal pixels", 'same group ("p2")'):
         assert part in message
     assert not (tmp_path / "out" / "manifest.csv").exists()
     options = (*options, "--leaks")
-    assert run(script, "prepare_cells", leaky, tmp_path / "kept", *options, "keep") == 0
+    assert prepare("cells", leaky, tmp_path / "kept", *options, "keep") == 0
     assert load_cells(tmp_path / "kept").splits == {"train": 6, "val": 9}
     assert "1 equal pixels, 1 near duplicate, 1 same group" in capsys.readouterr().out
-    assert run(script, "prepare_cells", leaky, tmp_path / "mended", *options, "drop") == 0
+    assert prepare("cells", leaky, tmp_path / "mended", *options, "drop") == 0
     mended = load_cells(tmp_path / "mended")
     assert mended.splits == {"train": 3, "val": 9}
     assert find_leaks(mended, fingerprint_manifest(mended)) == []
     assert "15 read = 12 used as they are + 0 repaired + 3 dropped" in capsys.readouterr().out
 
 
-def test_given_splits_can_be_replaced_and_must_be_whole(script, leaky, tmp_path, capsys):
+def test_given_splits_can_be_replaced_and_must_be_whole(prepare, leaky, tmp_path, capsys):
     options = ("--protocol", "2 folds")
-    assert run(script, "prepare_cells", leaky, tmp_path / "out", *options) == 0
+    assert prepare("cells", leaky, tmp_path / "out", *options) == 0
     manifest = load_cells(tmp_path / "out")
     assert set(manifest.splits) == {"fold0", "fold1"}
     assert find_leaks(manifest, fingerprint_manifest(manifest)) == []
-    assert run(script, "prepare_cells", leaky / "val", tmp_path / "x", "--protocol", "given") == 1
-    assert "have no split - choose one with --protocol" in capsys.readouterr().err
-    assert run(script, "prepare_cells", leaky / "val", tmp_path / "x", "--protocol", "9") == 1
+    assert prepare("cells", leaky / "val", tmp_path / "x", "--protocol", "given") == 1
+    assert (
+        "have no split - choose a protocol, such as 8:2; see --protocol" in capsys.readouterr().err
+    )
+    assert prepare("cells", leaky / "val", tmp_path / "x", "--protocol", "9") == 2
     assert 'split protocol "9" is unknown' in capsys.readouterr().err
 
 
-def test_a_set_without_card_needs_a_place(script, leaky, capsys):
-    assert script("prepare_cells").main(["--source", str(leaky)]) == 1
-    assert "--output is needed" in capsys.readouterr().err
+def test_a_dataset_without_card_needs_an_output(leaky, capsys):
+    assert main(["prepare", "cells", "--source", str(leaky)]) == 2
+    assert (
+        "needs an output folder, such as datasets/my_cells; see --output" in capsys.readouterr().err
+    )
 
 
-def test_cards_take_other_folder_names(script, tmp_path):
+def test_cards_take_other_folder_names(prepare, tmp_path):
     counts = {"Baso": 5, "eosi": 5, "lymp": 5, "mixt": 5, "mono": 5, "neut": 5}
     make_class_folders(tmp_path / "source", counts)
     options = ("--card", "lisc_cells")
-    assert run(script, "prepare_cells", tmp_path / "source", tmp_path / "out", *options) == 0
+    assert prepare("cells", tmp_path / "source", tmp_path / "out", *options) == 0
     manifest = load_cells(tmp_path / "out")
-    assert manifest.class_names == CELL_CARDS["lisc_cells"].class_names
+    assert manifest.class_names == CLASSIFICATION_CARDS["lisc_cells"].class_names
     assert manifest.counts() == (5,) * 5

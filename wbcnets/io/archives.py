@@ -1,0 +1,86 @@
+"""Zip files from elsewhere, unpacked safely."""
+
+import contextlib
+import os
+import shutil
+import stat
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from wbcnets.errors import DataError
+
+MAX_ZIP_BYTES = 8 << 30
+MAX_ZIP_MEMBERS = 200_000
+MAX_ZIP_RATIO = 200
+
+
+@contextlib.contextmanager
+def unpacked(source: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields ``unpack`` of a source into a temporary folder, which is removed afterwards.
+
+    Raises:
+        DataError: if there is no such folder or zip file, or the zip file is unsafe.
+    """
+    with tempfile.TemporaryDirectory(prefix="wbcnets-") as folder:
+        yield unpack(Path(source), Path(folder))
+
+
+def unpack(source: Path, target: Path) -> Path:
+    """Returns a folder as it is, or unpacks a zip file into ``target`` and returns that.
+
+    Raises:
+        DataError: if there is no such folder or zip file, or the zip file is unsafe.
+    """
+    if source.is_dir():
+        return source
+    if not zipfile.is_zipfile(source):
+        reason = "is neither a folder nor a zip file" if source.exists() else "does not exist"
+        raise DataError(f"{source}: the source {reason} - correct the path")
+    extract_zip(source, target)
+    return target
+
+
+def extract_zip(archive: Path, target: Path) -> None:
+    """Unpacks a zip file; nothing is written outside the target folder.
+
+    Raises:
+        DataError: if ``check_zip_members`` refuses it, or the file is damaged.
+    """
+    try:
+        with zipfile.ZipFile(archive) as source:
+            members = [member for member in source.infolist() if not member.is_dir()]
+            check_zip_members(archive, members)
+            for member in members:
+                destination = target / member.filename
+                destination.parent.mkdir(parents=True, exist_ok=True)
+                with source.open(member) as stream, destination.open("wb") as out:
+                    shutil.copyfileobj(stream, out)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        raise DataError(f"{archive}: damaged or unsupported zip file ({error})") from error
+
+
+def check_zip_members(archive: Path, members: Sequence[zipfile.ZipInfo]) -> None:
+    """Checks a zip file by its table of contents, before anything is unpacked.
+
+    Raises:
+        DataError: if a member is encrypted, a link, has an absolute path or one with ``..``, or is
+            compressed too well to be an image; or if there are too many members or bytes.
+    """
+    problems = []
+    for member in members:
+        parts = PurePosixPath(member.filename).parts
+        if member.filename.startswith("/") or ".." in parts or "\\" in member.filename:
+            problems.append(f'"{member.filename}" leads out of the folder')
+        if stat.S_ISLNK(member.external_attr >> 16):
+            problems.append(f'"{member.filename}" is a symbolic link')
+        if member.flag_bits & 1:
+            problems.append(f'"{member.filename}" is encrypted')
+        if member.file_size > MAX_ZIP_RATIO * max(member.compress_size, 1024):
+            problems.append(f'"{member.filename}" unpacks to {member.file_size:,} bytes')
+    total = sum(member.file_size for member in members)
+    if len(members) > MAX_ZIP_MEMBERS or total > MAX_ZIP_BYTES:
+        problems.append(f"{len(members)} files of {total:,} bytes exceed the limits")
+    if problems:
+        raise DataError(f"{archive}: not unpacked - download the published file again", problems)
