@@ -16,7 +16,7 @@ ORDER = (
     ("evaluation",),
     ("train",),
     ("benchmark",),
-    ("__init__", "__main__", "cli"),
+    ("__init__", "__main__", "api", "cli"),
 )
 LEVELS = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 

@@ -62,7 +62,7 @@ def test_no_rounds_are_refused(capsys):
 
 
 def test_the_detector_is_left_out_where_it_is_not_installed(monkeypatch, capsys):
-    monkeypatch.setattr("wbcnets.cli.main.entry_points", lambda **query: [])
+    monkeypatch.setattr("wbcnets.api.entry_points", lambda **query: [])
     assert run("--list") == 0
     assert "left out: the detector is not installed" in capsys.readouterr().out
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from wbcnets import api
 from wbcnets.cli import main as dispatcher
 from wbcnets.cli.main import COMMANDS, PAIRS, CommandParser, describe, main
 from wbcnets.cli.options import add_option
@@ -119,7 +120,7 @@ def test_the_detector_is_found_through_its_entry_point(monkeypatch, capsys):
         asked.append(query)
         return [entry]
 
-    monkeypatch.setattr(dispatcher, "entry_points", find)
+    monkeypatch.setattr(api, "entry_points", find)
     assert main(["train", "smears"]) == 7
     assert asked == [{"group": "wbcnets.smears", "name": "train"}]
 
@@ -129,7 +130,7 @@ def test_without_the_detector_the_error_says_how_to_install_it(monkeypatch, caps
         raise ModuleNotFoundError("No module named 'detectron2'", name="detectron2")
 
     for found in ([], [SimpleNamespace(load=missing)]):
-        monkeypatch.setattr(dispatcher, "entry_points", lambda found=found, **query: found)
+        monkeypatch.setattr(api, "entry_points", lambda found=found, **query: found)
         assert main(["predict", "smears", "--help"]) == 2
         shown = capsys.readouterr().err
         assert "pip install 'wbcnets[detection]', then: wbcnets install-detectron2" in shown

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 
+from wbcnets.api import import_smears
 from wbcnets.benchmark.case import BenchmarkOptions, Case
 from wbcnets.benchmark.scaling import ScalingCase
 from wbcnets.benchmark.suite import SUITES, choose_cases, library_cases, run_cases
-from wbcnets.cli.main import import_smears
 from wbcnets.cli.options import add_option, at_least
 from wbcnets.engine.device import choose_device
 from wbcnets.errors import ConfigError

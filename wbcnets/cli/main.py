@@ -16,14 +16,13 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib.metadata import entry_points
 from types import ModuleType
 from typing import Any
 
+from wbcnets.api import import_smears
 from wbcnets.errors import ConfigError, DataError, WbcnetsError
 from wbcnets.version import __version__
 
-SMEARS = "wbcnets.smears"
 # Commands that exist for cells and for smears, then those that stand alone
 PAIRS = {
     "train": ("train a classifier of cell images", "train a detector of cells in blood smears"),
@@ -129,25 +128,6 @@ def import_command(name: str) -> ModuleType:
         if error.name and error.name.startswith("wbcnets."):
             raise
         raise ConfigError(f"{error}; run: pip install 'wbcnets[train]'") from error
-
-
-def import_smears(name: str) -> Any:
-    """Returns the detector's module for a key of the entry-point group ``wbcnets.smears``.
-
-    Args:
-        name: "train", "evaluate", "predict", "export" or "api".
-
-    Raises:
-        ConfigError: if the detector or a package that it needs is not installed.
-    """
-    install = "run: pip install 'wbcnets[detection]', then: wbcnets install-detectron2"
-    found = entry_points(group=SMEARS, name=name)
-    if not found:
-        raise ConfigError(f"the detector is not installed; {install}")
-    try:
-        return next(iter(found)).load()
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"the detector cannot be imported: {error}; {install}") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
