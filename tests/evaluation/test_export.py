@@ -1,8 +1,10 @@
+import pytest
 import timm
 import torch
 from safetensors.torch import load_file
 
 from tests.evaluation.small_classifier import KWARGS, NAMES, save_run, small_model
+from wbcnets.errors import CheckpointError
 from wbcnets.evaluation.classifier import load_classifier
 from wbcnets.evaluation.export import export_classifier
 from wbcnets.io.atomic_files import digest_path, verify_digest
@@ -29,6 +31,15 @@ def test_exported_file_holds_the_model_in_half_precision(tmp_path):
     ).eval()
     assert again.load_report.complete
     torch.testing.assert_close(again(x), model(x), rtol=1e-2, atol=1e-2)
+
+
+def test_weight_that_overflows_is_an_error_and_leaves_no_file(tmp_path):
+    model = small_model()
+    with torch.no_grad():
+        model.cls_token.fill_(1e6)
+    with pytest.raises(CheckpointError, match=r"x\.safetensors: .*cls_token overflow in .*float16"):
+        export_classifier(load_run(model, tmp_path), tmp_path / "x.safetensors")
+    assert not (tmp_path / "x.safetensors").exists()
 
 
 def test_exported_folder_gives_the_classifier_again(tmp_path):

@@ -136,11 +136,11 @@ def test_each_class_has_intervals_that_contain_its_metrics():
 def test_intervals_of_few_patients_are_wider_than_those_of_their_many_images():
     generator = np.random.default_rng(0)
     patients = generator.uniform(0.5, 1, size=10)
-    places = np.repeat(np.arange(10), 100)
+    patient_of = np.repeat(np.arange(10), 100)
     truth = generator.integers(2, size=1000)
-    right = generator.uniform(size=1000) < patients[places]
+    right = generator.uniform(size=1000) < patients[patient_of]
     scores = np.eye(2)[np.where(right, truth, 1 - truth)]
-    groups = [f"patient {place}" for place in places]
+    groups = [f"patient {patient}" for patient in patient_of]
     by_image = compute_metrics(truth, scores, ("a", "b"), resamples=200)
     by_patient = compute_metrics(truth, scores, ("a", "b"), groups=groups, resamples=200)
     assert by_patient.bootstrap["unit"] == "group"

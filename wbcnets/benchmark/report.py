@@ -1,8 +1,7 @@
 """The report of a benchmark: a table, CSV files, the machine and a README."""
 
-import csv
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from wbcnets.benchmark.case import Case, Pair
 from wbcnets.benchmark.machine import Machine
 from wbcnets.benchmark.measure import Measurement
 from wbcnets.benchmark.scaling import ScalingPoint, growth
+from wbcnets.io.csv_files import write_csv
 
 README = """The results of wbcnets benchmark.
 
@@ -101,13 +101,13 @@ class Report:
             (folder / name).write_text(content, encoding="utf-8")
         rows = [result.row(self.machine) for result in self.results]
         if rows:
-            _write_csv(folder / "results.csv", list(rows[0]), (row.values() for row in rows))
+            write_csv(folder / "results.csv", [rows[0].keys(), *(row.values() for row in rows)])
         rounds = (line for result in self.results for line in result.rounds())
-        _write_csv(folder / "rounds.csv", ("case", "candidate", "round", "seconds"), rounds)
+        write_csv(folder / "rounds.csv", [("case", "candidate", "round", "seconds"), *rounds])
         if self.points:
             points = ((p.model, p.batch, p.height, p.width, p.seconds) for p in self.points)
             names = ("model", "batch", "height", "width", "seconds")
-            _write_csv(folder / "scaling.csv", names, points)
+            write_csv(folder / "scaling.csv", [names, *points])
         return text
 
     def text(self) -> str:
@@ -188,10 +188,3 @@ def scaling_table(points: list[ScalingPoint]) -> str:
             f"image, time per image by {by_batch:.2f} from batch 1 to the largest."
         )
     return "\n".join(lines)
-
-
-def _write_csv(path: Path, names: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(names)
-        writer.writerows(rows)

@@ -21,7 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="val", help='the split to evaluate; "" for all images')
     add_option(parser, "output", default=Path("output/evaluation"))
     parser.add_argument(
-        "--class-map", type=Path, metavar="YAML", help="the dataset's classes to the model's"
+        "--class-map",
+        type=Path,
+        metavar="YAML",
+        help="maps the dataset's classes to the model's, one 'ig: IG' per line",
     )
     parser.add_argument(
         "--compare",

@@ -2,14 +2,14 @@
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from wbcnets.io.atomic_files import write_atomically
 
 
-def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
     """Writes rows as UTF-8 with one line each; the first one is the header.
 
     Args:
