@@ -174,7 +174,7 @@ def test_is_finite_under_autocast(dtype):
 
 
 def test_refuses_what_does_not_fit():
-    with pytest.raises(ConfigError, match="num_heads=3 cannot share dim=8"):
+    with pytest.raises(ConfigError, match="num_heads=3 does not divide dim=8"):
         ConvAttention(8, 3)
     with pytest.raises(ConfigError, match="'embed_dim', 'head_dim'"):
         ConvAttention(8, 2, scale_by="root")

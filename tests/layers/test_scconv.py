@@ -70,7 +70,7 @@ def test_gates_follow_a_hand_worked_example():
     informative, redundant = layer.gates(features)
 
     # Mean 2, deviation 1, so that the normalized values are -1 and 1, times gamma -3, 3 and -1, 1.
-    # Shares 3/4 and 1/4: sigmoid(-9/4) = 0.0953495 and sigmoid(-1/4) = 0.4378235; the others are
+    # Fractions 3/4 and 1/4: sigmoid(-9/4) = 0.0953495 and sigmoid(-1/4) = 0.4378235; the others are
     # above the threshold.
     first = torch.tensor([[[[0.0953495, 1.0]], [[0.4378235, 1.0]]]], dtype=torch.float64)
     second = torch.tensor([[[[0.0953495, 0.0]], [[0.4378235, 0.0]]]], dtype=torch.float64)
@@ -128,9 +128,9 @@ def test_a_sum_near_nothing_is_kept_off_it_on_its_own_side(sign):
     layer = SRU(2, num_groups=1, dtype=torch.float64)
     with torch.no_grad():
         layer.norm.weight.copy_(torch.tensor([1.0 + sign * 1e-6, -1.0]))
-    share = layer._scale_shares(torch.float64)[0].item()
+    fraction = layer._gamma_fractions(torch.float64)[0].item()
     # A mean of 1e-4 over two channels is a sum of 2e-4.
-    assert share == pytest.approx(sign / 2e-4, rel=1e-5)
+    assert fraction == pytest.approx(sign / 2e-4, rel=1e-5)
 
 
 @settings(max_examples=40, deadline=None)
@@ -165,7 +165,7 @@ def test_refuses_every_other_width(channels, groups):
         ({"threshold": 1.0}, "threshold=1.0"),
         ({"gate": "medium"}, "'soft', 'hard'"),
         ({"alpha": 0.0}, "alpha=0.0 leaves 0 and 16"),
-        ({"alpha": 1.5}, "both shares"),
+        ({"alpha": 1.5}, "both parts"),
         ({"kernel_size": 2}, "kernel_size=2"),
         ({"squeeze_ratio": 0}, "squeeze_ratio=0"),
         ({"fusion": "sum"}, "'joint', 'pairwise'"),

@@ -55,5 +55,5 @@ def test_dropout_of_attention_is_for_training_only():
 
 @pytest.mark.parametrize(("dim", "num_heads"), [(10, 3), (8, 0), (0, 1)])
 def test_heads_that_cannot_share_are_an_error(dim, num_heads):
-    with pytest.raises(ConfigError, match=f"num_heads={num_heads} cannot share dim={dim}"):
+    with pytest.raises(ConfigError, match=f"num_heads={num_heads} does not divide dim={dim}"):
         SelfAttention(dim, num_heads)

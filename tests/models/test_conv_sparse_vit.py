@@ -11,8 +11,7 @@ from torch import nn
 from transformers import CvtConfig, CvtForImageClassification
 
 from wbcnets.errors import ConfigError
-from wbcnets.models.conv_sparse_vit import ConvSparseViT
-from wbcnets.models.cvt_weights import checkpoint_filter_fn
+from wbcnets.models.conv_sparse_vit import ConvSparseViT, checkpoint_filter_fn
 
 SMALL = {"embed_dims": (8, 12, 24), "depths": (1, 1, 3), "num_heads": (1, 2, 3), "num_classes": 5}
 
@@ -307,7 +306,7 @@ def test_drop_path_rises_over_all_blocks():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_heads": (1, 5, 3)}, "num_heads=5 cannot share dim=12"),
+        ({"num_heads": (1, 5, 3)}, "num_heads=5 does not divide dim=12"),
         ({"depths": (1, 1)}, "3 stages"),
         ({"depths": (1, 1, 1)}, "sparse_attention=False"),
         ({"position_embedding": "second"}, "'every', 'first', 'last'"),

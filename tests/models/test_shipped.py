@@ -10,7 +10,8 @@ from PIL import Image
 
 import wbcnets  # noqa: F401
 from wbcnets.evaluation.classifier import load_classifier
-from wbcnets.models.shipped import PBC_CLASSES, WEIGHTS
+from wbcnets.models.factory import WEIGHTS
+from wbcnets.models.resnext_cc import PBC_CLASSES
 
 SAMPLE = Path(__file__).resolve().parents[3] / "shared" / "data" / "pbc112_trainval.zip"
 NAMES = timm.list_pretrained("*.pbc")

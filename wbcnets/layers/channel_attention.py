@@ -20,7 +20,7 @@ class ChannelAttention(nn.Module):
     Args:
         channels: C.
         reduction: The bottleneck has ``max(1, C // reduction)`` channels.
-        device: Where the parameters are made.
+        device: Device of the parameters.
         dtype: Type of the parameters.
 
     Raises:

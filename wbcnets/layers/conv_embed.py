@@ -25,7 +25,7 @@ class ConvEmbed(nn.Module):
         kernel_size: Side of a patch, s in equations 1 and 2.
         stride: Distance of two patches, s - o; patches overlap where it is below the side.
         padding: Zeros around the input, p.
-        device: Where the parameters are made.
+        device: Device of the parameters.
         dtype: Type of the parameters.
 
     Raises:

@@ -20,7 +20,7 @@ class CrossLayerFusion(nn.Module):
     Args:
         in_channels: C.
         channels: D; None takes C, as the paper.
-        device: Where the parameters are made.
+        device: Device of the parameters.
         dtype: Type of the parameters.
 
     Raises:

@@ -38,7 +38,7 @@ class EfficientChannelAttention(nn.Module):
     Args:
         channels: C; decides the kernel's size by `eca_kernel_size`.
         kernel_size: An odd size of one's own.
-        device: Where the parameters are made.
+        device: Device of the parameters.
         dtype: Type of the parameters.
 
     Raises:

@@ -1,16 +1,20 @@
-"""The convolution block that MFDS-DETR adds behind ResNet-50 (section 3.2).
+"""Extra convolution stage that MFDS-DETR adds after ResNet-50.
 
-The paper fixes the order of the convolutions (1x1 to fewer channels, 3x3 that halves the map, 1x1
-to more channels); widths and GroupNorm are the released code's. The paper describes no shortcut, so
-there is none. Each convolution is followed by GroupNorm and ReLU: the places that they have in a
-ResNet bottleneck, whose last ReLU stands behind the sum.
+Chen et al., "Accurate Leukocyte Detection Based on Deformable-DETR and Multi-Level Feature Fusion
+for Aiding Diagnosis of Blood Diseases", section 3.2: 1x1 to fewer channels, 3x3 that halves the
+map, 1x1 to more channels. The paper describes no shortcut, so there is none.
+
+Differences from the paper:
+
+- It does not give widths and norms. Widths and GroupNorm come from the released code; GroupNorm and
+  ReLU follow each convolution as in a ResNet bottleneck.
 """
 
 import torch
 from torch import Tensor, nn
 
 from wbcnets.errors import ConfigError
-from wbcnets.layers.necks.channel_mapper import conv_norm
+from wbcnets.layers.necks.base import conv_norm
 
 
 class ExtraStage(nn.Module):
@@ -20,17 +24,16 @@ class ExtraStage(nn.Module):
         in_channels: Channels of the backbone's last map.
         mid_channels: Channels of the 3x3 convolution; None means half of ``in_channels``.
         out_channels: Channels of the new map; None means twice ``in_channels``.
-        groups: Most groups of each GroupNorm; a width that it does not divide gets its largest
-            divisor below.
-        device: Where the parameters are made.
+        groups: Upper limit of each GroupNorm's groups, see ``group_norm``.
+        device: Device of the parameters.
         dtype: Type of the parameters.
 
     Attributes:
         out_channels: Channels of the new map.
-        stride: 2, by which the backbone's last stride is multiplied.
+        stride: 2, the factor between the strides of the new and the last map.
 
     Raises:
-        ConfigError: If a width or ``groups`` is below 1.
+        ConfigError: if a width or ``groups`` is below 1.
     """
 
     def __init__(
@@ -74,7 +77,7 @@ class ExtraStage(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """He initialization of the convolutions, as in ResNet; fresh norms."""
+        """Draws He-normal convolutions as in ResNet, and resets the norms."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -3,42 +3,42 @@
 Chen et al., "SCKansformer: Fine-Grained Classification of Bone Marrow Cells via Kansformer Backbone
 and Hierarchical Attention Mechanisms", section III-C, equations 5 to 17.
 
-Differences from the paper, all of them the released code's:
+Differences from the paper, all of them from its released code:
 
-* Equation 10 writes h-swish as x * sigmoid(x), which is SiLU. Here it is x * ReLU6(x + 3) / 6, what
-  the name stands for; ``act_layer=torch.nn.SiLU`` gives the equation to the letter.
-* Equation 14 is a bare depth-wise convolution; here batch norm and h-swish follow it.
-* After these, a squeeze-and-excitation (ratio 4, hard sigmoid) weighs the channels, of which the
-  text says nothing; ``squeeze_excite=False`` leaves it out. The stated 54 million parameters need
-  it.
-* The local part and the attention each have a residual connection; equations 11 to 17 show none.
-* No convolution has a bias, for a batch norm follows each.
+- Equation 10 writes h-swish as x * sigmoid(x), which is SiLU. Here it is x * ReLU6(x + 3) / 6, the
+  function of that name; ``act_layer=torch.nn.SiLU`` gives the equation to the letter.
+- Equation 14 is a bare depth-wise convolution; here batch norm and h-swish follow it.
+- A squeeze-and-excitation (ratio 4, hard sigmoid) then weighs the channels. The text does not
+  mention it, but the stated 54 million parameters need it. ``squeeze_excite=False`` removes it.
+- The local part and the attention each have a residual connection; equations 11 to 17 show none.
+- No convolution has a bias, because a batch norm follows each.
 """
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from wbcnets.errors import ConfigError
 from wbcnets.layers.self_attention import SelfAttention
 from wbcnets.layers.token_map import map_to_tokens, tokens_to_map
-
-LARGEST_HALF_INPUT = 256.0
+from wbcnets.ops.autocast import AutocastSafeConv2d, autocast_off
+from wbcnets.ops.inplace import InplaceBatchNorm2d, InplaceHardswish, multiply_
 
 
 class SqueezeExcite(nn.Module):
-    """Weighs each channel by what the averages of all say: (B, C, H, W) -> (B, C, H, W).
+    """Weighs each channel by the averages of all channels: (B, C, H, W) -> (B, C, H, W).
 
-    Runs in its parameters' type, also under autocast, where it costs nothing.
+    Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018. Linear layers, unlike timm's module,
+    because the released weights have them. It runs in its parameters' type even under autocast, and
+    may overwrite its input when no gradients are needed.
 
     Args:
         channels: C.
         reduction: The bottleneck has ``max(1, C // reduction)`` channels.
-        device: Where the parameters are made.
+        device: Device of the parameters.
         dtype: Type of the parameters.
 
     Raises:
-        ConfigError: ``channels`` or ``reduction`` is below 1.
+        ConfigError: if ``channels`` or ``reduction`` is below 1.
     """
 
     def __init__(
@@ -61,39 +61,31 @@ class SqueezeExcite(nn.Module):
         self.fc2 = nn.Linear(hidden, channels, device=device, dtype=dtype)
         self.gate = nn.Hardsigmoid()
 
-    def forward(self, x: Tensor, overwrite: bool = False) -> Tensor:
-        """Returns the weighed map, in the place of `x` where the caller has no more use for it."""
-        pooled = x.mean(dim=(2, 3)).to(self.fc1.weight.dtype)
-        if x.device.type == "meta":
-            return x * self._weights(pooled)
-        with torch.autocast(x.device.type, enabled=False):
-            weights = self._weights(pooled)
-            in_place = overwrite and weights.dtype == x.dtype
-            return x.mul_(weights) if in_place else x * weights
-
-    def _weights(self, pooled: Tensor) -> Tensor:
-        """(B, C) -> (B, C, 1, 1), in [0, 1]."""
-        return self.gate(self.fc2(self.act(self.fc1(pooled))))[:, :, None, None]
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the weighed map."""
+        averages = x.mean(dim=(2, 3)).to(self.fc1.weight.dtype)
+        with autocast_off(x):
+            weights = self.gate(self.fc2(self.act(self.fc1(averages))))  # (B, C)
+            return multiply_(x, weights[:, :, None, None])
 
 
 class InvertedResidual(nn.Module):
     """Local features of a map by depth-wise convolution: (B, C, H, W) -> (B, C, H, W).
 
-    Equations 13 to 15: widen, depth-wise 3x3, narrow, each with batch norm, plus the map itself.
-    Nothing normalizes the map beforehand, so that under autocast large values are scaled down for
-    the convolutions and the result scaled up again, in float32.
+    Equations 13 to 15: widen, depth-wise 3x3, narrow, each with batch norm; the map itself is added
+    to the result. No norm precedes the convolutions, so under autocast they scale large inputs.
 
     Args:
         dim: C.
-        expand_ratio: By how much the first convolution widens the map.
-        squeeze_excite: Weigh the widened channels by squeeze-and-excitation.
-        squeeze_ratio: By how much the squeeze-and-excitation narrows them.
-        act_layer: Makes the activation.
-        device: Where the parameters are made.
+        expand_ratio: Width of the depth-wise convolution over C.
+        squeeze_excite: Whether squeeze-and-excitation weighs the widened channels.
+        squeeze_ratio: Reduction of the squeeze-and-excitation.
+        act_layer: Class of the activation.
+        device: Device of the parameters.
         dtype: Type of the parameters.
 
     Raises:
-        ConfigError: A number is below 1.
+        ConfigError: if a number is below 1.
     """
 
     def __init__(
@@ -102,7 +94,7 @@ class InvertedResidual(nn.Module):
         expand_ratio: float = 4.0,
         squeeze_excite: bool = True,
         squeeze_ratio: int = 4,
-        act_layer: type[nn.Module] = nn.Hardswish,
+        act_layer: type[nn.Module] = InplaceHardswish,
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -116,7 +108,7 @@ class InvertedResidual(nn.Module):
         hidden = int(dim * expand_ratio)
 
         def convolution(inputs: int, outputs: int, size: int, groups: int = 1) -> nn.Conv2d:
-            return nn.Conv2d(
+            return AutocastSafeConv2d(
                 inputs,
                 outputs,
                 size,
@@ -128,48 +120,45 @@ class InvertedResidual(nn.Module):
             )
 
         self.expand = convolution(dim, hidden, 1)
-        self.expand_norm = nn.BatchNorm2d(hidden, device=device, dtype=dtype)
+        self.expand_norm = InplaceBatchNorm2d(hidden, device=device, dtype=dtype)
         self.expand_act = act_layer()
         self.depthwise = convolution(hidden, hidden, 3, groups=hidden)
-        self.depthwise_norm = nn.BatchNorm2d(hidden, device=device, dtype=dtype)
+        self.depthwise_norm = InplaceBatchNorm2d(hidden, device=device, dtype=dtype)
         self.depthwise_act = act_layer()
         self.squeeze_excite: nn.Module = nn.Identity()
         if squeeze_excite:
             self.squeeze_excite = SqueezeExcite(hidden, squeeze_ratio, device=device, dtype=dtype)
         self.project = convolution(hidden, dim, 1)
-        self.project_norm = nn.BatchNorm2d(dim, device=device, dtype=dtype)
+        self.project_norm = InplaceBatchNorm2d(dim, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns the map with what its neighborhoods tell added."""
-        wide = convolve(self.expand, x)
-        wide = activate(self.expand_act, normalize(self.expand_norm, wide))
-        wide = convolve(self.depthwise, wide)
-        wide = activate(self.depthwise_act, normalize(self.depthwise_norm, wide))
-        if isinstance(self.squeeze_excite, SqueezeExcite):
-            wide = self.squeeze_excite(wide, overwrite=may_overwrite())
-        return x + normalize(self.project_norm, convolve(self.project, wide))
+        """Returns the map plus its local features."""
+        wide = self.expand_act(self.expand_norm(self.expand(x)))  # equation 13
+        wide = self.depthwise_act(self.depthwise_norm(self.depthwise(wide)))  # equation 14
+        wide = self.squeeze_excite(wide)
+        return x + self.project_norm(self.project(wide))  # equation 15
 
 
 class GlobalLocalAttention(nn.Module):
     """x + MSA(LN(x)), then the local part on the patches: (B, 1 + N, C) -> (B, 1 + N, C).
 
-    The class token, the first one, takes part in the attention and passes by the local part.
+    The class token, the first one, takes part in the attention and skips the local part.
 
     Args:
         dim: C.
-        num_heads: Heads of the attention, which share C evenly.
+        num_heads: Heads of the attention, which divide C.
         qkv_bias: Whether queries, keys and values have a bias.
-        attn_drop: Dropout of the attention weights, in training.
-        proj_drop: Dropout of the attention's output, in training.
-        expand_ratio: By how much the local part widens the map.
-        squeeze_excite: Whether the local part weighs its channels by squeeze-and-excitation.
-        squeeze_ratio: By how much the squeeze-and-excitation narrows them.
-        act_layer: Makes the local part's activation.
-        device: Where the parameters are made.
+        attn_drop: Dropout of the attention weights.
+        proj_drop: Dropout of the attention's output.
+        expand_ratio: See ``InvertedResidual``.
+        squeeze_excite: See ``InvertedResidual``.
+        squeeze_ratio: See ``InvertedResidual``.
+        act_layer: See ``InvertedResidual``.
+        device: Device of the parameters.
         dtype: Type of the parameters.
 
     Raises:
-        ConfigError: The heads cannot share C evenly, or a number is below 1.
+        ConfigError: if the heads do not divide C, or a number is below 1.
     """
 
     def __init__(
@@ -182,7 +171,7 @@ class GlobalLocalAttention(nn.Module):
         expand_ratio: float = 4.0,
         squeeze_excite: bool = True,
         squeeze_ratio: int = 4,
-        act_layer: type[nn.Module] = nn.Hardswish,
+        act_layer: type[nn.Module] = InplaceHardswish,
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -197,17 +186,14 @@ class GlobalLocalAttention(nn.Module):
         )
 
     def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Returns the attended tokens.
+        """Returns the attended tokens, (B, 1 + N, C).
 
         Args:
             tokens: The class token and N patches row by row, (B, 1 + N, C).
             grid: Height and width of the map of patches; their product is N.
 
-        Returns:
-            (B, 1 + N, C).
-
         Raises:
-            ConfigError: The grid has another number of patches.
+            ConfigError: if the number of tokens does not match the grid.
         """
         if tokens.ndim != 3 or tokens.shape[1] != 1 + grid[0] * grid[1]:
             raise ConfigError(
@@ -219,46 +205,3 @@ class GlobalLocalAttention(nn.Module):
         image = tokens_to_map(patches, grid)  # equation 12
         patches = map_to_tokens(self.local(image))  # equations 13 to 16
         return torch.cat([class_token.to(patches.dtype), patches], dim=1)  # equation 17
-
-
-def normalize(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    """The batch norm of a map that nobody else needs: (B, C, H, W) -> (B, C, H, W).
-
-    Without gradients and with fixed statistics it overwrites the map, as making room for another of
-    the widened size costs more than the arithmetic.
-    """
-    mean, variance = norm.running_mean, norm.running_var
-    if norm.training or mean is None or variance is None or x.dtype != mean.dtype:
-        return norm(x)
-    if not may_overwrite():
-        return norm(x)
-    scale = norm.weight * (variance + norm.eps).rsqrt()
-    shift = norm.bias - mean * scale
-    return torch.addcmul(shift[:, None, None], x, scale[:, None, None], out=x)
-
-
-def activate(activation: nn.Module, x: Tensor) -> Tensor:
-    """The activation of a map that nobody else needs, likewise: (B, C, H, W) -> (B, C, H, W)."""
-    if isinstance(activation, nn.Hardswish) and may_overwrite():
-        return F.hardswish(x, inplace=True)
-    return activation(x)
-
-
-def may_overwrite() -> bool:
-    """Whether neither gradients nor a recorded graph need what lies in between."""
-    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return not torch.is_grad_enabled() and not recorded
-
-
-def convolve(convolution: nn.Conv2d, x: Tensor) -> Tensor:
-    """The convolution, which under autocast neither overflows nor loses digits of large values.
-
-    Half precision ends at 65,504, and a sum over 3,072 channels gets there soon: an input whose
-    largest value is above 256 is divided down to 256 first, and the result, in float32, multiplied
-    again. Other inputs are not touched.
-    """
-    if x.device.type == "meta" or not torch.is_autocast_enabled(x.device.type):
-        return convolution(x)
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    scale = (wide.detach().abs().amax() / LARGEST_HALF_INPUT).clamp(min=1.0)
-    return convolution(wide / scale).to(wide.dtype) * scale

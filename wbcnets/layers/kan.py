@@ -57,7 +57,7 @@ class KANLinear(nn.Module):
         grid_range: Where the intervals begin and end; `spline_order` more follow on either side.
         base_activation: Makes the function of the base branch.
         scale_noise: Coefficients start uniformly in `+-scale_noise / (2 * grid_size)`.
-        device: Where the parameters are made.
+        device: Device of the parameters.
         dtype: Type of the parameters. Knots stay in float32 or wider, as rounded ones may coincide.
 
     Raises:
@@ -288,7 +288,7 @@ class KAN(nn.Module):
         base_activation: See `KANLinear`.
         scale_noise: See `KANLinear`.
         dropout: Share of the values between layers that is dropped in training.
-        device: Where the parameters are made.
+        device: Device of the parameters.
         dtype: Type of the parameters.
 
     Raises:

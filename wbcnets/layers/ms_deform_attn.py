@@ -24,7 +24,7 @@ class MultiScaleDeformableAttention(nn.Module):
         num_levels: Levels of the feature pyramid.
         num_points: Points sampled per head and level.
         backend: Sampling backend, see `wbcnets.ops.ms_deform_attn`; None chooses by device.
-        device: Where to make the parameters.
+        device: Device of the parameters.
         dtype: Type of the parameters.
 
     Raises:

@@ -1,28 +1,27 @@
-"""Spatial and channel reconstruction of a feature map (section III-D, equations 18 to 20).
+"""Spatial and channel reconstruction convolution (SCConv).
 
 Chen et al., "SCKansformer: Fine-Grained Classification of Bone Marrow Cells via Kansformer Backbone
-and Hierarchical Attention Mechanisms", after Li et al., "SCConv: Spatial and Channel Reconstruction
-Convolution for Feature Redundancy" (CVPR 2023). The SRU splits a map by how much each value tells
-and adds the two parts crosswise; the CRU replaces a convolution by a split, two cheap transforms
-and a weighted sum.
+and Hierarchical Attention Mechanisms", section III-D, equations 18 to 20, after Li et al., "SCConv:
+Spatial and Channel Reconstruction Convolution for Feature Redundancy" (CVPR 2023). The SRU splits a
+map by how informative each value is and adds the two parts crosswise. The CRU replaces a
+convolution by a split, two cheap transforms and a weighted sum.
 
 Differences from the paper:
 
-* The SRU's gates. The text gives a weight of 1 above the threshold and 0 below, through which no
-  gradient reaches gamma and beta. ``gate="soft"``, the default, is that of the SCConv module in
-  common use: above the threshold a value is informative whole (1 and 0), below it both parts take
-  the weight itself, so that gamma and beta train. ``gate="hard"`` is what SCKansformer's released
-  code does: 1 and 0 at the threshold or above, 0 and 1 below, on values normalized by the sample
-  standard deviation plus 1e-10 in place of equation 18's root of variance plus epsilon. Its gamma
-  and beta are frozen, because nothing can train them.
-* Equation 19 divides by the sum of gamma, which training can drive to 0: the mean of gamma is kept
-  at least 1e-4 away from it, on its own side.
-* The CRU's fusion. The text, as SKNet does, takes a softmax over the two pooled values of a channel
-  (``fusion="pairwise"``, the default); SCKansformer's released code and the common module take one
-  over all 2 C pooled values (``fusion="joint"``), which makes the result smaller by a factor of
-  about C.
-* Where its groups do not divide the squeezed channels, the group-wise convolution takes the
-  greatest common divisor as groups. By default, no width that 16 divides is affected.
+- The SRU's gates. The text gives a weight of 1 above the threshold and 0 below, so no gradient
+  reaches gamma and beta. ``gate="soft"``, the default, is the gate of the common SCConv module: a
+  value above the threshold is fully informative (1 and 0), below it both parts take the weight
+  itself, so gamma and beta train. ``gate="hard"`` is SCKansformer's released code: 1 and 0 at the
+  threshold or above, 0 and 1 below, on values normalized by the sample standard deviation plus
+  1e-10 in place of equation 18's square root of variance plus epsilon. Its gamma and beta are
+  frozen, because nothing can train them.
+- Equation 19 divides by the sum of gamma, which training can drive to 0. The mean of gamma is kept
+  at least 1e-4 away from 0, with its sign.
+- The CRU's fusion. The text, like SKNet, takes a softmax over the two pooled values of a channel
+  (``fusion="pairwise"``, the default). SCKansformer's released code and the common module take it
+  over all 2 C pooled values (``fusion="joint"``), which shrinks the result by a factor of about C.
+- If its groups do not divide the squeezed channels, the group-wise convolution uses the greatest
+  common divisor as groups. By default, no multiple of 16 is affected.
 """
 
 from math import gcd
@@ -32,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wbcnets.errors import ConfigError
+from wbcnets.ops.autocast import autocast_off
 
 GATES = ("soft", "hard")
 FUSIONS = ("joint", "pairwise")
@@ -42,19 +42,19 @@ RELEASED_EPSILON = 1e-10
 class SRU(nn.Module):
     """Spatial reconstruction unit: (B, C, H, W) -> (B, C, H, W).
 
-    The gates are computed in float32 or wider; under autocast the result is float32 too, as that of
-    a norm.
+    The gates are computed in float32 or wider. Under autocast the result is float32 too, like that
+    of a norm.
 
     Args:
         channels: C, an even number.
         num_groups: Groups of the group norm; they divide C.
-        threshold: The weight above which a value is informative, in (0, 1).
+        threshold: Weight above which a value is informative, in (0, 1).
         gate: "soft" trains gamma and beta; "hard" is the released code's and does not.
-        device: Where the parameters are made.
+        device: Device of the parameters.
         dtype: Type of the parameters.
 
     Raises:
-        ConfigError: C is odd or not a multiple of ``num_groups``, or another argument is out of
+        ConfigError: if C is odd or not a multiple of ``num_groups``, or another argument is out of
             range.
     """
 
@@ -72,7 +72,7 @@ class SRU(nn.Module):
         check_channels("SRU", channels, num_groups)
         if not 0.0 < threshold < 1.0:
             raise ConfigError(
-                f"SRU: threshold={threshold} is not between 0 and 1; the paper's: 0.5"
+                f"SRU: threshold={threshold} is not between 0 and 1; the paper uses 0.5"
             )
         if gate not in GATES:
             raise ConfigError(f"SRU: gate={gate!r}: use one of {list(GATES)}")
@@ -84,46 +84,48 @@ class SRU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the map with its informative and its redundant part added crosswise."""
-        weight, above = self._weights(x)
-        x = x.to(torch.promote_types(x.dtype, self.norm.weight.dtype))
-        if self.gate == "hard":
-            informative, redundant = x.masked_fill(~above, 0.0), x.masked_fill(above, 0.0)
-        else:
-            weighed = weight.to(x.dtype) * x
-            informative = torch.where(above, x, weighed)
-            redundant = weighed.masked_fill(above, 0.0)
+        informative, redundant = self._separate(x)
         first, second = informative.chunk(2, dim=1)
         third, fourth = redundant.chunk(2, dim=1)
         return torch.cat([first + fourth, second + third], dim=1)
 
     def gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The weights of the informative and of the redundant part, each (B, C, H, W) in [0, 1]."""
+        """Returns the gates of the two parts, each (B, C, H, W) in [0, 1]."""
         weight, above = self._weights(x)
         if self.gate == "hard":
             return above.to(weight.dtype), (~above).to(weight.dtype)
         return weight.masked_fill(above, 1.0), weight.masked_fill(above, 0.0)
 
+    def _separate(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns ``x`` times each of its gates, without the products by 0 and 1."""
+        weight, above = self._weights(x)
+        x = x.to(torch.promote_types(x.dtype, self.norm.weight.dtype))
+        if self.gate == "hard":
+            return x.masked_fill(~above, 0.0), x.masked_fill(above, 0.0)
+        weighed = weight.to(x.dtype) * x
+        return torch.where(above, x, weighed), weighed.masked_fill(above, 0.0)
+
     def _weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """How much each value tells, in [0, 1] (equation 20), and whether it is informative."""
+        """Returns equation 20's weights, in [0, 1], and whether each value is informative."""
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        weight = torch.sigmoid(self._normalize(wide) * self._scale_shares(wide.dtype))
+        weight = torch.sigmoid(self._normalize(wide) * self._gamma_fractions(wide.dtype))
         hard = self.gate == "hard"
         return weight, weight >= self.threshold if hard else weight > self.threshold
 
     def _normalize(self, x: Tensor) -> Tensor:
-        """Equation 18, or the released code's form of it: (B, C, H, W) -> (B, C, H, W)."""
+        """Equation 18, or its form in the released code: (B, C, H, W) -> (B, C, H, W)."""
         gamma, beta = self.norm.weight.to(x.dtype), self.norm.bias.to(x.dtype)
         if self.gate == "soft":
             return F.group_norm(x, self.norm.num_groups, gamma, beta, self.norm.eps)
         groups = x.unflatten(1, (self.norm.num_groups, -1)).flatten(2)
-        centerd = groups - groups.mean(dim=2, keepdim=True)
+        centered = groups - groups.mean(dim=2, keepdim=True)
         count = max(groups.shape[2] - 1, 1)
-        deviation = (centerd.square().sum(dim=2, keepdim=True) / count).sqrt()
-        normalized = (centerd / (deviation + RELEASED_EPSILON)).view_as(x)
+        deviation = (centered.square().sum(dim=2, keepdim=True) / count).sqrt()
+        normalized = (centered / (deviation + RELEASED_EPSILON)).view_as(x)
         return normalized * gamma[:, None, None] + beta[:, None, None]
 
-    def _scale_shares(self, dtype: torch.dtype) -> Tensor:
-        """Equation 19, each gamma by the sum of all: (C, 1, 1)."""
+    def _gamma_fractions(self, dtype: torch.dtype) -> Tensor:
+        """Returns equation 19, each gamma over the sum of all: (C, 1, 1)."""
         gamma = self.norm.weight.to(dtype)
         total = gamma.sum()
         floor = torch.full_like(total, MINIMAL_MEAN_SCALE * self.norm.num_channels)
@@ -134,21 +136,21 @@ class SRU(nn.Module):
 class CRU(nn.Module):
     """Channel reconstruction unit: (B, C, H, W) -> (B, C, H, W).
 
-    Runs in its parameters' type, also under autocast: float16 cannot hold its sums.
+    Runs in its parameters' type even under autocast: float16 cannot hold its sums.
 
     Args:
         channels: C.
-        alpha: Share of the channels that the rich transform sees, in (0, 1).
-        squeeze_ratio: By how much a 1x1 convolution narrows each of the two shares.
-        conv_groups: Groups of the group-wise convolution, where enough channels are left.
+        alpha: Fraction of the channels that the rich transform sees, in (0, 1).
+        squeeze_ratio: Factor by which a 1x1 convolution narrows each of the two parts.
+        conv_groups: Groups of the group-wise convolution, if enough channels are left.
         kernel_size: Kernel of the group-wise convolution, an odd number.
         fusion: "pairwise" takes a softmax over the two pooled values of each channel, "joint" over
             all 2 C of them.
-        device: Where the parameters are made.
+        device: Device of the parameters.
         dtype: Type of the parameters.
 
     Raises:
-        ConfigError: An argument is out of range, or leaves one of the two shares empty.
+        ConfigError: if an argument is out of range, or leaves one of the two parts empty.
     """
 
     def __init__(
@@ -169,7 +171,7 @@ class CRU(nn.Module):
         if upper < 1 or lower < 1:
             raise ConfigError(
                 f"CRU: alpha={alpha} leaves {upper} and {lower} of {channels} channels; both "
-                "shares need at least 1"
+                "parts need at least 1"
             )
         if squeeze_ratio < 1 or conv_groups < 1 or kernel_size < 1 or kernel_size % 2 == 0:
             raise ConfigError(
@@ -179,7 +181,7 @@ class CRU(nn.Module):
             )
         if fusion not in FUSIONS:
             raise ConfigError(f"CRU: fusion={fusion!r}: use one of {list(FUSIONS)}")
-        self.shares = (upper, lower)
+        self.parts = (upper, lower)
         self.fusion = fusion
         upper_squeezed = max(1, upper // squeeze_ratio)
         lower_squeezed = max(1, lower // squeeze_ratio)
@@ -202,23 +204,21 @@ class CRU(nn.Module):
         self.point_conv_lower = pointwise(lower_squeezed, channels - lower_squeezed)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns the map with its redundant channels made anew from cheaper ones."""
+        """Returns the map with its redundant channels rebuilt from cheaper ones."""
         x = x.to(self.squeeze_upper.weight.dtype)
-        if x.device.type == "meta":
-            return self._fuse(*self._transform(x))
-        with torch.autocast(x.device.type, enabled=False):
+        with autocast_off(x):
             return self._fuse(*self._transform(x))
 
     def _transform(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The rich and the cheap transform: (B, C, H, W) -> (B, C, H, W), twice."""
-        upper, lower = x.split(self.shares, dim=1)
+        """Returns the rich and the cheap transform, each (B, C, H, W) -> (B, C, H, W)."""
+        upper, lower = x.split(self.parts, dim=1)
         upper, lower = self.squeeze_upper(upper), self.squeeze_lower(lower)
         rich = self.group_conv(upper) + self.point_conv_upper(upper)
         cheap = torch.cat([self.point_conv_lower(lower), lower], dim=1)
         return rich, cheap
 
     def _fuse(self, rich: Tensor, cheap: Tensor) -> Tensor:
-        """Weighs and adds the two: (B, C, H, W), (B, C, H, W) -> (B, C, H, W)."""
+        """Returns the weighted sum of the two: (B, C, H, W) twice -> (B, C, H, W)."""
         wide = torch.promote_types(rich.dtype, torch.float32)
         pooled = torch.stack([part.mean(dim=(2, 3), dtype=wide) for part in (rich, cheap)], dim=1)
         if self.fusion == "pairwise":
@@ -232,23 +232,23 @@ class CRU(nn.Module):
 class SCConv(nn.Module):
     """SRU, then CRU: (B, C, H, W) -> (B, C, H, W).
 
-    Under autocast the result is float32, as that of a norm.
+    Under autocast the result is float32, like that of a norm.
 
     Args:
         channels: C, an even number.
         num_groups: Groups of the SRU's group norm; they divide C.
         threshold: The SRU's threshold, in (0, 1).
         gate: The SRU's gate, "soft" or "hard".
-        alpha: Share of the channels that the CRU's rich transform sees, in (0, 1).
-        squeeze_ratio: By how much the CRU narrows its shares.
+        alpha: Fraction of the channels that the CRU's rich transform sees, in (0, 1).
+        squeeze_ratio: Factor by which the CRU narrows its two parts.
         conv_groups: Groups of the CRU's group-wise convolution.
         kernel_size: Kernel of the CRU's group-wise convolution, an odd number.
         fusion: The CRU's fusion, "pairwise" or "joint".
-        device: Where the parameters are made.
+        device: Device of the parameters.
         dtype: Type of the parameters.
 
     Raises:
-        ConfigError: C is odd or not a multiple of ``num_groups``, or another argument is out of
+        ConfigError: if C is odd or not a multiple of ``num_groups``, or another argument is out of
             range.
     """
 
@@ -287,10 +287,10 @@ class SCConv(nn.Module):
 
 
 def check_channels(layer: str, channels: int, num_groups: int) -> None:
-    """Accepts an even number of channels that the groups divide.
+    """Checks that the number of channels is even and a multiple of the groups.
 
     Raises:
-        ConfigError: It is another number.
+        ConfigError: if it is not.
     """
     if num_groups < 1 or channels < 2 or channels % 2 or channels % num_groups:
         raise ConfigError(

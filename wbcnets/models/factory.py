@@ -1,26 +1,72 @@
-"""How a registered model is made: timm's builder, with weights that are accounted for.
+"""Creation of registered models: timm's builder, with weights whose fit is checked and reported.
 
-timm finds and fetches the weights. Files named by the caller are read here, without running code
-from them; the fit to the model is checked and reported here, where timm would pass over it.
+``build_model`` creates a model, reads its weights and loads them, in that order. Files are read
+without running code from them. timm would skip tensors that do not fit; here they are errors, and
+``model.load_report`` lists what became of every tensor.
 """
 
 import logging
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-from timm.models import adapt_input_conv, build_model_with_cfg, resolve_pretrained_cfg
+from timm.models import (
+    adapt_input_conv,
+    build_model_with_cfg,
+    load_state_dict_from_hf,
+    resolve_pretrained_cfg,
+)
 from torch import Tensor, nn
 
-from wbcnets.errors import CheckpointError, WbcnetsError
+from wbcnets.errors import CheckpointError
 from wbcnets.io.checkpoints import read_state_dict
-from wbcnets.models.load_report import LoadReport
 
 CheckpointFilter = Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]]
 
+# Weights that are part of the package
+WEIGHTS = Path(__file__).resolve().parent / "weights"
+# Weight files of a ``local-dir:`` folder, the preferred ones first
+_FILES_OF_A_FOLDER = ("model.safetensors", "*.safetensors", "pytorch_model.bin", "*.pth", "*.bin")
+
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """Names of tensors, grouped by what became of them.
+
+    Attributes:
+        taken: Model tensors that hold the checkpoint's values unchanged.
+        adapted: Model tensors that hold resampled, merged or cropped values.
+        kept: Model tensors without a counterpart, which keep their initialization.
+        unused: Checkpoint tensors without a counterpart in the model.
+    """
+
+    taken: tuple[str, ...]
+    adapted: tuple[str, ...]
+    kept: tuple[str, ...]
+    unused: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every tensor of the model and of the checkpoint found its counterpart."""
+        return not self.kept and not self.unused
+
+    def __str__(self) -> str:
+        total = len(self.taken) + len(self.adapted) + len(self.kept)
+        lines = [f"{len(self.taken)} of {total} tensors taken unchanged"]
+        for label, names in (
+            ("adapted", self.adapted),
+            ("kept at their initialization", self.kept),
+            ("of the checkpoint unused", self.unused),
+        ):
+            if names:
+                lines.append(f"{len(names)} {label}: {_summary(names)}")
+        return "; ".join(lines)
 
 
 def build_model(
@@ -29,86 +75,137 @@ def build_model(
     pretrained: bool,
     *,
     checkpoint_filter_fn: CheckpointFilter,
+    pretrained_cfg: Any = None,
     pretrained_cfg_overlay: Mapping[str, Any] | None = None,
+    cache_dir: str | Path | None = None,
     **kwargs: Any,
 ) -> nn.Module:
-    """Makes a registered model, with weights where `pretrained`.
+    """Creates a registered model, with weights if ``pretrained``.
 
-    The model has a `load_report` (`LoadReport`) of what became of the weights, None without them;
-    the log has it too.
+    Its ``load_report`` is a ``LoadReport``, or None without weights. The log has it too.
 
     Args:
         model_class: Makes the model from its keywords.
         variant: The registered name.
-        pretrained: Whether to load weights: those of the default configuration, or those that
-            ``pretrained_cfg_overlay=dict(file=...)`` names.
-        checkpoint_filter_fn: Translates a checkpoint's names into the model's. It keeps names that
-            it does not know, and returns a tensor as the same object where it is only renamed.
-        pretrained_cfg_overlay: As in `timm.create_model`.
+        pretrained: Whether to load weights: those of the default configuration, or those of
+            ``pretrained_cfg_overlay=dict(file=...)``.
+        checkpoint_filter_fn: See ``load_weights``.
+        pretrained_cfg: As in ``timm.create_model``.
+        pretrained_cfg_overlay: As in ``timm.create_model``.
+        cache_dir: As in ``timm.create_model``.
         **kwargs: Keywords of timm's builder and of the model.
 
     Raises:
-        CheckpointError: The weights cannot be had, are damaged, or do not fit.
+        CheckpointError: if the weights cannot be fetched, are damaged, or do not fit.
     """
-    overlay = dict(pretrained_cfg_overlay or {})
-    reports: list[LoadReport] = []
-    if pretrained:
-        cfg = resolve_pretrained_cfg(variant, kwargs.get("pretrained_cfg"), overlay).to_dict()
-        if cfg.get("file") and cfg.get("source") != "local-dir" and "state_dict" not in overlay:
-            overlay["state_dict"] = read_state_dict(Path(cfg["file"]))
+    cfg = resolve_pretrained_cfg(variant, pretrained_cfg, dict(pretrained_cfg_overlay or {}))
+    reports: list[LoadReport | None] = []
+
+    def create(**model_kwargs: Any) -> nn.Module:
+        model = model_class(**model_kwargs)
+        report = None
+        if pretrained:
+            state = read_pretrained(cfg.to_dict(), cache_dir)
+            report = load_weights(model, state, checkpoint_filter_fn, cfg.to_dict())
+            level = logging.INFO if report.complete else logging.WARNING
+            logger.log(level, "%s: %s", type(model).__name__, report)
+        model.load_report = report  # type: ignore[assignment]
+        reports.append(report)
+        return model
+
+    # timm computes the model's keywords and wraps it for features_only; weights are there by then
+    built = build_model_with_cfg(
+        create,
+        variant,
+        pretrained=False,
+        pretrained_cfg=pretrained_cfg,
+        pretrained_cfg_overlay=dict(pretrained_cfg_overlay or {}),
+        feature_cfg={"feature_cls": "getter"},
+        **kwargs,
+    )
+    built.load_report = reports[-1]  # type: ignore[assignment]
+    return built
+
+
+def read_pretrained(
+    cfg: Mapping[str, Any], cache_dir: str | Path | None = None
+) -> dict[str, Tensor]:
+    """Returns the weights that a timm configuration names, by name.
+
+    The first of these that it has: a state dict, a file, a ``local-dir:`` folder, a model on the
+    Hugging Face hub, a URL.
+
+    Args:
+        cfg: The configuration as a dictionary.
+        cache_dir: Folder for downloads; None for the default.
+
+    Raises:
+        CheckpointError: if it names no weights, or they cannot be fetched or are damaged.
+    """
+    file, hub_id = cfg.get("file"), cfg.get("hf_hub_id")
+    if cfg.get("state_dict"):
+        return dict(cfg["state_dict"])
+    if file and cfg.get("source") == "local-dir":
+        return read_state_dict(_file_of_folder(Path(file)))
+    if file and cfg.get("source") != "hf-hub":
+        return read_state_dict(Path(file))
     try:
-        model = build_model_with_cfg(
-            model_class,
-            variant,
-            pretrained,
-            pretrained_cfg_overlay=overlay,
-            pretrained_strict=False,
-            pretrained_filter_fn=partial(_load, checkpoint_filter_fn, reports),
-            feature_cfg={"feature_cls": "getter"},
-            **kwargs,
-        )
+        if hub_id:
+            named = {"filename": cfg["hf_hub_filename"]} if cfg.get("hf_hub_filename") else {}
+            return load_state_dict_from_hf(hub_id, **named, cache_dir=cache_dir)
+        if cfg.get("url"):
+            return torch.hub.load_state_dict_from_url(
+                cfg["url"], str(cache_dir) if cache_dir else None, "cpu", weights_only=True
+            )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        if not pretrained or isinstance(error, WbcnetsError):
-            raise
-        raise CheckpointError(_how_to_fetch(variant, error)) from error
-    _attach(model, reports)
-    return model
+        raise CheckpointError(_how_to_fetch(cfg, error)) from error
+    raise CheckpointError(f"There are no pretrained weights of {cfg.get('architecture')}.")
 
 
 def load_weights(
-    model: nn.Module, state: dict[str, Tensor], checkpoint_filter_fn: CheckpointFilter
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    checkpoint_filter_fn: CheckpointFilter,
+    cfg: Mapping[str, Any] | None = None,
 ) -> LoadReport:
-    """Loads a checkpoint's weights into a model and says what became of each tensor.
+    """Loads a checkpoint's weights into a model and reports what became of each tensor.
 
-    A classifier of other classes is left out; a first convolution for another number of input
+    A classifier of other classes is left out. A first convolution for another number of input
     channels is adapted as timm does it.
 
+    Args:
+        model: The model.
+        state: The checkpoint's tensors by name.
+        checkpoint_filter_fn: Translates a checkpoint's names into the model's. It keeps names that
+            it does not know, and returns the same tensor object if it only renames it.
+        cfg: timm's configuration with the names of classifier and first convolution; None for the
+            model's own.
+
     Raises:
-        CheckpointError: A tensor has another shape than the model's, or none fits.
+        CheckpointError: if a tensor's shape differs from the model's, or no tensor fits.
     """
-    return _fit(model, state, checkpoint_filter_fn(dict(state), model))
-
-
-def _fit(
-    model: nn.Module, state: Mapping[str, Tensor], translated: Mapping[str, Tensor]
-) -> LoadReport:
-    as_they_were = {id(tensor) for tensor in state.values()}
+    cfg = (getattr(model, "pretrained_cfg", None) or {}) if cfg is None else cfg
+    unchanged = {id(tensor) for tensor in state.values()}
+    translated = checkpoint_filter_fn(dict(state), model)
     target = model.state_dict()
     fitted, adapted, misfits = {}, [], []
     unused = [name for name in translated if name not in target]
-    classifier = _classifier_of_other_size(model, translated, target)
+    classifier = _classifier_of_other_size(_names(cfg, "classifier"), translated, target)
+    first_convs = {f"{name}.weight" for name in _names(cfg, "first_conv")}
     for name, tensor in translated.items():
         if name not in target:
             continue
         if name in classifier:
             unused.append(name)
             continue
-        fit = tensor if tensor.shape == target[name].shape else _adapt(model, name, tensor)
-        if fit is None or fit.shape != target[name].shape:
+        fit = tensor
+        if tensor.shape != target[name].shape and name in first_convs and tensor.ndim == 4:
+            fit = _adapt_input_channels(tensor, target[name].shape[1])
+        if fit.shape != target[name].shape:
             misfits.append(f"{name}: {tuple(tensor.shape)} for {tuple(target[name].shape)}")
             continue
         fitted[name] = fit
-        if fit is not tensor or id(tensor) not in as_they_were:
+        if fit is not tensor or id(tensor) not in unchanged:
             adapted.append(name)
     if misfits or not fitted:
         raise CheckpointError(_describe_misfit(type(model).__name__, misfits, unused))
@@ -121,50 +218,51 @@ def _fit(
     )
 
 
-def _load(
-    checkpoint_filter_fn: CheckpointFilter,
-    reports: list[LoadReport],
-    state: dict[str, Tensor],
-    model: nn.Module,
-) -> dict[str, Tensor]:
-    """Stands where timm calls a filter: loads, and leaves timm what it can load once more."""
-    translated = checkpoint_filter_fn(dict(state), model)
-    report = _fit(model, state, translated)
-    level = logging.INFO if report.complete else logging.WARNING
-    logger.log(level, "%s: %s", type(model).__name__, report)
-    reports.append(report)
-    # timm adapts the first convolution itself and wants it as it came
-    first = [f"{name}.weight" for name in _names(model, "first_conv")]
-    as_it_came = {name: translated[name] for name in first if name in translated}
-    return {**model.state_dict(), **as_it_came}
+def shipped_weights(name: str, class_names: tuple[str, ...]) -> dict[str, Any]:
+    """Returns the part of a timm configuration that names a file in ``WEIGHTS``.
+
+    Args:
+        name: The file's name without its suffix, such as "resnext_cc_26.pbc".
+        class_names: In the order of the logits.
+    """
+    return {
+        "file": str(WEIGHTS / f"{name}.safetensors"),
+        "hf_hub_id": None,
+        "num_classes": len(class_names),
+        "label_names": class_names,
+        "license": "apache-2.0",
+    }
 
 
-def _names(model: nn.Module, key: str) -> tuple[str, ...]:
-    cfg: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+def _file_of_folder(folder: Path) -> Path:
+    for pattern in _FILES_OF_A_FOLDER:
+        for path in sorted(folder.glob(pattern)):
+            return path
+    raise CheckpointError(f"{folder}: there is no weight file, such as model.safetensors")
+
+
+def _names(cfg: Mapping[str, Any], key: str) -> tuple[str, ...]:
     names = cfg.get(key) or ()
     return (names,) if isinstance(names, str) else tuple(names)
 
 
 def _classifier_of_other_size(
-    model: nn.Module, state: Mapping[str, Tensor], target: Mapping[str, Tensor]
+    classifiers: Iterable[str], state: Mapping[str, Tensor], target: Mapping[str, Tensor]
 ) -> set[str]:
-    """The tensors of classifiers of which at least one has another shape than the model's."""
+    """Returns the tensors of the classifiers that have another shape than the model's."""
     left_out = set()
-    for classifier in _names(model, "classifier"):
+    for classifier in classifiers:
         names = {name for name in state if name.startswith(f"{classifier}.") and name in target}
         if any(state[name].shape != target[name].shape for name in names):
             left_out |= names
     return left_out
 
 
-def _adapt(model: nn.Module, name: str, tensor: Tensor) -> Tensor | None:
-    """The first convolution for the model's input channels; None where it is something else."""
-    if name.removesuffix(".weight") not in _names(model, "first_conv") or tensor.ndim != 4:
-        return None
+def _adapt_input_channels(weight: Tensor, in_chans: int) -> Tensor:
     try:
-        return adapt_input_conv(model.state_dict()[name].shape[1], tensor)
+        return adapt_input_conv(in_chans, weight)
     except NotImplementedError:
-        return None
+        return weight
 
 
 def _describe_misfit(model_name: str, misfits: list[str], unused: list[str]) -> str:
@@ -181,22 +279,24 @@ def _describe_misfit(model_name: str, misfits: list[str], unused: list[str]) -> 
     )
 
 
-def _how_to_fetch(variant: str, error: Exception) -> str:
-    cfg = resolve_pretrained_cfg(variant).to_dict()
-    source = cfg.get("hf_hub_id") or cfg.get("url") or "its source"
+def _how_to_fetch(cfg: Mapping[str, Any], error: Exception) -> str:
+    name = cfg.get("architecture")
     first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return (
-        f"The weights of {variant} could not be fetched from {source} ({first_line}). Without a "
-        f"network, fetch them elsewhere and name the file: timm.create_model('{variant}', "
-        "pretrained=True, pretrained_cfg_overlay=dict(file='model.safetensors'))"
+        f"The weights of {name} could not be fetched from {cfg.get('hf_hub_id') or cfg.get('url')} "
+        f"({first_line}). Without a network, fetch them elsewhere and name the file: "
+        f"timm.create_model('{name}', pretrained=True, "
+        "pretrained_cfg_overlay=dict(file='model.safetensors'))"
     )
 
 
-def _attach(model: nn.Module, reports: list[LoadReport]) -> None:
-    """Leaves the report on the model, and no copy of the weights in its configuration."""
-    inner = getattr(model, "model", None)
-    for module in (model, inner) if isinstance(inner, nn.Module) else (model,):
-        module.load_report = reports[-1] if reports else None  # type: ignore[assignment]
-        cfg = getattr(module, "pretrained_cfg", None)
-        if isinstance(cfg, dict):
-            cfg.pop("state_dict", None)
+def _summary(names: Iterable[str], most: int = 6) -> str:
+    """Names with numbers folded into ``*``: ``blocks.*.mlp.fc1.weight (12)``."""
+    folded = Counter(
+        ".".join("*" if part.isdigit() else part for part in name.split(".")) for name in names
+    )
+    shown = [
+        f"{name} ({count})" if count > 1 else name for name, count in list(folded.items())[:most]
+    ]
+    more = len(folded) - len(shown)
+    return ", ".join(shown) + (f" and {more} more kinds" if more else "")

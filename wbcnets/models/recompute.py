@@ -1,6 +1,10 @@
-"""Gradient checkpointing: activations made anew in the backward pass instead of being kept."""
+"""Gradient checkpointing: recompute activations in the backward pass instead of storing them.
 
-from collections.abc import Callable, Iterator
+timm's ``checkpoint`` lets batch norms see a batch twice, which counts it twice in their averages;
+``run_block`` does not.
+"""
+
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
@@ -10,27 +14,32 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-def recompute(block: nn.Module, function: Callable[..., Any], *inputs: Any) -> Any:
-    """Calls a function of a block, which the backward pass will call once more.
+def run_block(block: Any, *inputs: Any, recompute: bool) -> Any:
+    """Returns ``block(*inputs)``, optionally with its activations recomputed for the gradient.
 
-    The averages of its batch norms see the batch once, except under torch.compile, which has no
-    place for the difference.
+    Under torch.compile, batch norms do see a recomputed batch twice.
+
+    Args:
+        block: A module, or a method of one.
+        inputs: Its arguments.
+        recompute: Whether the backward pass calls the block again.
     """
-    if torch.jit.is_scripting():
-        return function(*inputs)
+    if not recompute or torch.jit.is_scripting():
+        return block(*inputs)
     if torch.compiler.is_compiling():
-        return checkpoint(function, *inputs)
+        return checkpoint(block, *inputs)
+    module = getattr(block, "__self__", block)
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _batch_statistics_kept(block)
+        return nullcontext(), _batch_statistics_kept(module)
 
-    return checkpoint(function, *inputs, use_reentrant=False, context_fn=contexts)
+    return checkpoint(block, *inputs, use_reentrant=False, context_fn=contexts)
 
 
 @contextmanager
-def _batch_statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Lets a block run again without its batch norms' averages seeing the batch twice."""
-    norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
+def _batch_statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Keeps the running statistics of a module's batch norms as they are."""
+    norms = [child for child in module.modules() if isinstance(child, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     counts = [cast(Tensor, norm.num_batches_tracked).clone() for norm in norms]
     for norm in norms:

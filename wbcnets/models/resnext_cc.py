@@ -6,12 +6,12 @@ last stage's first and last maps multiplied (CFFM); average pooling and a linear
 
 Differences from the paper:
 
-* Its attention stands after each down-sampling: here, after the strided convolution of the stem and
+- Attention "after each down-sampling" means here: after the strided convolution of the stem, and
   after the first block of stages 2 to 4, which is where ResNeXt down-samples.
-* The strided convolution starts as the center tap of its kernel, so that ImageNet's weights find
-  behind it what they know.
-* Images come in [0, 1] and are turned to HSV inside the model, so that timm's loaders need no
-  option of their own. Images of one or two channels stay as they are.
+- The strided convolution starts as the center tap of its kernel, so ImageNet weights see the maps
+  that they were trained on.
+- The model converts images in [0, 1] to HSV, so timm's loaders need no option of their own. Images
+  of one or two channels stay unchanged.
 """
 
 from collections.abc import Sequence
@@ -19,6 +19,7 @@ from typing import Any, cast
 
 import torch
 from timm.models import ResNet, generate_default_cfgs, register_model
+from timm.models._features import feature_take_indices
 from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 
@@ -26,14 +27,24 @@ from wbcnets.errors import ConfigError
 from wbcnets.layers.cross_layer_fusion import CrossLayerFusion
 from wbcnets.layers.eca import EfficientChannelAttention
 from wbcnets.layers.rgb_to_hsv import RgbToHsv
-from wbcnets.models.factory import build_model
-from wbcnets.models.features import take_indices
-from wbcnets.models.recompute import recompute
-from wbcnets.models.shipped import PBC_CLASSES, shipped_weights
+from wbcnets.models.factory import build_model, shipped_weights
+from wbcnets.models.recompute import run_block
 
 COLOR_SPACES = ("hsv", "rgb")
+# The early block of each fusion; the late block is the last one
 FUSIONS = {"conv5_1+conv5_3": 0, "conv5_2+conv5_3": 1, "none": None}
 STAGES = ("layer1", "layer2", "layer3", "layer4")
+# Acevedo et al., Data in Brief 2020: the folders of the PBC dataset, sorted
+PBC_CLASSES = (
+    "basophil",
+    "eosinophil",
+    "erythroblast",
+    "ig",
+    "lymphocyte",
+    "monocyte",
+    "neutrophil",
+    "platelet",
+)
 
 
 class ResNeXtCC(ResNet):
@@ -45,24 +56,24 @@ class ResNeXtCC(ResNet):
     Args:
         layers: Blocks of each stage.
         cardinality: Groups of the 3x3 convolutions.
-        base_width: Width of a group in the first stage, where its channels are 64.
+        base_width: Width of a group in a stage of 64 ``channels``.
         channels: A quarter of the width of each stage's maps.
         in_chans: Channels of the input.
-        num_classes: Classes; 0 for no classifier.
+        num_classes: Number of classes; 0 for no classifier.
         global_pool: "avg", "max", "avgmax", "catavgmax" or "".
-        color_space: "hsv", or "rgb" for images as they come (table 4).
-        strided_stem: A strided convolution in the stem, in place of max pooling.
-        eca: Efficient channel attention after each down-sampling (table 7).
-        fusion: Which maps of the last stage are multiplied: "conv5_1+conv5_3", "conv5_2+conv5_3",
-            or "none" for its last map alone (table 5). Conv5_3 is the last block in any case.
+        color_space: "hsv", or "rgb" for unchanged images (table 4).
+        strided_stem: Whether the stem has a strided convolution in place of max pooling.
+        eca: Whether efficient channel attention follows each down-sampling (table 7).
+        fusion: Maps of the last stage to multiply: "conv5_1+conv5_3", "conv5_2+conv5_3", or "none"
+            for its last map alone (table 5). Conv5_3 is the last block at any depth.
         output_stride: 32, 16 or 8.
         drop_rate: Dropout before the classifier.
-        drop_path_rate: Rate of dropped paths of the last block; it rises linearly.
-        device: Where the parameters are made.
+        drop_path_rate: Drop path rate of the last block; it rises linearly from 0.
+        device: Device of the parameters.
         dtype: Type of the parameters.
 
     Raises:
-        ConfigError: A name or a size is out of range.
+        ConfigError: if a name or a size is out of range.
     """
 
     def __init__(
@@ -93,11 +104,13 @@ class ResNeXtCC(ResNet):
             raise ConfigError(f"ResNeXtCC: fusion={fusion!r}: use one of {list(FUSIONS)}")
         for keyword, numbers in (("layers", layers), ("channels", channels)):
             if len(numbers) != len(STAGES) or min(numbers) < 1:
-                raise ConfigError(f"ResNeXtCC: {keyword}={numbers} must be four numbers from 1")
-        place = FUSIONS[fusion]
-        if place is not None and layers[-1] < place + 2:
+                raise ConfigError(
+                    f"ResNeXtCC: {keyword}={numbers} must be four numbers of at least 1"
+                )
+        early = FUSIONS[fusion]
+        if early is not None and layers[-1] < early + 2:
             raise ConfigError(
-                f"ResNeXtCC: fusion={fusion!r} needs at least {place + 2} blocks in the last "
+                f"ResNeXtCC: fusion={fusion!r} needs at least {early + 2} blocks in the last "
                 f"stage, layers={tuple(layers)} has {layers[-1]}"
             )
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -124,11 +137,11 @@ class ResNeXtCC(ResNet):
             self.attention["stem"] = EfficientChannelAttention(self._width(0), **factory)
             for level, stage in enumerate(STAGES[1:], start=2):
                 self.attention[stage] = EfficientChannelAttention(self._width(level), **factory)
-        self.fused_block = place
-        self.fusion = None if place is None else CrossLayerFusion(self.num_features, **factory)
+        self.fused_block = early
+        self.fusion = None if early is None else CrossLayerFusion(self.num_features, **factory)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """The fused map, or the last stage's: (B, in_chans, H, W) -> (B, C, H / 32, W / 32)."""
+        """Returns the fused map: (B, in_chans, H, W) -> (B, C, H / 32, W / 32)."""
         x = self._run_pool(self._run_stem(x))
         for stage in STAGES[:-1]:
             x, _ = self._run_stage(stage, x)
@@ -137,31 +150,31 @@ class ResNeXtCC(ResNet):
     def forward_intermediates(
         self,
         x: Tensor,
-        indices: int | Sequence[int] | None = None,
+        indices: int | list[int] | None = None,
         norm: bool = False,
         stop_early: bool = False,
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> Any:
-        """The maps of the stem and of the stages, before any fusion.
+        """Returns the maps of the stem and of the stages, before any fusion.
 
         Args:
             x: Images (B, in_chans, H, W).
-            indices: The levels: all five where None, the last n where a number, else their places.
+            indices: Levels to return: None for all five, a number for the last n, or their indices.
             norm: Has no effect; the maps are normalized.
-            stop_early: Do not run what comes after the last chosen level.
+            stop_early: Whether to skip everything after the last level of ``indices``.
             output_fmt: "NCHW" is the only format.
-            intermediates_only: Return the list alone.
+            intermediates_only: Whether to return only the list of maps.
 
         Returns:
-            The list, or the result of `forward_features` and the list.
+            The list, or the result of ``forward_features`` and the list.
 
         Raises:
-            ConfigError: A level that does not exist, or another format, is asked for.
+            ConfigError: if the format is not "NCHW".
         """
         if output_fmt != "NCHW":
-            raise ConfigError(f"output_fmt={output_fmt!r}: ResNeXtCC gives 'NCHW'")
-        places, last = take_indices(1 + len(STAGES), indices)
+            raise ConfigError(f"output_fmt={output_fmt!r}: ResNeXtCC returns 'NCHW'")
+        chosen, last = feature_take_indices(1 + len(STAGES), indices)
         early = stop_early or intermediates_only
         maps = [self._run_stem(x)]
         x, fused = maps[0], None
@@ -170,23 +183,23 @@ class ResNeXtCC(ResNet):
                 break
             x, fused = self._run_stage(stage, self._run_pool(x) if level == 1 else x)
             maps.append(x)
-        chosen = [maps[place] for place in sorted(set(places))]
+        levels = [maps[index] for index in sorted(set(chosen))]
         if intermediates_only:
-            return chosen
-        return (self._fuse(x, fused) if len(maps) == 1 + len(STAGES) else x), chosen
+            return levels
+        return (self._fuse(x, fused) if len(maps) == 1 + len(STAGES) else x), levels
 
     def prune_intermediate_layers(
         self,
-        indices: int | Sequence[int] = 1,
+        indices: int | list[int] = 1,
         prune_norm: bool = False,
         prune_head: bool = True,
     ) -> list[int]:
-        """Drops what `forward_intermediates` does not need: stages, fusion and classifier.
+        """Drops everything that ``forward_intermediates`` does not need for some levels.
 
         Returns:
-            The places of the levels that were asked for.
+            The indices of the levels.
         """
-        places, last = take_indices(1 + len(STAGES), indices)
+        chosen, last = feature_take_indices(1 + len(STAGES), indices)
         ends_early = last < len(STAGES)
         for stage in STAGES[last:]:
             setattr(self, stage, nn.Sequential())
@@ -199,15 +212,15 @@ class ResNeXtCC(ResNet):
             self.fusion = None
             self.num_features = self._width(last)
             self.reset_classifier(0, "")
-        return places
+        return chosen
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """How parameters fall into layers; attention stands with what it follows."""
+        """Returns how parameters fall into layers; attention joins the block before it."""
         first_block = () if coarse else (0,)
         attention: list[Any] = [
-            (rf"^attention\.{name}\.", (place, *first_block))
-            for place, name in enumerate(STAGES, start=1)
+            (rf"^attention\.{name}\.", (level, *first_block))
+            for level, name in enumerate(STAGES, start=1)
         ]
         return {
             "stem": r"^conv1|^bn1|^maxpool|^attention\.stem",
@@ -226,13 +239,13 @@ class ResNeXtCC(ResNet):
         return self.attention["stem"](x) if "stem" in self.attention else x
 
     def _run_stage(self, name: str, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The last map of a stage, and in the last stage the one that it is to be fused with."""
+        """Returns the last map of a stage, and the early map of the fusion or None."""
         fused = None
-        for place, block in enumerate(getattr(self, name)):
-            x = recompute(block, block, x) if self.grad_checkpointing else block(x)
-            if place == 0 and name in self.attention:
+        for index, block in enumerate(getattr(self, name)):
+            x = run_block(block, x, recompute=self.grad_checkpointing)
+            if index == 0 and name in self.attention:
                 x = self.attention[name](x)
-            if name == STAGES[-1] and place == self.fused_block:
+            if name == STAGES[-1] and index == self.fused_block:
                 fused = x
         return x, fused
 
@@ -246,7 +259,7 @@ class ResNeXtCC(ResNet):
 
 
 def checkpoint_filter_fn(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """timm's ResNeXt has the model's own names."""
+    """Returns the state dict: timm's ResNeXt has the model's own names."""
     return state
 
 
@@ -299,7 +312,7 @@ def _create(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
 
 @register_model
 def resnext_cc_26(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNeXt-CC of 26 layers and half the width, for processors without a GPU: not the paper's."""
+    """ResNeXt-CC of 26 layers and half the width, for CPUs; not from the paper."""
     size = {
         "layers": (2, 2, 2, 2),
         "cardinality": 8,
@@ -311,7 +324,7 @@ def resnext_cc_26(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 
 @register_model
 def resnext_cc_50(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNeXt-CC of 50 layers, 32x4d: the paper's."""
+    """ResNeXt-CC of 50 layers, 32x4d: the paper's model."""
     return _create("resnext_cc_50", pretrained, **{"layers": (3, 4, 6, 3), **kwargs})
 
 

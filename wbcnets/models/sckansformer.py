@@ -7,19 +7,19 @@ of patches, class token and position embedding, one global-local attention block
 
 Differences from the paper:
 
-* It gives no widths of the KANs and no size of the ViT. Released code: KANs of [dim, 64, dim] and
-  [dim, 64, classes], and ViT-Base. The widths of small and tiny are those of ViT-S and ViT-Ti.
-* SRU's default gate trains, and `wbcnets.layers.global_local_attention` has what the released code
-  adds to the text; see the headers of the layers. With ``scconv_options=dict(gate="hard",
-  fusion="joint")`` the model computes what the released one does, whose checkpoints load under
-  their own names.
-* The released code draws gamma of the SRU from a normal distribution and other weights anew for
-  every kind of layer; here gamma starts at 1 and linear layers as in timm's ViT.
-* The released code weighs SCConv's two transforms by one softmax over all channels, which leaves
-  the patches some C times smaller than they came, so that position embeddings outweigh them. The
-  text's softmax over the two values of a channel is the default here, and learns faster: on a
-  quarter of PBC's training images, 4 epochs, a tiny model of 49 patches reached 0.82 on the
-  validation images, and 0.67 with the joint softmax (one run each).
+- It gives neither the widths of the KANs nor the size of the ViT. The released code has KANs of
+  [dim, 64, dim] and [dim, 64, classes], and ViT-Base. Small and tiny have the widths of ViT-S and
+  ViT-Ti.
+- SRU's default gate trains, and the global-local attention follows the released code; see the
+  headers of the layers. With ``scconv_options=dict(gate="hard", fusion="joint")`` the model
+  computes the same function as the released one, whose checkpoints load under their own names.
+- The released code draws gamma of the SRU from a normal distribution and redraws the weights of
+  every kind of layer. Here gamma starts at 1 and linear layers start as in timm's ViT.
+- The released code weighs SCConv's two transforms by one softmax over all channels. That makes the
+  patches some C times smaller, so position embeddings outweigh them. The text's softmax over the
+  two values of a channel is the default here and learns faster: a tiny model of 49 patches, trained
+  for 4 epochs on a quarter of PBC's training images, reached a validation accuracy of 0.82, against
+  0.67 with the joint softmax (one run each).
 """
 
 import logging
@@ -37,12 +37,12 @@ from wbcnets.errors import ConfigError
 from wbcnets.layers.global_local_attention import GlobalLocalAttention
 from wbcnets.layers.kan import KAN
 from wbcnets.layers.scconv import SCConv
+from wbcnets.layers.self_attention import Grid, SelfAttention
 from wbcnets.layers.transformer_block import Block
 from wbcnets.models.factory import build_model
+from wbcnets.models.token_classifier import init_linear_layers
 from wbcnets.models.vision_transformer import (
-    Grid,
-    TokenClassifier,
-    init_linear_layers,
+    VisionTransformer,
     resample_position_embedding,
     vit_default_cfg,
 )
@@ -52,7 +52,7 @@ MLP_RATIO = 4
 logger = logging.getLogger(__name__)
 
 
-class SCKansformer(TokenClassifier):
+class SCKansformer(VisionTransformer):
     """The SCKansformer: (B, in_chans, H, W) -> (B, num_classes).
 
     Its parameters are named as in timm's ViT where the two agree. ``scconv=False``,
@@ -60,11 +60,6 @@ class SCKansformer(TokenClassifier):
     ``head="linear"`` make it timm's ViT.
 
     Args:
-        img_size: Height and width of the input, or one number for both.
-        patch_size: Height and width of a patch.
-        in_chans: Channels of the input.
-        num_classes: Classes; 0 for no classifier.
-        global_pool: "token", "avg", "max", "avgmax" or "", over the tokens after the last block.
         embed_dim: Width of a token; with SCConv a multiple of 16.
         depth: Number of Kansformer blocks.
         num_heads: Heads of a block, and of the global-local attention.
@@ -72,29 +67,22 @@ class SCKansformer(TokenClassifier):
         global_local: Whether the tokens go through the global-local attention block.
         mlp: "kan" for KANs in the blocks; "mlp" for ViT's MLPs of ratio 4.
         head: "kan" for a KAN as classifier; "linear" for a linear layer.
-        scconv_options: Further keywords of `SCConv`; ``dict(gate="hard", fusion="joint")`` makes it
-            that of the released code.
+        scconv_options: Further keywords of ``SCConv``; ``dict(gate="hard", fusion="joint")`` gives
+            the released code's.
         squeeze_excite: Whether the local part weighs its channels by squeeze-and-excitation.
         kan_hidden: Inner width of the KANs.
-        kan_options: Further keywords of `KAN`, such as ``dict(grid_size=8, grid_range=(-2, 2))``.
-        drop_rate: Dropout before the head.
-        drop_path_rate: Rate of dropped paths of the last block; it rises linearly.
-        dynamic_img_size: Take any image whose sides the patch divides.
-        device: Where the parameters are made.
+        kan_options: Further keywords of ``KAN``, such as ``dict(grid_size=8, grid_range=(-2, 2))``.
+        device: Device of the parameters.
         dtype: Type of the parameters.
+        **kwargs: ``img_size``, ``num_classes`` and further keywords of ``VisionTransformer``.
 
     Raises:
-        ConfigError: A size or a name is out of range.
+        ConfigError: if a size or a name is out of range.
     """
 
     def __init__(
         self,
         *,
-        img_size: int | tuple[int, int] = 224,
-        patch_size: int | tuple[int, int] = 16,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = "token",
         embed_dim: int = 768,
         depth: int = 12,
         num_heads: int = 12,
@@ -106,43 +94,30 @@ class SCKansformer(TokenClassifier):
         squeeze_excite: bool = True,
         kan_hidden: int = 64,
         kan_options: Mapping[str, Any] | None = None,
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        dynamic_img_size: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        **kwargs: Any,
     ) -> None:
-        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
         make_kan = partial(_make_kan, hidden=kan_hidden, options=dict(kan_options or {}))
         make_mlp = _choose("mlp", mlp, {"kan": make_kan, "mlp": _make_mlp})
         make_head = _choose("head", head, {"kan": make_kan, "linear": nn.Linear})
 
         def make_block(drop_path: float) -> Block:
-            inner = make_mlp(embed_dim, embed_dim, **factory)
-            return Block(embed_dim, num_heads, inner, drop_path=drop_path, **factory)
+            inner = make_mlp(embed_dim, embed_dim, **dd)
+            attn = SelfAttention(embed_dim, num_heads, **dd)
+            return Block(embed_dim, attn, inner, drop_path, **dd)
 
         super().__init__(
-            make_block,
-            depth,
-            img_size=img_size,
-            patch_size=patch_size,
-            in_chans=in_chans,
-            num_classes=num_classes,
-            global_pool=global_pool,
-            embed_dim=embed_dim,
-            make_head=make_head,
-            drop_rate=drop_rate,
-            drop_path_rate=drop_path_rate,
-            dynamic_img_size=dynamic_img_size,
-            **factory,
+            make_block, depth, embed_dim=embed_dim, make_head=make_head, **dd, **kwargs
         )
         self.scconv = None
         if scconv:
-            self.scconv = SCConv(embed_dim, **dict(scconv_options or {}), **factory)
+            self.scconv = SCConv(embed_dim, **dict(scconv_options or {}), **dd)
         self.global_local = None
         if global_local:
             self.global_local = GlobalLocalAttention(
-                embed_dim, num_heads, squeeze_excite=squeeze_excite, **factory
+                embed_dim, num_heads, squeeze_excite=squeeze_excite, **dd
             )
             init_linear_layers(self.global_local)
 
@@ -152,13 +127,12 @@ class SCKansformer(TokenClassifier):
 
     def before_blocks(self, tokens: Tensor, grid: Grid) -> Tensor:
         """The global-local attention block: (B, 1 + N, C) -> (B, 1 + N, C)."""
-        # Never recomputed in the backward pass: batch norm would count the batch twice
         return tokens if self.global_local is None else self.global_local(tokens, grid)
 
     def regularization_loss(
         self, activation_weight: float = 1.0, entropy_weight: float = 1.0
     ) -> Tensor:
-        """Sum of `KAN.regularization_loss` over all KANs of the model, 0 without any: a scalar.
+        """Returns the sum of ``KAN.regularization_loss`` over all KANs, a scalar; 0 without any.
 
         Args:
             activation_weight: Factor of the L1 norm.
@@ -173,7 +147,7 @@ class SCKansformer(TokenClassifier):
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """How parameters fall into layers; SCConv and the global-local block are of the stem."""
+        """Returns how parameters fall into layers; the map and global-local steps join the stem."""
         matcher = super().group_matcher(coarse)
         matcher["stem"] += r"|^scconv|^global_local"
         return matcher
@@ -203,8 +177,8 @@ def _choose(keyword: str, name: str, choices: Mapping[str, Any]) -> Any:
     return choices[name]
 
 
-# The released code's names and ours. Its local part is a numbered list, in which activations, 2 and
-# 5, have no tensors.
+# Names in the released code and ours. Its local part is a numbered list, whose activations, 2 and
+# 5, have no tensors
 _RELEASED_NAMES = (
     ("patch_embed.new_SCConv.SRU.gn.gamma", "scconv.sru.norm.weight"),
     ("patch_embed.new_SCConv.SRU.gn.beta", "scconv.sru.norm.bias"),
@@ -228,9 +202,9 @@ _RELEASED_BLOCK = re.compile(r"^(blocks\.\d+)\.kan\.")
 
 
 def checkpoint_filter_fn(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Names and sizes of a checkpoint as the model wants them.
+    """Returns a checkpoint's tensors under the model's names and in its sizes.
 
-    Takes the model's own names, those of timm's ViT, and those of the released SCKansformer code.
+    Accepts the model's own names, those of timm's ViT, and those of the released SCKansformer code.
     """
     classifier = cast(SCKansformer, model)
     if _RELEASED_GAMMA in state:

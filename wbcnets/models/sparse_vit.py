@@ -5,10 +5,11 @@ Transformer": the sparse attention module (section 3.3) alone, as in the third-l
 and the last rows of table 3.
 
 Differences from the paper:
-- Blocks normalize before attention and MLP, as the ViT whose weights are used, not after them as
-  equations 10 and 11 are printed; the activation is GELU where equation 9 has ReLU
+
+- Blocks normalize before attention and MLP, like the ViT whose weights are used, not after them as
+  equations 10 and 11 are printed. The activation is GELU where equation 9 has ReLU
   (``act_layer="relu"``).
-- See `wbcnets.layers.sparse_attention` for the module itself.
+- See ``wbcnets.layers.sparse_attention`` for the module itself.
 """
 
 from collections.abc import Sequence
@@ -16,61 +17,49 @@ from typing import Any, cast
 
 import torch
 from timm.layers import Mlp
-from timm.models import checkpoint, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from wbcnets.errors import ConfigError
+from wbcnets.layers.self_attention import Grid, SelfAttention
 from wbcnets.layers.sparse_attention import SparseAttention
 from wbcnets.layers.transformer_block import Block
-from wbcnets.models.activation import find_activation
 from wbcnets.models.factory import build_model
+from wbcnets.models.recompute import run_block
+from wbcnets.models.token_classifier import activation_class, run_with_class_attention
 from wbcnets.models.vision_transformer import (
-    Grid,
-    TokenClassifier,
+    VisionTransformer,
     resample_position_embedding,
     vit_default_cfg,
 )
 
 
-class SparseViT(TokenClassifier):
+class SparseViT(VisionTransformer):
     """A ViT with sparse attention: (B, in_chans, H, W) -> (B, num_classes).
 
     Its parameters are named as in timm's ViT; ``sparse_attention=False`` makes it that ViT.
 
     Args:
-        img_size: Height and width of the input, or one number for both.
-        patch_size: Height and width of a patch.
-        in_chans: Channels of the input.
-        num_classes: Classes; 0 for no classifier.
-        global_pool: "token", "avg", "max", "avgmax" or "", over the tokens after the last block.
         embed_dim: Width of a token.
         depth: Number of blocks.
         num_heads: Heads of a block.
-        mlp_ratio: The MLP's inner width over ``embed_dim``.
+        mlp_ratio: Inner width of the MLP over ``embed_dim``.
         qkv_bias: Whether queries, keys and values have a bias.
         act_layer: Activation of the MLP: a class, or timm's name for one.
         sparse_attention: Whether the last block sees only the class token and one patch per head.
-        drop_rate: Dropout before the head.
-        pos_drop_rate: Dropout after the position embedding.
         proj_drop_rate: Dropout of the attention's and the MLP's output.
         attn_drop_rate: Dropout of the attention weights.
-        drop_path_rate: Rate of dropped paths of the last block; it rises linearly.
-        dynamic_img_size: Take any image whose sides the patch divides.
-        device: Where the parameters are made.
+        device: Device of the parameters.
         dtype: Type of the parameters.
+        **kwargs: ``img_size``, ``num_classes`` and further keywords of ``VisionTransformer``.
 
     Raises:
-        ConfigError: A size or a name is out of range.
+        ConfigError: if a size or a name is out of range.
     """
 
     def __init__(
         self,
         *,
-        img_size: int | tuple[int, int] = 224,
-        patch_size: int | tuple[int, int] = 16,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = "token",
         embed_dim: int = 768,
         depth: int = 12,
         num_heads: int = 12,
@@ -78,16 +67,14 @@ class SparseViT(TokenClassifier):
         qkv_bias: bool = True,
         act_layer: str | type[nn.Module] = nn.GELU,
         sparse_attention: bool = True,
-        drop_rate: float = 0.0,
-        pos_drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
         attn_drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        dynamic_img_size: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        **kwargs: Any,
     ) -> None:
-        activation = find_activation(act_layer)
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        activation = activation_class(act_layer)
         if sparse_attention and depth < 2:
             raise ConfigError(
                 f"SparseViT: depth={depth} leaves no block before the sparse attention module; use "
@@ -95,129 +82,71 @@ class SparseViT(TokenClassifier):
             )
 
         def make_block(drop_path: float) -> Block:
-            mlp = Mlp(
-                embed_dim,
-                int(embed_dim * mlp_ratio),
-                act_layer=activation,
-                drop=proj_drop_rate,
-                device=device,
-                dtype=dtype,
+            hidden = int(embed_dim * mlp_ratio)
+            mlp = Mlp(embed_dim, hidden, act_layer=activation, drop=proj_drop_rate, **dd)
+            attn = SelfAttention(
+                embed_dim, num_heads, qkv_bias, attn_drop_rate, proj_drop_rate, **dd
             )
-            return Block(
-                embed_dim,
-                num_heads,
-                mlp,
-                qkv_bias,
-                attn_drop_rate,
-                proj_drop_rate,
-                drop_path,
-                device=device,
-                dtype=dtype,
-            )
+            return Block(embed_dim, attn, mlp, drop_path, **dd)
 
-        super().__init__(
-            make_block,
-            depth,
-            img_size=img_size,
-            patch_size=patch_size,
-            in_chans=in_chans,
-            num_classes=num_classes,
-            global_pool=global_pool,
-            embed_dim=embed_dim,
-            drop_rate=drop_rate,
-            pos_drop_rate=pos_drop_rate,
-            drop_path_rate=drop_path_rate,
-            dynamic_img_size=dynamic_img_size,
-            device=device,
-            dtype=dtype,
-        )
-        self.sparse_attention = (
-            SparseAttention(depth - 1, device=device, dtype=dtype) if sparse_attention else None
-        )
-        self.feature_info = self._describe_features()
+        super().__init__(make_block, depth, embed_dim=embed_dim, **dd, **kwargs)
+        self.sparse_attention = SparseAttention(depth - 1, **dd) if sparse_attention else None
+
+    @property
+    def feature_info(self) -> list[dict[str, Any]]:
+        """Module, channels and stride of each block that sees a whole map."""
+        return super().feature_info[: None if self.sparse_attention is None else -1]
 
     def run_blocks(
-        self, tokens: Tensor, grid: Grid, keep: Sequence[int], stop: int | None
+        self, tokens: Tensor, keep: Sequence[int], stop: int | None
     ) -> tuple[Tensor, list[Tensor]]:
-        """Runs the blocks, the last of them on the chosen tokens; see `TokenClassifier`."""
+        """Runs the blocks, the last one on the chosen tokens; see ``VisionTransformer``."""
         if self.sparse_attention is None or stop is not None:
-            return super().run_blocks(tokens, grid, keep, stop)
+            return super().run_blocks(tokens, keep, stop)
         tokens, attention, kept = self._run_early_blocks(tokens, keep)
         tokens, _ = self.sparse_attention(tokens, attention)
-        last = self.blocks[-1]
-        return (checkpoint(last, tokens) if self.recomputes else last(tokens)), kept
+        return run_block(self.blocks[-1], tokens, recompute=self.grad_checkpointing), kept
 
     def choose_patches(self, x: Tensor) -> tuple[Tensor, Grid]:
-        """Which patches of each image the last block sees, one per head.
+        """Returns the patches that the last block sees, one per head.
 
         Args:
             x: Images (B, in_chans, H, W).
 
         Returns:
-            Places in the rows of the map of patches (B, heads), and the map's height and width.
+            Row-major indices into the map of patches (B, heads), and the map's height and width.
 
         Raises:
-            ConfigError: The model has no sparse attention module.
+            ConfigError: if the model has no sparse attention module.
         """
         if self.sparse_attention is None:
             raise ConfigError("SparseViT: no patches are chosen with sparse_attention=False")
         tokens, grid = self.embed(x)
-        tokens, attention, _ = self._run_early_blocks(tokens, keep=())
+        tokens, attention, _ = self._run_early_blocks(tokens)
         return self.sparse_attention(tokens, attention)[1], grid
 
-    def prune_intermediate_layers(
-        self,
-        indices: int | Sequence[int] = 1,
-        prune_norm: bool = False,
-        prune_head: bool = True,
-    ) -> list[int]:
-        """Drops what `forward_intermediates` does not need; so always the module and what follows.
-
-        Returns:
-            The places of the blocks that were asked for.
-        """
-        places = super().prune_intermediate_layers(indices, prune_norm, prune_head)
+    def truncate(self, last: int) -> None:
+        """Drops the blocks after the index ``last``, and always the sparse attention module."""
+        super().truncate(last)
         self.sparse_attention = None
-        return places
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """How parameters fall into layers; the module stands with the last block."""
+        """Returns how parameters fall into layers; the module belongs to the last block."""
         matcher = super().group_matcher(coarse)
         last = len(self.blocks) - 1
         matcher["blocks"] = [(r"^sparse_attention", (last,)), *matcher["blocks"]]
         return matcher
 
     def _run_early_blocks(
-        self, tokens: Tensor, keep: Sequence[int]
+        self, tokens: Tensor, keep: Sequence[int] = ()
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """All blocks but the last.
-
-        Returns:
-            Tokens (B, 1 + N, C), the class token's attention (B, blocks, heads, N), and the tokens
-            after the blocks in `keep`.
-        """
-        rows, kept = [], []
-        for place, module in enumerate(list(self.blocks)[:-1]):
-            block = cast(Block, module)
-            if self.recomputes:
-                tokens, row = checkpoint(block.forward_with_class_attention, tokens)
-            else:
-                tokens, row = block.forward_with_class_attention(tokens)
-            rows.append(row[..., 1:])
-            if place in keep:
-                kept.append(tokens)
-        return tokens, torch.stack(rows, dim=1), kept
-
-    def _describe_features(self) -> list[dict[str, Any]]:
-        features = super()._describe_features()
-        # The first call comes from the constructor of the base class, before there is a module
-        sparse = getattr(self, "sparse_attention", None) is not None
-        return features[:-1] if sparse else features
+        early = list(self.blocks)[:-1]
+        return run_with_class_attention(early, tokens, keep=keep, recompute=self.grad_checkpointing)
 
 
 def checkpoint_filter_fn(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Fits the weights of timm's ViT to a model's size; their names are the model's own."""
+    """Fits the weights of timm's ViT, which has the same names, to a model's size."""
     state = dict(state)
     resample_position_embedding(state, cast(SparseViT, model))
     return state
@@ -233,7 +162,7 @@ default_cfgs = generate_default_cfgs(
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
     if kwargs.get("features_only"):
-        # The block after the sparse attention module has no map
+        # The block after the sparse attention module sees no map
         levels = kwargs["depth"] - int(kwargs.get("sparse_attention", True))
         kwargs.setdefault("out_indices", min(3, levels))
     return build_model(

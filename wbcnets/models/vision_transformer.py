@@ -1,7 +1,7 @@
-"""What every classifier with a class token shares: timm's contract around patches and blocks.
+"""Vision transformer (ViT) with open steps: the base of SCKansformer and the sparse ViT.
 
-SCKansformer and the sparse ViT differ in what stands between the patch embedding and the head, and
-say so by overriding three small methods; the names of parameters are those of timm's ViT.
+Dosovitskiy et al., "An Image is Worth 16x16 Words", arXiv:2010.11929. Parameters are named as in
+timm's ViT, whose weights load.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,59 +10,45 @@ from typing import Any
 import torch
 from timm.layers import (
     PatchEmbed,
+    calculate_drop_path_rates,
     resample_abs_pos_embed,
     resample_patch_embed,
     to_2tuple,
     trunc_normal_,
 )
-from timm.models import checkpoint
 from torch import Tensor, nn
 
 from wbcnets.errors import ConfigError
-from wbcnets.layers.token_map import map_to_tokens, tokens_to_map
-from wbcnets.models.features import take_indices
-from wbcnets.models.tokens import (
-    check_global_pool,
-    check_output_format,
-    pool_tokens,
-)
-
-Grid = tuple[int, int]
+from wbcnets.layers.self_attention import Grid
+from wbcnets.layers.token_map import map_to_tokens
+from wbcnets.models.recompute import run_block
+from wbcnets.models.token_classifier import Level, TokenClassifier, init_linear_layers
 
 
-def init_linear_layers(module: nn.Module) -> None:
-    """ViT's initialization: truncated normal of 0.02 for linear layers, zero for their biases."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear):
-            trunc_normal_(layer.weight, std=0.02)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-
-
-class TokenClassifier(nn.Module):
-    """A classifier over patches and a class token: (B, in_chans, H, W) -> (B, num_classes).
+class VisionTransformer(TokenClassifier):
+    """Patches, a class token, position embeddings and blocks; the blocks are given.
 
     Args:
-        make_block: Makes a block, given its rate of dropped paths; called ``depth`` times.
+        make_block: Makes a block, given its drop path rate; called ``depth`` times.
         depth: Number of blocks.
         img_size: Height and width of the input, or one number for both.
         patch_size: Height and width of a patch.
         in_chans: Channels of the input.
-        num_classes: Classes; 0 for no classifier.
+        num_classes: Number of classes; 0 for no classifier.
         global_pool: "token" takes the class token; "avg", "max" and "avgmax" pool the other tokens;
-            "" leaves all of them.
+            "" keeps all tokens.
         embed_dim: Width of a token.
         make_head: Makes the classifier: ``make_head(embed_dim, num_classes, device=, dtype=)``.
         drop_rate: Dropout before the head.
         pos_drop_rate: Dropout after the position embedding.
-        drop_path_rate: Rate of dropped paths of the last block; it rises linearly.
-        dynamic_img_size: Take any image whose sides the patch divides, and resample the position
-            embedding for it.
-        device: Where the parameters are made.
+        drop_path_rate: Drop path rate of the last block; it rises linearly from 0.
+        dynamic_img_size: Whether to accept all images whose sides are multiples of the patch, and
+            resample the position embedding for them.
+        device: Device of the parameters.
         dtype: Type of the parameters.
 
     Raises:
-        ConfigError: A size, or the name of the pooling, is out of range.
+        ConfigError: if a size or the name of the pooling is out of range.
     """
 
     def __init__(
@@ -84,19 +70,11 @@ class TokenClassifier(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        if depth < 1 or in_chans < 1 or num_classes < 0:
-            raise ConfigError(
-                f"{type(self).__name__}: depth and in_chans must be at least 1 and num_classes at "
-                f"least 0, got depth={depth}, in_chans={in_chans}, num_classes={num_classes}"
-            )
-        self.num_classes = num_classes
-        self.in_chans = in_chans
-        self.global_pool = check_global_pool(global_pool)
-        self.num_features = self.head_hidden_size = self.embed_dim = embed_dim
-        self.num_prefix_tokens = 1
+        super().__init__(in_chans, num_classes, global_pool, embed_dim, make_head)
+        if depth < 1:
+            raise ConfigError(f"{type(self).__name__}: depth={depth} must be at least 1")
+        self._check_grid(img_size, patch_size)
         self.dynamic_img_size = dynamic_img_size
-        self.grad_checkpointing = False
         self.patch_embed = PatchEmbed(
             img_size=img_size,
             patch_size=to_2tuple(patch_size),
@@ -107,68 +85,73 @@ class TokenClassifier(nn.Module):
             device=device,
             dtype=dtype,
         )
-        self._check_grid(img_size, patch_size)
         tokens = 1 + self.patch_embed.num_patches
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim, device=device, dtype=dtype))
         self.pos_embed = nn.Parameter(torch.zeros(1, tokens, embed_dim, device=device, dtype=dtype))
         self.pos_drop = nn.Dropout(pos_drop_rate)
-        rates = [drop_path_rate * place / max(1, depth - 1) for place in range(depth)]
+        rates: Any = calculate_drop_path_rates(drop_path_rate, depth)
         self.blocks = nn.Sequential(*(make_block(rate) for rate in rates))
-        self.norm: nn.Module = nn.LayerNorm(embed_dim, eps=1e-6, device=device, dtype=dtype)
-        self.head_drop = nn.Dropout(drop_rate)
-        self._make_head = make_head
-        self.head = self._new_head(device, dtype)
-        self.feature_info = self._describe_features()
-        self.init_weights()
+        self.add_head(drop_rate, 1e-6, device, dtype)
+
+    @property
+    def feature_info(self) -> list[dict[str, Any]]:
+        """Module, channels and stride of each block."""
+        stride = max(self.patch_embed.patch_size)
+        return [
+            {"module": f"blocks.{index}", "num_chs": self.embed_dim, "reduction": stride}
+            for index in range(len(self.blocks))
+        ]
 
     def init_weights(self) -> None:
-        """Draws the position embedding, the class token and the linear layers as ViT does."""
+        """Draws position embedding, class token and linear layers as ViT does."""
         init_linear_layers(self.blocks)
-        init_linear_layers(self.head)
+        super().init_weights()
         trunc_normal_(self.pos_embed, std=0.02)
         nn.init.normal_(self.cls_token, std=1e-6)
 
     def refine_map(self, x: Tensor) -> Tensor:
-        """What happens to the embedded patches as a map, before the class token joins them."""
+        """Transforms the embedded patches before the class token joins: (B, C, H, W) -> same."""
         return x
 
     def before_blocks(self, tokens: Tensor, grid: Grid) -> Tensor:
-        """What happens to the tokens before the first block: (B, 1 + N, C) -> the same."""
+        """Transforms the tokens before the first block: (B, 1 + N, C) -> same."""
         return tokens
 
     def run_blocks(
-        self, tokens: Tensor, grid: Grid, keep: Sequence[int], stop: int | None
+        self, tokens: Tensor, keep: Sequence[int], stop: int | None
     ) -> tuple[Tensor, list[Tensor]]:
-        """Runs the blocks.
+        """Returns the tokens after the last block, and those after kept blocks, (B, 1 + N, C).
 
         Args:
             tokens: (B, 1 + N, C).
-            grid: Height and width of the map of N patches.
-            keep: After which blocks the tokens are kept.
-            stop: After which block to stop; None runs all.
-
-        Returns:
-            The tokens after the last block that ran, and those that were kept, each (B, 1 + N, C).
+            keep: Indices of the blocks to keep.
+            stop: Index of the last block to run; None runs all.
         """
         kept = []
-        for place, block in enumerate(self.blocks if stop is None else self.blocks[: stop + 1]):
-            tokens = checkpoint(block, tokens) if self.recomputes else block(tokens)
-            if place in keep:
+        for index, block in enumerate(self.blocks if stop is None else self.blocks[: stop + 1]):
+            tokens = run_block(block, tokens, recompute=self.grad_checkpointing)
+            if index in keep:
                 kept.append(tokens)
         return tokens, kept
 
-    @property
-    def recomputes(self) -> bool:
-        """Whether activations are made anew for the backward pass."""
-        return self.grad_checkpointing and not torch.jit.is_scripting()
+    def run(self, x: Tensor, keep: Sequence[int], stop: int | None) -> tuple[Tensor, list[Level]]:
+        """See ``TokenClassifier``; the levels are the blocks."""
+        tokens, grid = self.embed(x)
+        tokens, kept = self.run_blocks(tokens, keep, stop)
+        return tokens, [Level(level[:, :1], level[:, 1:], grid) for level in kept]
+
+    def truncate(self, last: int) -> None:
+        """Drops the blocks after the index ``last``."""
+        self.blocks = self.blocks[: last + 1]
 
     def embed(self, x: Tensor) -> tuple[Tensor, Grid]:
-        """Images as tokens for the first block: (B, in_chans, H, W) -> (B, 1 + N, C), and the grid.
+        """Returns the tokens of images for the first block, (B, 1 + N, C), and their grid.
 
         Raises:
-            ConfigError: The images have another size or number of channels than the model.
+            ConfigError: if the images' size or channels are not those of the model.
         """
-        self._check_input(x)
+        self.check_channels(x)
+        self._check_size(x)
         embedded = self.refine_map(self.patch_embed(x))
         grid = (embedded.shape[2], embedded.shape[3])
         tokens = map_to_tokens(embedded)
@@ -176,103 +159,15 @@ class TokenClassifier(nn.Module):
         tokens = torch.cat([class_token, tokens], dim=1) + self._position_embedding(grid)
         return self.before_blocks(self.pos_drop(tokens), grid), grid
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Normalized tokens after the last block: (B, in_chans, H, W) -> (B, 1 + N, C)."""
-        tokens, grid = self.embed(x)
-        tokens, _ = self.run_blocks(tokens, grid, keep=(), stop=None)
-        return self.norm(tokens)
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits from tokens: (B, 1 + N, C) -> (B, num_classes), or (B, C) where `pre_logits`."""
-        features = self.head_drop(pool_tokens(x, self.global_pool))
-        return features if pre_logits else self.head(features)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits: (B, in_chans, H, W) -> (B, num_classes)."""
-        return self.forward_head(self.forward_features(x))
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | Sequence[int] | None = None,
-        return_prefix_tokens: bool = False,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> Any:
-        """The tokens after chosen blocks, as maps or in rows.
-
-        Args:
-            x: Images (B, in_chans, H, W).
-            indices: The blocks: all where None, the last n where a number, else their places.
-            return_prefix_tokens: Pair each with its class token, (B, 1, C).
-            norm: Apply the last norm to each.
-            stop_early: Do not run what comes after the last chosen block.
-            output_fmt: "NCHW" for maps (B, C, H, W), "NLC" for rows (B, N, C).
-            intermediates_only: Return the list alone.
-
-        Returns:
-            The list, or the result of `forward_features` and the list.
-
-        Raises:
-            ConfigError: A block that does not exist, or an unknown format, is asked for.
-        """
-        check_output_format(output_fmt)
-        places, last = take_indices(len(self.feature_info), indices)
-        tokens, grid = self.embed(x)
-        stop = last if stop_early or intermediates_only else None
-        tokens, kept = self.run_blocks(tokens, grid, keep=places, stop=stop)
-        outputs: list[Any] = []
-        for level in kept:
-            level = self.norm(level) if norm else level
-            patches = level[:, 1:]
-            patches = tokens_to_map(patches, grid).contiguous() if output_fmt == "NCHW" else patches
-            outputs.append((patches, level[:, :1]) if return_prefix_tokens else patches)
-        return outputs if intermediates_only else (self.norm(tokens), outputs)
-
-    def prune_intermediate_layers(
-        self,
-        indices: int | Sequence[int] = 1,
-        prune_norm: bool = False,
-        prune_head: bool = True,
-    ) -> list[int]:
-        """Drops the blocks, the norm and the head that `forward_intermediates` does not need.
-
-        Returns:
-            The places of the blocks that were asked for.
-        """
-        places, last = take_indices(len(self.feature_info), indices)
-        self.blocks = self.blocks[: last + 1]
-        self.feature_info = self.feature_info[: last + 1]
-        if prune_norm:
-            self.norm = nn.Identity()
-        if prune_head:
-            self.reset_classifier(0, "")
-        return places
-
-    def get_classifier(self) -> nn.Module:
-        """The head."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Makes a new head for another number of classes, and optionally another pooling."""
-        if global_pool is not None:
-            self.global_pool = check_global_pool(global_pool)
-        self.num_classes = num_classes
-        self.head = self._new_head(self.cls_token.device, self.cls_token.dtype)
-        init_linear_layers(self.head)
-        self.head.train(self.training)
-
     def set_input_size(
         self,
         img_size: int | tuple[int, int] | None = None,
         patch_size: int | tuple[int, int] | None = None,
     ) -> None:
-        """Changes the size of images or patches; the position embedding is resampled.
+        """Changes the size of images or patches and resamples the position embedding.
 
         Raises:
-            ConfigError: The patch does not divide the image.
+            ConfigError: if the patch does not divide the image.
         """
         before = self.patch_embed.grid_size
         sides = self.patch_embed.img_size if img_size is None else to_2tuple(img_size)
@@ -285,41 +180,17 @@ class TokenClassifier(nn.Module):
                 self.pos_embed.detach(), list(after), list(before), num_prefix_tokens=1
             )
             self.pos_embed = nn.Parameter(resampled, self.pos_embed.requires_grad)
-        self.feature_info = self._describe_features()
-        # What timm writes beside the weights, to make the same model again
-        size = {"img_size": self.patch_embed.img_size, "patch_size": self.patch_embed.patch_size}
-        self._model_args = {**getattr(self, "_model_args", {}), **size}
-        self._traits = {**getattr(self, "_traits", {}), "img_size": self.patch_embed.img_size}
-
-    @torch.jit.ignore
-    def no_weight_decay(self) -> set[str]:
-        """Names of parameters that weight decay leaves alone."""
-        return {"pos_embed", "cls_token"}
+        self._record_size(
+            img_size=self.patch_embed.img_size, patch_size=self.patch_embed.patch_size
+        )
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """How parameters fall into layers, for layer-wise learning rates."""
+        """Returns how parameters fall into layers, for layer-wise learning rates."""
         return {
             "stem": r"^cls_token|^pos_embed|^patch_embed",
             "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))],
         }
-
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Makes activations anew in the backward pass instead of keeping them."""
-        self.grad_checkpointing = enable
-
-    def _new_head(self, device: torch.device | str | None, dtype: torch.dtype | None) -> nn.Module:
-        if self.num_classes == 0:
-            return nn.Identity()
-        return self._make_head(self.embed_dim, self.num_classes, device=device, dtype=dtype)
-
-    def _describe_features(self) -> list[dict[str, Any]]:
-        reduction = max(self.patch_embed.patch_size)
-        return [
-            {"module": f"blocks.{place}", "num_chs": self.embed_dim, "reduction": reduction}
-            for place in range(len(self.blocks))
-        ]
 
     def _position_embedding(self, grid: Grid) -> Tensor:
         if not self.dynamic_img_size:
@@ -337,15 +208,10 @@ class TokenClassifier(nn.Module):
                 "use sides that are multiples of the patch"
             )
 
-    def _check_input(self, x: Tensor) -> None:
-        sides = (x.shape[2], x.shape[3]) if x.ndim == 4 else None
-        patch = self.patch_embed.patch_size
-        if sides is None or x.shape[1] != self.in_chans:
-            raise ConfigError(
-                f"{type(self).__name__}: expected images (B, {self.in_chans}, H, W), got a tensor "
-                f"of shape {tuple(x.shape)}; create the model with in_chans={x.shape[1:2]}"
-            )
+    def _check_size(self, x: Tensor) -> None:
+        sides = (x.shape[2], x.shape[3])
         if self.dynamic_img_size:
+            patch = self.patch_embed.patch_size
             fits = sides[0] % patch[0] == 0 and sides[1] % patch[1] == 0
             expected = f"sides that are multiples of {patch}"
         else:
@@ -354,14 +220,14 @@ class TokenClassifier(nn.Module):
         if not fits:
             raise ConfigError(
                 f"{type(self).__name__}: expected images of {expected}, got {sides}; resize them, "
-                f"or create the model with img_size={sides}, or with dynamic_img_size=True"
+                f"or create the model with img_size={sides} or dynamic_img_size=True"
             )
 
 
-def resample_position_embedding(state: dict[str, Tensor], model: TokenClassifier) -> None:
-    """Fits a checkpoint's position embedding and patch size to the model's, in the dictionary.
+def resample_position_embedding(state: dict[str, Tensor], model: VisionTransformer) -> None:
+    """Fits a checkpoint's position embedding and patches to the model's size, in the dictionary.
 
-    The checkpoint's grid is taken as square, as in every published ViT.
+    The checkpoint's grid counts as square, as in every published ViT.
     """
     embedding = state.get("pos_embed")
     if embedding is not None and embedding.ndim == 3:
@@ -372,10 +238,6 @@ def resample_position_embedding(state: dict[str, Tensor], model: TokenClassifier
             state["pos_embed"] = resample_abs_pos_embed(
                 embedding, list(model.patch_embed.grid_size), [side, side], num_prefix_tokens=1
             )
-    _resample_patches(state, model)
-
-
-def _resample_patches(state: dict[str, Tensor], model: TokenClassifier) -> None:
     name = "patch_embed.proj.weight"
     weight = state.get(name)
     patch = list(model.patch_embed.patch_size)
@@ -384,7 +246,7 @@ def _resample_patches(state: dict[str, Tensor], model: TokenClassifier) -> None:
 
 
 def vit_default_cfg(size: str) -> dict[str, Any]:
-    """timm's configuration of a model that starts from its ViT of a size: tiny, small or base."""
+    """Returns timm's configuration of a model with the weights of its ViT: tiny, small or base."""
     return {
         "hf_hub_id": f"timm/vit_{size}_patch16_224.augreg_in21k_ft_in1k",
         "num_classes": 1000,

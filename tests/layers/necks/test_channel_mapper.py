@@ -4,7 +4,7 @@ from torch.nn import functional as F
 
 from wbcnets.errors import ConfigError
 from wbcnets.layers import ChannelMapper
-from wbcnets.layers.necks.channel_mapper import PyramidNeck, group_norm
+from wbcnets.layers.necks.base import PyramidNeck, group_norm
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,19 @@
-"""The pyramids by name: MFDS-DETR's HS-FPN and its rivals of table 6."""
+"""Necks by name: MFDS-DETR's HS-FPN and its rivals of table 6."""
 
 import inspect
 from collections.abc import Sequence
 from typing import Any
 
 from wbcnets.errors import ConfigError
+from wbcnets.layers.necks.base import PyramidNeck
 from wbcnets.layers.necks.bifpn import BiFPN
-from wbcnets.layers.necks.channel_mapper import ChannelMapper, PyramidNeck
+from wbcnets.layers.necks.channel_mapper import ChannelMapper
 from wbcnets.layers.necks.fapn import FaPN
 from wbcnets.layers.necks.fpn import FPN
 from wbcnets.layers.necks.hs_fpn import HSFPN
 from wbcnets.layers.necks.pafpn import PAFPN
 
-# A name's own options make it what it is, so that a caller cannot set them again.
+# Name -> class and fixed options; callers cannot set those again
 _NECKS: dict[str, tuple[type[PyramidNeck], dict[str, Any]]] = {
     "bifpn": (BiFPN, {}),
     "channel_mapper": (ChannelMapper, {}),
@@ -26,27 +27,26 @@ _NECKS: dict[str, tuple[type[PyramidNeck], dict[str, Any]]] = {
 
 
 def neck_names() -> list[str]:
-    """The names that `create_neck` knows, sorted."""
+    """Returns the names that ``create_neck`` knows, sorted."""
     return sorted(_NECKS)
 
 
 def create_neck(
     name: str, in_channels: Sequence[int], out_channels: int = 256, **options: Any
 ) -> PyramidNeck:
-    """Builds a neck by its name.
+    """Returns a neck by its name.
+
+    It takes the backbone's maps and returns as many maps of ``out_channels`` channels, or more with
+    extra levels of "channel_mapper".
 
     Args:
-        name: One of `neck_names`.
+        name: One of ``neck_names()``.
         in_channels: Channels of each backbone map, highest resolution first.
         out_channels: Channels of every output map.
-        options: Keyword arguments of the neck's class, ``device`` and ``dtype`` among them.
-
-    Returns:
-        A module that takes the backbone's maps and returns as many (or, for "channel_mapper" with
-        extra levels, more) maps of ``out_channels`` channels.
+        options: Keyword arguments of the neck's class, including ``device`` and ``dtype``.
 
     Raises:
-        ConfigError: If the name or an option is unknown, or a value is out of range.
+        ConfigError: if the name or an option is unknown, or a value is out of range.
     """
     if name not in _NECKS:
         raise ConfigError(f"unknown neck {name!r}; choose one of {', '.join(neck_names())}")

@@ -1,8 +1,11 @@
 """Weighted bi-directional pyramid, a rival of HS-FPN in MFDS-DETR's table 6.
 
-Tan et al., "EfficientDet: Scalable and Efficient Object Detection", section 3. Differences from
-the paper: GroupNorm in place of batch norm, any number of levels, and a pooled map that does not
-have the next level's exact size is brought to it by bilinear interpolation.
+Tan et al., "EfficientDet: Scalable and Efficient Object Detection", section 3.
+
+Differences from the paper:
+
+- GroupNorm in place of batch norm, and any number of levels.
+- A pooled map that does not have the next level's exact size is resized by bilinear interpolation.
 """
 
 from collections.abc import Sequence
@@ -12,19 +15,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wbcnets.errors import ConfigError
-from wbcnets.layers.necks.channel_mapper import PyramidNeck, conv_norm, group_norm
-from wbcnets.layers.necks.fpn import resize_like
+from wbcnets.layers.necks.base import PyramidNeck, conv_norm, group_norm, resize_like
 
 
 class WeightedFusion(nn.Module):
-    """Fast normalized fusion (section 3.3): maps weighed by their shares, then a convolution.
+    """Fast normalized fusion (section 3.3): a weighted mean of maps, then a convolution.
 
     Args:
-        num_inputs: How many maps are fused.
+        num_inputs: Number of maps.
         channels: C of all maps.
         separable: Depth-wise 3x3 + 1x1 convolution in place of a full 3x3.
         epsilon: Added to the sum of the weights.
-        device: Where the parameters are made.
+        device: Device of the parameters.
         dtype: Type of the parameters.
     """
 
@@ -60,10 +62,10 @@ class WeightedFusion(nn.Module):
         self.convolution = nn.Sequential(depthwise, pointwise, norm)
 
     def fuse(self, maps: Sequence[Tensor]) -> Tensor:
-        """The weighted mean, with the ReLU-ed weights over their sum: each (B, C, H, W)."""
-        shares = F.relu(self.weight)
-        shares = shares / (shares.sum() + self.epsilon)
-        return torch.stack([share * entry for share, entry in zip(shares.unbind(), maps)]).sum(0)
+        """Returns the weighted mean of maps (B, C, H, W); the weights pass a ReLU."""
+        weights = F.relu(self.weight)
+        weights = weights / (weights.sum() + self.epsilon)
+        return torch.stack([weight * x for weight, x in zip(weights.unbind(), maps)]).sum(0)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """``num_inputs`` maps (B, C, H, W) -> (B, C, H, W)."""
@@ -71,13 +73,13 @@ class WeightedFusion(nn.Module):
 
 
 class BiFPNLayer(nn.Module):
-    """One path down and one path up (figure 2d), from and to maps of the same width.
+    """One top-down and one bottom-up path (figure 2d) between maps of one width.
 
     Args:
         num_levels: Number of maps.
         channels: Their channels.
-        separable: Kind of the fusions' convolutions, see `WeightedFusion`.
-        device: Where the parameters are made.
+        separable: See ``WeightedFusion``.
+        device: Device of the parameters.
         dtype: Type of the parameters.
     """
 
@@ -95,8 +97,8 @@ class BiFPNLayer(nn.Module):
         def fusion(num_inputs: int) -> WeightedFusion:
             return WeightedFusion(num_inputs, channels, separable, device=device, dtype=dtype)
 
-        # The lowest level's way down is its output, and the top has no way down: the paper drops
-        # nodes with a single input.
+        # The paper drops nodes with a single input: the top has no top-down node, and the lowest
+        # level's top-down node is its output
         self.top_down = nn.ModuleList(fusion(2) for _ in range(num_levels - 1))
         inner = [fusion(3) for _ in range(num_levels - 2)]
         self.bottom_up = nn.ModuleList([*inner, fusion(2)] if num_levels > 1 else [])
@@ -123,13 +125,13 @@ class BiFPN(PyramidNeck):
     Args:
         in_channels: Channels of each backbone map, highest resolution first.
         out_channels: Channels of every output map.
-        num_layers: How many bi-directional layers follow each other.
+        num_layers: Number of bi-directional layers.
         separable: Depth-wise separable convolutions, as in the paper, or full 3x3 ones.
-        device: Where the parameters are made.
+        device: Device of the parameters.
         dtype: Type of the parameters.
 
     Raises:
-        ConfigError: If ``num_layers`` is below 1 or a number of channels is not positive.
+        ConfigError: if ``num_layers`` is below 1 or a number of channels is not positive.
     """
 
     def __init__(
@@ -145,10 +147,7 @@ class BiFPN(PyramidNeck):
         super().__init__(in_channels, out_channels)
         if num_layers < 1:
             raise ConfigError(f"BiFPN: num_layers must be at least 1, got {num_layers}")
-        self.projections = nn.ModuleList(
-            conv_norm(channels, out_channels, 1, device=device, dtype=dtype)
-            for channels in self.in_channels
-        )
+        self.projections = self.make_projections(device=device, dtype=dtype)
         self.layers = nn.ModuleList(
             BiFPNLayer(self.num_levels, out_channels, separable, device=device, dtype=dtype)
             for _ in range(num_layers)
@@ -156,14 +155,14 @@ class BiFPN(PyramidNeck):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """As the base, and equal weights for all maps of a fusion."""
+        """Adds equal fusion weights to the base's initialization."""
         super().reset_parameters()
         for module in self.modules():
             if isinstance(module, WeightedFusion):
                 nn.init.ones_(module.weight)
 
     def fuse(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Projects, then fuses down and up ``num_layers`` times."""
+        """Projects, then fuses top-down and bottom-up ``num_layers`` times."""
         maps = [projection(f) for projection, f in zip(self.projections, features)]
         for layer in self.layers:
             maps = layer(maps)

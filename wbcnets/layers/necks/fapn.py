@@ -1,9 +1,13 @@
 """Feature-aligned pyramid, a rival of HS-FPN in MFDS-DETR's table 6.
 
 Huang et al., "FaPN: Feature-aligned Pyramid Network for Dense Image Prediction", section 3.
-Differences from the paper: GroupNorm behind the selecting and the output convolutions; the offsets
-come from one 3x3 convolution of the two maps, which starts at zero, so that the alignment starts
-as a plain convolution; the sampled values are not modulated.
+
+Differences from the paper:
+
+- GroupNorm follows the selecting and the output convolutions.
+- The offsets come from one 3x3 convolution of the two maps. It starts at zero, so the alignment
+  starts as a plain convolution.
+- The sampled values are not modulated.
 """
 
 from collections.abc import Sequence
@@ -12,8 +16,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
-from wbcnets.layers.necks.channel_mapper import PyramidNeck, conv_norm
-from wbcnets.layers.necks.fpn import resize_like
+from wbcnets.layers.necks.base import PyramidNeck, conv_norm, resize_like
 
 
 class FeatureSelectionModule(nn.Module):
@@ -24,7 +27,7 @@ class FeatureSelectionModule(nn.Module):
     Args:
         in_channels: C.
         out_channels: Channels of the result.
-        device: Where the parameters are made.
+        device: Device of the parameters.
         dtype: Type of the parameters.
     """
 
@@ -54,7 +57,7 @@ class FeatureAlignmentModule(nn.Module):
 
     Args:
         channels: C of both maps.
-        device: Where the parameters are made.
+        device: Device of the parameters.
         dtype: Type of the parameters.
     """
 
@@ -74,7 +77,7 @@ class FeatureAlignmentModule(nn.Module):
         """Aligns ``high`` with ``low``: both (B, C, H, W) -> (B, C, H, W)."""
         offset = self.offset(torch.cat([low, high], dim=1))
         weight, bias = self.alignment.weight, self.alignment.bias
-        # torchvision's operator wants one dtype for all, and knows no half types on the CPU.
+        # torchvision's operator needs one dtype for all, and has no half types on the CPU
         dtype = torch.promote_types(weight.dtype, torch.float32)
         aligned = deform_conv2d(
             high.to(dtype),
@@ -87,16 +90,16 @@ class FeatureAlignmentModule(nn.Module):
 
 
 class FaPN(PyramidNeck):
-    """Selected low-level maps plus aligned high-level maps, from the top down.
+    """Adds aligned high-level maps to selected low-level maps, top-down.
 
     Args:
         in_channels: Channels of each backbone map, highest resolution first.
         out_channels: Channels of every output map.
-        device: Where the parameters are made.
+        device: Device of the parameters.
         dtype: Type of the parameters.
 
     Raises:
-        ConfigError: If a number of channels is not positive.
+        ConfigError: if a number of channels is not positive.
     """
 
     def __init__(
@@ -118,21 +121,18 @@ class FaPN(PyramidNeck):
             FeatureAlignmentModule(out_channels, device=device, dtype=dtype)
             for _ in self.in_channels[1:]
         )
-        self.outputs = nn.ModuleList(
-            conv_norm(out_channels, out_channels, 3, device=device, dtype=dtype)
-            for _ in self.in_channels
-        )
+        self.outputs = self.make_outputs(device=device, dtype=dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """As the base, and zero offsets."""
+        """Adds zero offsets to the base's initialization."""
         super().reset_parameters()
         for module in self.modules():
             if isinstance(module, FeatureAlignmentModule):
                 nn.init.zeros_(module.offset.weight)
 
     def fuse(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Selects, aligns and adds from the top down."""
+        """Selects, aligns and adds top-down."""
         fused = [selection(f) for selection, f in zip(self.selections, features)]
         for level in range(len(fused) - 2, -1, -1):
             above = resize_like(fused[level + 1], fused[level])

@@ -1,13 +1,14 @@
-"""High-level Screening-feature Fusion Pyramid of MFDS-DETR (section 3.3, figures 2 and 3).
+"""High-level Screening-feature Fusion Pyramid (HS-FPN) of MFDS-DETR.
 
 Chen et al., "Accurate Leukocyte Detection Based on Deformable-DETR and Multi-Level Feature Fusion
-for Aiding Diagnosis of Blood Diseases".
+for Aiding Diagnosis of Blood Diseases", section 3.3, figures 2 and 3, equations 1 and 2.
 
-Beyond the paper's text:
-- Bottleneck ratio 4, and the 3x3 convolution + GroupNorm + ReLU behind every level, are the
-  released code's.
-- ``cascade="top"`` is the released code's way down the pyramid; the default is figure 2's.
-- The bilinear resize uses ``align_corners=False``: the paper does not say.
+Differences from the paper:
+
+- The paper does not give the bottleneck ratio 4, nor the 3x3 convolution, GroupNorm and ReLU after
+  every level; both come from the released code.
+- ``cascade="top"`` is the released code's top-down path; the default is that of figure 2.
+- The paper does not specify the bilinear resize; here it uses ``align_corners=False``.
 """
 
 from collections.abc import Sequence
@@ -15,11 +16,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from wbcnets.errors import ConfigError
 from wbcnets.layers.channel_attention import ChannelAttention
-from wbcnets.layers.necks.channel_mapper import PyramidNeck, conv_norm
+from wbcnets.layers.necks.base import PyramidNeck, resize_like
 
 UPSAMPLES = ("tconv+bilinear", "bilinear")
 CASCADES = ("fused", "top")
@@ -32,7 +32,7 @@ class FeatureSelection(nn.Module):
         in_channels: C.
         out_channels: Channels of the result.
         reduction: Ratio of the attention's bottleneck.
-        device: Where the parameters are made.
+        device: Device of the parameters.
         dtype: Type of the parameters.
     """
 
@@ -61,11 +61,11 @@ class SelectiveFeatureFusion(nn.Module):
         channels: C of both maps.
         reduction: Ratio of the attention's bottleneck.
         upsample: "tconv+bilinear" as in equation (1), or "bilinear" alone (table 6's HS-FPN(BL)).
-        device: Where the parameters are made.
+        device: Device of the parameters.
         dtype: Type of the parameters.
 
     Raises:
-        ConfigError: If ``upsample`` is neither of the two.
+        ConfigError: if ``upsample`` is neither of the two.
     """
 
     def __init__(
@@ -102,14 +102,12 @@ class SelectiveFeatureFusion(nn.Module):
             high: Map of the higher level, (B, C, H, W).
 
         Returns:
-            The fused map (equation 2) and the up-sampled high-level map (equation 1), both
+            The fused map (equation 2) and the up-sampled high-level map (equation 1), each
             (B, C, H1, W1).
         """
         expanded = self.expand(high)
-        attended = F.interpolate(
-            expanded, size=low.shape[-2:], mode="bilinear", align_corners=False
-        )
-        return low * self.attention(attended) + attended, attended
+        upsampled = resize_like(expanded, low)
+        return low * self.attention(upsampled) + upsampled, upsampled
 
 
 class HSFPN(PyramidNeck):
@@ -119,15 +117,15 @@ class HSFPN(PyramidNeck):
         in_channels: Channels of each backbone map, highest resolution first.
         out_channels: Channels of every output map.
         reduction: Ratio of the attentions' bottlenecks.
-        cascade: What each fusion takes as its high-level map: "fused", the fused map of the level
-            above (figure 2); or "top", the top level's map, up-sampled once per level on the way
-            down (the released code). With two levels both are the same.
+        cascade: The high-level map of each fusion: "fused", the fused map of the level above
+            (figure 2), or "top", the top level's map, up-sampled once per level (the released
+            code). With two levels both are the same.
         upsample: "tconv+bilinear" as in equation (1), or "bilinear" alone (table 6's HS-FPN(BL)).
-        device: Where the parameters are made.
+        device: Device of the parameters.
         dtype: Type of the parameters.
 
     Raises:
-        ConfigError: If an option or a number of channels is out of range.
+        ConfigError: if an option or a number of channels is out of range.
     """
 
     def __init__(
@@ -155,22 +153,14 @@ class HSFPN(PyramidNeck):
             SelectiveFeatureFusion(out_channels, reduction, upsample, device=device, dtype=dtype)
             for _ in self.in_channels[1:]
         )
-        self.outputs = nn.ModuleList(
-            conv_norm(out_channels, out_channels, 3, relu=True, device=device, dtype=dtype)
-            for _ in self.in_channels
-        )
+        self.outputs = self.make_outputs(relu=True, device=device, dtype=dtype)
         self.reset_parameters()
 
     def fuse(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Selects, fuses from the top down, and smooths."""
+        """Selects, fuses top-down, and smooths."""
         selected = [selection(f) for selection, f in zip(self.selections, features)]
-        fused = self._fuse_from_the_top(selected)
-        return [output(f) for output, f in zip(self.outputs, fused)]
-
-    def _fuse_from_the_top(self, selected: list[Tensor]) -> list[Tensor]:
-        fused = list(selected)
-        high = selected[-1]
+        fused, high = list(selected), selected[-1]
         for level in range(len(selected) - 2, -1, -1):
-            fused[level], attended = self.fusions[level](selected[level], high)
-            high = fused[level] if self.cascade == "fused" else attended
-        return fused
+            fused[level], upsampled = self.fusions[level](selected[level], high)
+            high = fused[level] if self.cascade == "fused" else upsampled
+        return [output(f) for output, f in zip(self.outputs, fused)]

@@ -1,34 +1,37 @@
 """Path aggregation pyramid, a rival of HS-FPN in MFDS-DETR's table 6.
 
-Liu et al., "Path Aggregation Network for Instance Segmentation", section 3.1. Differences from the
-paper: GroupNorm behind every convolution, and a map that does not halve exactly is brought to the
-next level's size by bilinear interpolation.
+Liu et al., "Path Aggregation Network for Instance Segmentation", section 3.1.
+
+Differences from the paper:
+
+- GroupNorm follows every convolution.
+- A map that does not halve exactly is resized to the next level by bilinear interpolation.
 """
 
 from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from wbcnets.layers.necks.channel_mapper import PyramidNeck, conv_norm
-from wbcnets.layers.necks.fpn import FPN, resize_like
+from wbcnets.layers.necks.base import PyramidNeck, resize_like
+from wbcnets.layers.necks.fpn import FPN
 
 
 class PAFPN(PyramidNeck):
-    """An FPN, then a path from the bottom up that brings fine positions to the high levels.
+    """An FPN, then a bottom-up path that brings precise positions to the high levels.
 
-    N_1 = P_1 and N_(l+1) = conv3x3(conv3x3 of stride 2 (N_l) + P_(l+1)), a ReLU behind each.
+    N_1 = P_1 and N_(l+1) = conv3x3(conv3x3 of stride 2 (N_l) + P_(l+1)); a ReLU follows each.
 
     Args:
         in_channels: Channels of each backbone map, highest resolution first.
         out_channels: Channels of every output map.
-        interpolation: How the FPN up-samples: "nearest" or "bilinear".
-        device: Where the parameters are made.
+        interpolation: Up-sampling of the FPN, "nearest" or "bilinear".
+        device: Device of the parameters.
         dtype: Type of the parameters.
 
     Raises:
-        ConfigError: If an option or a number of channels is out of range.
+        ConfigError: if an option or a number of channels is out of range.
     """
 
     def __init__(
@@ -44,20 +47,15 @@ class PAFPN(PyramidNeck):
         self.fpn = FPN(
             self.in_channels, out_channels, interpolation=interpolation, device=device, dtype=dtype
         )
-        self.downsamples = nn.ModuleList(
-            conv_norm(
-                out_channels, out_channels, 3, stride=2, relu=True, device=device, dtype=dtype
-            )
-            for _ in self.in_channels[1:]
+        steps = self.num_levels - 1
+        self.downsamples = self.make_outputs(
+            count=steps, stride=2, relu=True, device=device, dtype=dtype
         )
-        self.outputs = nn.ModuleList(
-            conv_norm(out_channels, out_channels, 3, relu=True, device=device, dtype=dtype)
-            for _ in self.in_channels[1:]
-        )
+        self.outputs = self.make_outputs(count=steps, relu=True, device=device, dtype=dtype)
         self.reset_parameters()
 
     def fuse(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Fuses from the top down, then from the bottom up."""
+        """Fuses top-down, then bottom-up."""
         pyramid = self.fpn(features)
         outputs = pyramid[:1]
         for level, (downsample, output) in enumerate(zip(self.downsamples, self.outputs), start=1):
