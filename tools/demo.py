@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""The whole way on generated smears: make data, fine-tune MFDS-DETR, evaluate, predict, draw.
+"""Generates smears, fine-tunes MFDS-DETR on them, evaluates it, predicts and draws.
 
-Needs no GPU, no network and no data. `make demo` runs it; results lie in output/demo.
+Needs no GPU, no network and no data. ``make demo`` runs it; the results are in output/demo.
 """
 
 import argparse
@@ -25,12 +25,15 @@ def run(title: str, *command: object) -> None:
 
 
 def main() -> None:
-    """Makes the data, fine-tunes, evaluates, predicts."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, default=REPOSITORY / "output" / "demo")
-    parser.add_argument("--train-images", type=int, default=160)
-    parser.add_argument("--test-images", type=int, default=40)
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides: KEY VALUE ...")
+    """Runs all steps, and prints the results and their files."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--output", type=Path, default=REPOSITORY / "output" / "demo", help="the folder to write")
+    add("--train-images", type=int, default=160, help="training images (default: %(default)s)")
+    add("--test-images", type=int, default=40, help="test images (default: %(default)s)")
+    add("opts", nargs=argparse.REMAINDER, help="config overrides: KEY VALUE ...")
     args = parser.parse_args()
     start = time.monotonic()
     output = args.output.resolve()
@@ -57,15 +60,15 @@ def main() -> None:
         *("--input", output / "smears_val" / "images"),
         *("--output", output / "predictions"),
     )
-    figures = json.loads((training / "evaluation.json").read_text())["results"]["smears_val"]
+    metrics = json.loads((training / "evaluation.json").read_text())["results"]["smears_val"]
+    minutes = (time.monotonic() - start) / 60
     print(
-        f"\nDone in {(time.monotonic() - start) / 60:.1f} minutes: held-out AP "
-        f"{figures['AP']:.1f}, "
-        f"AP50 {figures['AP50']:.1f}\n"
-        f"  pictures of predictions  {training / 'predictions_smears_val.png'}\n"
-        f"  every image, and counts  {output / 'predictions'}\n"
-        f"  training curves          {training / 'curves.png'}\n"
-        f"  AP per class             {training / 'evaluation.md'}"
+        f"\nDone in {minutes:.1f} minutes: held-out AP {metrics['AP']:.1f}, "
+        f"AP50 {metrics['AP50']:.1f}\n"
+        f"  predictions drawn  {training / 'predictions_smears_val.png'}\n"
+        f"  images and counts  {output / 'predictions'}\n"
+        f"  training curves    {training / 'curves.png'}\n"
+        f"  AP per class       {training / 'evaluation.md'}"
     )
 
 

@@ -169,11 +169,12 @@ def test_options_out_of_range(capsys, words, message):
 
 def test_help_shows_the_docstring_and_the_defaults_that_say_something(capsys):
     def add_arguments(parser):
-        add_option(parser, "batch-size")
+        add_option(parser, "seed")
         add_option(parser, "output")
+        parser.add_argument("--names", nargs="+", default=(), help="several")
 
     with pytest.raises(SystemExit):
         run_command(len, add_arguments, ["--help"])
     shown = capsys.readouterr().out
-    assert shown.index("Tests.") < shown.index("(default: 64)") < shown.index("More.")
-    assert "None" not in shown
+    assert shown.index("Tests.") < shown.index("(default: 0)") < shown.index("More.")
+    assert shown.count("default:") == 1

@@ -84,7 +84,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
     """Keeps the line breaks of descriptions, and shows the defaults that say something."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False, "", []):
+        if str(action.default) in ("None", "False", "", "[]", "()"):
             return action.help
         return super()._get_help_string(action)
 
@@ -130,16 +130,18 @@ def import_command(name: str) -> ModuleType:
         raise ConfigError(f"{error}; run: pip install 'wbcnets[train]'") from error
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, parser: CommandParser | None = None) -> int:
     """Runs a command line; returns its exit code.
 
     Args:
-        arguments: The words after ``wbcnets``; those of this process by default.
+        arguments: The words after the command's name; those of this process by default.
+        parser: The command's parser; that of ``wbcnets`` by default.
     """
+    parser = parser or build_parser()
     words = sys.argv[1:] if arguments is None else list(arguments)
-    args = argparse.Namespace(parser=None, command_line=shlex.join(["wbcnets", *words]))
+    args = argparse.Namespace(parser=None, command_line=shlex.join([parser.prog, *words]))
     try:
-        build_parser().parse_args(words, args)
+        parser.parse_args(words, args)
         code: int = args.run(args)
     except (WbcnetsError, FloatingPointError, OSError) as error:
         print(f"error: {describe(error, args.parser)}", file=sys.stderr)
