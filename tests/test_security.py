@@ -127,7 +127,7 @@ try:
 except ImportError:
     pass
 else:
-    import mfds_detr.engine.trainer, mfds_detr.predictor
+    import mfds_detr.api, mfds_detr.cli.predict
 print("imported", len([name for name in sys.modules if name.startswith("wbcnets")]))
 """
     done = subprocess.run(

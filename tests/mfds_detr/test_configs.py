@@ -12,10 +12,9 @@ pytest.importorskip("detectron2", reason="detectron2 is not installed")
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
-from train_net import build_parser, load_config
 
 from mfds_detr import add_mfds_detr_config
-from mfds_detr.config import check_config
+from mfds_detr.config import check_config, read_config
 from wbcnets.data.cards.detection import DETECTION_CARDS
 from wbcnets.data.cards.paths import DATASET_NAMES
 from wbcnets.errors import ConfigError
@@ -67,10 +66,6 @@ SMALL = [
     *("MODEL.RESNETS.STEM_OUT_CHANNELS", "8", "MODEL.RESNETS.RES2_OUT_CHANNELS", "16"),
     *("MODEL.RESNETS.WIDTH_PER_GROUP", "4"),
 ]
-
-
-def read_config(path: Path, *overrides: str) -> CfgNode:
-    return load_config(build_parser().parse_args(["--config-file", str(path), *overrides]))
 
 
 def flat(node: CfgNode, prefix: str = "") -> dict[str, Any]:
@@ -146,7 +141,7 @@ def test_the_schedules_use_the_cards_numbers_of_images() -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_the_model_builds_at_full_size(path: Path) -> None:
-    cfg = read_config(path, f"{MODEL}.NUM_CLASSES", "3")
+    cfg = read_config(path, [f"{MODEL}.NUM_CLASSES", 3])
     cfg.MODEL.DEVICE = "meta"
     with torch.device("meta"):
         model = build_model(cfg)
@@ -160,7 +155,7 @@ def test_the_model_builds_at_full_size(path: Path) -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_small_model_gives_the_losses_that_the_config_asks_for(path: Path) -> None:
     torch.manual_seed(0)
-    cfg = read_config(path, *SMALL)
+    cfg = read_config(path, SMALL)
     model = build_model(cfg).train()
     instances = Instances((64, 64))
     instances.gt_boxes = Boxes(torch.tensor([[8.0, 8.0, 40.0, 50.0]]))
@@ -181,7 +176,7 @@ def test_a_small_model_gives_the_losses_that_the_config_asks_for(path: Path) -> 
 
 def test_an_unknown_key_of_the_command_line_is_named() -> None:
     with pytest.raises(ConfigError, match=r"NUM_QUERYS"):
-        read_config(CONFIGS[0], f"{MODEL}.NUM_QUERYS", "5")
+        read_config(CONFIGS[0], [f"{MODEL}.NUM_QUERYS", "5"])
 
 
 def test_an_unknown_key_of_a_file_is_named_with_the_file(tmp_path: Path) -> None:

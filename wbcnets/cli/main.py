@@ -139,17 +139,32 @@ def main(arguments: Sequence[str] | None = None, parser: CommandParser | None = 
     """
     parser = parser or build_parser()
     words = sys.argv[1:] if arguments is None else list(arguments)
-    args = argparse.Namespace(parser=None, command_line=shlex.join([parser.prog, *words]))
+    args = argparse.Namespace(command_line=shlex.join([parser.prog, *words]))
     try:
         parser.parse_args(words, args)
         code: int = args.run(args)
     except (WbcnetsError, FloatingPointError, OSError) as error:
-        print(f"error: {describe(error, args.parser)}", file=sys.stderr)
-        return 1 if isinstance(error, DataError) else 2
+        print(f"error: {describe(error, getattr(args, 'parser', None))}", file=sys.stderr)
+        return exit_code(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     return code
+
+
+def run_command(module: ModuleType, arguments: Sequence[str] | None = None) -> int:
+    """Runs one command on its own, as the scripts of a clone do; returns its exit code.
+
+    Args:
+        module: The command's module.
+        arguments: The words after the script's name; those of this process by default.
+    """
+    return main(arguments, CommandParser(load=lambda: module))
+
+
+def exit_code(error: Exception) -> int:
+    """Returns 1 if the data is wrong, 2 if the call or the configuration is."""
+    return 1 if isinstance(error, DataError) else 2
 
 
 def describe(error: Exception, parser: argparse.ArgumentParser | None) -> str:

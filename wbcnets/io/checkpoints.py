@@ -62,22 +62,43 @@ def load_into(model: nn.Module, path: Path, name: str = "the model") -> None:
         CheckpointError: The file is damaged, lacks weights, has others or other shapes, or values
             that are not finite; the model is left as it was.
     """
-    state, own = read_state_dict(path), model.state_dict()
-    problems = [f"not in the file: {name}" for name in own if name not in state]
-    problems += [f"not in the model: {name}" for name in state if name not in own]
-    problems += [
-        f"{name}: {tuple(tensor.shape)} in the file, {tuple(own[name].shape)} in the model"
-        for name, tensor in state.items()
-        if name in own and tensor.shape != own[name].shape
-    ]
-    problems += [f"not finite: {name}" for name in _not_finite(state)]
+    state = read_state_dict(path)
+    problems = find_misfits(model.state_dict(), state)
+    problems += [f"not finite: {name}" for name in find_non_finite(state)]
     if problems:
-        shown = "\n  ".join(problems[:10])
-        more = f"\n  ... and {len(problems) - 10} more" if len(problems) > 10 else ""
-        raise CheckpointError(
-            f"{path}: does not fit {name}, in {len(problems)} tensors:\n  {shown}{more}"
-        )
+        raise CheckpointError(describe_misfit(path, name, problems))
     model.load_state_dict(state)
+
+
+def find_misfits(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> list[str]:
+    """Returns a line for each tensor by which a checkpoint differs from a model in name or shape.
+
+    Args:
+        own: The model's state dict.
+        state: The checkpoint's.
+    """
+    return [
+        *(f"not in the file: {name}" for name in own if name not in state),
+        *(f"not in the model: {name}" for name in state if name not in own),
+        *(
+            f"{name}: {tuple(tensor.shape)} in the file, {tuple(own[name].shape)} in the model"
+            for name, tensor in state.items()
+            if name in own and tensor.shape != own[name].shape
+        ),
+    ]
+
+
+def describe_misfit(source: str | Path, model: str, problems: Sequence[str]) -> str:
+    """Returns the message for a checkpoint that does not fit a model.
+
+    Args:
+        source: Names the checkpoint.
+        model: Names the model.
+        problems: A line for each tensor.
+    """
+    shown = "\n  ".join(problems[:20])
+    more = f"\n  ... and {len(problems) - 20} more" if len(problems) > 20 else ""
+    return f"{source}: does not fit {model}, in {len(problems)} tensors:\n  {shown}{more}"
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -134,7 +155,7 @@ def write_checkpoint(path: Path, data: Mapping[str, Any]) -> None:
         CheckpointError: The file could not be written, or a tensor holds values that are not
             finite; the old file is untouched.
     """
-    broken = list(_not_finite(data))
+    broken = list(find_non_finite(data))
     if broken:
         raise CheckpointError(
             f"{path}: not written, since values are not finite in {', '.join(broken[:5])}"
@@ -166,7 +187,7 @@ def write_weights(
         name: tensor.detach().to(dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
         for name, tensor in state.items()
     }
-    overflown = list(_not_finite(converted))
+    overflown = list(find_non_finite(converted))
     if overflown:
         raise CheckpointError(
             f"{path}: not written, since {', '.join(overflown[:5])} overflow in {dtype}; use "
@@ -181,16 +202,17 @@ def write_weights(
     write_with_digest(path, lambda file: file.write(content))
 
 
-def _not_finite(value: Any, name: str = "") -> Iterator[str]:
+def find_non_finite(value: Any, name: str = "") -> Iterator[str]:
+    """Yields the names of tensors in nested containers that hold NaN or infinite values."""
     if isinstance(value, torch.Tensor):
         if value.is_floating_point() and not value.isfinite().all():
             yield name
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            yield from _not_finite(item, f"{name}.{key}" if name else str(key))
+            yield from find_non_finite(item, f"{name}.{key}" if name else str(key))
     elif isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
-            yield from _not_finite(item, f"{name}[{index}]")
+            yield from find_non_finite(item, f"{name}[{index}]")
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

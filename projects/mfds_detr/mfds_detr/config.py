@@ -1,11 +1,15 @@
 """The configuration keys that MFDS-DETR adds to Detectron2's."""
 
+import difflib
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
+from mfds_detr.project_files import project_files
 from wbcnets.errors import ConfigError
 from wbcnets.io.strict_yaml import read_yaml
 
@@ -13,29 +17,31 @@ MAX_BASES = 16
 
 
 def add_mfds_detr_config(cfg: CfgNode) -> None:
-    """Adds the project's keys, with the paper's values as defaults, to a Detectron2 config."""
+    """Adds the project's keys to a Detectron2 config, with the paper's values as defaults."""
     _add_model_keys(cfg)
     _add_training_keys(cfg)
 
 
-def read_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
-    """The config of a file, with keys and values in turn that override it; runs no code.
+def read_config(config_file: str | os.PathLike[str], overrides: Sequence[Any] = ()) -> CfgNode:
+    """Returns a config read from a file, with keys overridden; runs no code from the file.
 
     Args:
-        config_file: A YAML file, or "" for the defaults alone.
-        overrides: For example `["SOLVER.MAX_ITER", "100"]`.
+        config_file: A YAML file, the name of a config that comes with the project, or "" for the
+            defaults.
+        overrides: Keys and values in turn, such as ``["SOLVER.MAX_ITER", 100]``.
 
     Raises:
-        ConfigError: The file cannot be read, or a key or value is unknown.
+        ConfigError: if the file cannot be read, or a key or a value is unknown.
     """
     cfg = get_cfg()
     add_mfds_detr_config(cfg)
-    source = config_file
+    source = os.fspath(config_file)
     try:
-        if config_file:
-            _check_files(Path(config_file))
-            cfg.merge_from_file(config_file, allow_unsafe=False)
-        source = "the command line"
+        if source:
+            path = find_config(source)
+            _check_files(path)
+            cfg.merge_from_file(str(path), allow_unsafe=False)
+        source = "the overridden keys"
         cfg.merge_from_list(list(overrides))
     except ConfigError:
         raise
@@ -45,12 +51,31 @@ def read_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
     return cfg
 
 
+def find_config(name: str) -> Path:
+    """Returns the file of a config, given by path or by the name of a shipped one.
+
+    Raises:
+        ConfigError: if the name is neither.
+    """
+    path = Path(name)
+    if path.suffix or path.is_file():
+        return path
+    shipped = project_files("configs")
+    if name not in shipped:
+        near = difflib.get_close_matches(name, shipped, n=5, cutoff=0.4) or list(shipped)
+        raise ConfigError(
+            f"{name}: no such file, and no config of this name; did you mean {', '.join(near)}?",
+            setting="config_file",
+        )
+    return shipped[name]
+
+
 def _check_files(path: Path, depth: int = 0) -> None:
-    """Refuses what Detectron2 would stumble over, in a file and in those that it builds on."""
+    """Refuses what Detectron2 fails on without a clear message, in a file and in its bases."""
     if path.suffix not in (".yaml", ".yml"):
-        raise ConfigError(f"{path}: is no .yaml file; Python configs would be run, not read")
+        raise ConfigError(f"{path}: not a .yaml file; Python configs are refused, they run code")
     if depth > MAX_BASES:
-        raise ConfigError(f"{path}: builds on more than {MAX_BASES} files, perhaps on itself")
+        raise ConfigError(f"{path}: has more than {MAX_BASES} bases, perhaps itself among them")
     settings = read_yaml(path)
     if not isinstance(settings, (dict, type(None))):
         raise ConfigError(f"{path}: holds a {type(settings).__name__}, expected sections of keys")
@@ -58,7 +83,7 @@ def _check_files(path: Path, depth: int = 0) -> None:
     if isinstance(base, str) and "://" not in base:
         _check_files(path.parent / Path(base).expanduser(), depth + 1)
     elif base is not None:
-        raise ConfigError(f"{path}: _BASE_ {base!r} is no path of a local file")
+        raise ConfigError(f"{path}: _BASE_ {base!r} is not the path of a local file")
 
 
 def _add_model_keys(cfg: CfgNode) -> None:
@@ -79,10 +104,10 @@ def _add_model_keys(cfg: CfgNode) -> None:
     model.TWO_STAGE = False
     model.AUX_LOSS = True  # table 10
 
-    # The block that the paper adds behind the backbone's last stage; a stride of 64
+    # The paper's block after the last stage of the backbone; it adds a map of stride 64
     model.EXTRA_STAGE = True
     model.NECK = CfgNode()
-    model.NECK.NAME = "hs_fpn"  # table 6: wbcnets.layers.neck_names() lists them
+    model.NECK.NAME = "hs_fpn"  # table 6; wbcnets.layers.neck_names() lists all
     model.NECK.OPTIONS = CfgNode(new_allowed=True)
 
     model.MATCHER = CfgNode({"CLASS_COST": 2.0, "L1_COST": 5.0, "GIOU_COST": 2.0})
@@ -98,10 +123,10 @@ def _add_model_keys(cfg: CfgNode) -> None:
     timm.NAME = "resnet50"
     timm.OUT_INDICES = (2, 3, 4)  # strides 8, 16 and 32 of a ResNet
     timm.OPTIONS = CfgNode(new_allowed=True)  # keywords of timm.create_model
-    timm.FREEZE = ()  # children by name, for example ("conv1", "bn1", "layer1")
+    timm.FREEZE = ()  # children by name, such as ("conv1", "bn1", "layer1")
     timm.FROZEN_BN = False
 
-    # True loads what fits of MODEL.WEIGHTS and lists the rest; else what does not fit is an error
+    # True loads the tensors of MODEL.WEIGHTS that fit and lists the others; False refuses misfits
     cfg.MODEL.WEIGHTS_PARTIAL = False
 
 
@@ -114,31 +139,31 @@ def _add_training_keys(cfg: CfgNode) -> None:
     cfg.SOLVER.CLIP_NORM = 0.1  # of all gradients together, 0 for none
     cfg.SOLVER.EMA = CfgNode({"ENABLED": False, "DECAY": 0.9998})
     cfg.SOLVER.CHECKPOINTS_KEPT = 3
-    cfg.SOLVER.MAX_BAD_STEPS = 10  # in a row whose numbers are not finite, before training stops
-    # True goes on although images are in a training set and in a test set
+    cfg.SOLVER.MAX_BAD_STEPS = 10  # consecutive non-finite steps that stop the training
+    # True trains although images are in a training set and in a test set
     cfg.DATASETS.ALLOW_LEAKS = False
-    cfg.DATALOADER.TIMEOUT = 300.0  # seconds in which a worker must give a batch, 0 for ever
+    cfg.DATALOADER.TIMEOUT = 300.0  # seconds a worker may take for a batch, 0 for no limit
 
-    cfg.INPUT.VERTICAL_FLIP = False  # a smear has no upside
-    # Shares of the image that a random crop keeps at least, (1.0, 1.0) for no crop
-    cfg.INPUT.CROP_SHARE = (1.0, 1.0)
+    cfg.INPUT.VERTICAL_FLIP = False  # smears have no upright orientation
+    # Smallest height and width of a random crop as fractions of the image, (1.0, 1.0) for no crop
+    cfg.INPUT.CROP_FRACTION = (1.0, 1.0)
     cfg.INPUT.CROP_PROBABILITY = 0.5
     cfg.INPUT.ALBUMENTATIONS = CfgNode()
-    # A name of wbcnets.data.detection.augmentation.PRESETS
+    # A name in wbcnets.data.detection.augmentation.PRESETS
     cfg.INPUT.ALBUMENTATIONS.PRESET = "none"
     cfg.INPUT.ALBUMENTATIONS.TRANSFORMS = []  # or a list such as [{"name": "Blur", "p": 0.1}]
 
     cfg.TEST.SCORE_THRESHOLD = 0.0
-    # IoU above which the weaker of two detections of a class goes; 0 keeps all, as DETR does
+    # Of two boxes of a class with a higher IoU the weaker is dropped; 0 keeps all, as DETR does
     cfg.TEST.NMS_IOU = 0.0
-    cfg.TEST.SAMPLE_PICTURES = 9  # images in the sheet of predictions after each evaluation
+    cfg.TEST.SAMPLE_PICTURES = 9  # images drawn with predictions after each evaluation
 
 
 def check_config(cfg: CfgNode) -> None:
     """Finds values that would fail deep inside.
 
     Raises:
-        ConfigError: A value is out of range; the message names its key.
+        ConfigError: if a value is out of range; the message names its key.
     """
     model = cfg.MODEL.MFDS_DETR
     positive = ("NUM_QUERIES", "HIDDEN_DIM", "NUM_HEADS", "NUM_POINTS", "DECODER_LAYERS")
@@ -162,7 +187,7 @@ def check_config(cfg: CfgNode) -> None:
             f"SOLVER.AMP.PRECISION={cfg.SOLVER.AMP.PRECISION!r}: use float16 or bfloat16"
         )
     if not 0 <= cfg.TEST.NMS_IOU <= 1:
-        raise ConfigError(f"TEST.NMS_IOU={cfg.TEST.NMS_IOU}: give an IoU from 0 (off) to 1")
+        raise ConfigError(f"TEST.NMS_IOU={cfg.TEST.NMS_IOU}: use an IoU in [0, 1], 0 for no NMS")
     if cfg.SOLVER.MAX_BAD_STEPS < 1 or cfg.DATALOADER.TIMEOUT < 0:
         raise ConfigError("SOLVER.MAX_BAD_STEPS must be at least 1, DATALOADER.TIMEOUT at least 0")
     if cfg.SOLVER.MAX_ITER < 1 or cfg.SOLVER.IMS_PER_BATCH < 1:

@@ -71,8 +71,8 @@ def test_channel_order(record):
 
 def test_augmentations_move_boxes_with_their_pixels(record, tiny_config):
     cfg = tiny_config(
-        "INPUT.CROP_SHARE", (0.6, 0.6), "INPUT.CROP_PROBABILITY", 0.7, "INPUT.VERTICAL_FLIP", True,
-        "INPUT.MIN_SIZE_TRAIN", (60, 90), "INPUT.MAX_SIZE_TRAIN", 200,
+        "INPUT.CROP_FRACTION", (0.6, 0.6), "INPUT.CROP_PROBABILITY", 0.7,
+        "INPUT.MIN_SIZE_TRAIN", (60, 90), "INPUT.MAX_SIZE_TRAIN", 200, "INPUT.VERTICAL_FLIP", True,
     )  # fmt: skip
     mapper = SmearMapper.from_config(cfg, is_train=True)
     np.random.seed(0)
@@ -131,7 +131,7 @@ def test_the_list_follows_the_config(tiny_config):
     def names(*overrides, is_train=True):
         return [type(a).__name__ for a in build_augmentations(tiny_config(*overrides), is_train)]
 
-    crop = ("INPUT.CROP_SHARE", (0.7, 0.7))
+    crop = ("INPUT.CROP_FRACTION", (0.7, 0.7))
     flips = ["RandomFlip", "RandomFlip"]
     assert names() == [*flips, "ResizeShortestEdge"]
     assert names(*crop) == ["RandomApply", *flips, "ResizeShortestEdge"]

@@ -14,7 +14,7 @@ from mfds_detr.data.datasets import (
     count_labels,
     find_source,
     most_objects,
-    parse_dataset_argument,
+    parse_dataset,
     register_datasets,
 )
 from wbcnets.errors import ConfigError, DataError
@@ -50,12 +50,12 @@ def write_set(folder, ids=(0, 4, 9), names=NAMES, boxes=None):
 
 
 def test_command_line():
-    source = parse_dataset_argument("mine=data/train.json:data/images")
+    source = parse_dataset("mine=data/train.json:data/images")
     assert source.name == "mine"
     assert str(source.json_file) == "data/train.json"
     assert str(source.image_folder) == "data/images"
     # The last colon separates: a path may hold others, and an equals sign
-    source = parse_dataset_argument("mine=a:b=c/train.json:images")
+    source = parse_dataset("mine=a:b=c/train.json:images")
     assert str(source.json_file) == "a:b=c/train.json"
 
 
@@ -65,7 +65,7 @@ def test_command_line():
 )
 def test_command_line_mistakes(text):
     with pytest.raises(ConfigError, match=r"expected NAME=annotations\.json:image_folder"):
-        parse_dataset_argument(text)
+        parse_dataset(text)
 
 
 @pytest.mark.parametrize("ids", [(0, 1, 2), (1, 2, 3), (0, 4, 9), (7, 5, 90)])

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("detectron2")
 
-# Starts the command's own pieces under Detectron2's launcher, and writes each iteration's losses
+# The command itself, with a hook that writes the losses of each iteration
 SCRIPT = """
 import json
 import sys
@@ -18,10 +18,11 @@ from pathlib import Path
 sys.path[:0] = {paths!r}
 
 import torch
-import train_net
-from detectron2.engine import HookBase, launch
+from detectron2.engine import HookBase
 from detectron2.utils import comm
+from mfds_detr.cli import train
 from mfds_detr.engine.trainer import Trainer
+from wbcnets.cli.main import run_command
 
 
 class Recorder(HookBase):
@@ -39,21 +40,19 @@ class Recorder(HookBase):
         self.path.write_text(json.dumps(result))
 
 
-def work(args):
-    torch.set_num_threads(1)
-    cfg = train_net.load_config(args)
-    class_names = train_net.prepare(cfg, args)
-    train_net.default_setup(cfg, args)
-    trainer = Trainer(cfg, class_names)
-    if comm.is_main_process():
-        trainer.register_hooks([Recorder(Path(cfg.OUTPUT_DIR) / "losses.json")])
-    trainer.resume_or_load(resume=False)
-    trainer.train()
+torch.set_num_threads(1)
+original = Trainer.build_hooks
 
+
+def build_hooks(self):
+    path = Path(self.cfg.OUTPUT_DIR) / "losses.json"
+    return [*original(self), *([Recorder(path)] if comm.is_main_process() else [])]
+
+
+Trainer.build_hooks = build_hooks
 
 if __name__ == "__main__":
-    args = train_net.build_parser().parse_args()
-    launch(work, args.num_gpus, dist_url="auto", args=(args,))
+    sys.exit(run_command(train))
 """
 
 

@@ -19,11 +19,10 @@ SCRIPT = """
 import os, signal, sys, time
 sys.path[:0] = {paths!r}
 import torch
-import train_net
-from datetime import timedelta
-from detectron2.engine import launch
 from detectron2.utils import comm
+from mfds_detr.cli import train
 from mfds_detr.engine.trainer import Trainer
+from wbcnets.cli.main import run_command
 
 KIND, RANK = {kind!r}, {rank}
 original = Trainer._compute_gradients
@@ -55,9 +54,7 @@ Trainer._compute_gradients = compute
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    args = train_net.build_parser().parse_args()
-    launch(train_net.main, args.num_gpus, dist_url="auto", args=(args,),
-           timeout=timedelta(seconds=args.timeout))
+    sys.exit(run_command(train))
 """
 
 

@@ -6,8 +6,8 @@ import pytest
 
 pytest.importorskip("detectron2")
 
-import train_net
-
+from mfds_detr.cli import train
+from wbcnets.cli.main import run_command
 from wbcnets.synthetic.smears import LEUKOCYTE_CLASSES, SmearStyle, write_smear_dataset
 
 
@@ -47,7 +47,7 @@ def test_eight_smears_are_found_again(repository, tmp_path):
     arguments = ["--dataset", f"overfit={json_file}:{folder / 'images'}"]
     arguments += ["--config-file", str(config)]
     arguments += [str(part) for item in overrides.items() for part in item]
-    train_net.main(train_net.build_parser().parse_args(arguments))
+    assert run_command(train, arguments) == 0
     record = json.loads((tmp_path / "output" / "evaluation.json").read_text())
     assert record["iteration"] == 130
     assert record["results"]["overfit"]["AP50"] >= 95.0, record

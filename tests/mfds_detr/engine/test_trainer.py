@@ -10,7 +10,7 @@ from detectron2.utils.events import EventStorage
 
 from mfds_detr.data.datasets import DatasetSource, register_datasets
 from mfds_detr.engine import trainer as trainer_module
-from mfds_detr.engine.trainer import Trainer, evaluate, guarded
+from mfds_detr.engine.trainer import Trainer, evaluate
 from wbcnets.errors import DataError
 from wbcnets.io.checkpoints import read_checkpoint
 
@@ -263,19 +263,3 @@ def test_a_corrupt_image_ends_training_with_its_name(make_trainer, smears, tmp_p
     trainer.data_loader = ([mapper(r)] for r in [record])
     with pytest.raises(DataError, match=r"broken\.png"):
         run_steps(trainer)
-
-
-def test_guarded_ends_with_one_message(caplog):
-    def fail(error):
-        raise error
-
-    assert guarded(lambda x: x + 1, 2) == 3
-    for error in (DataError("a.json: image 3 is missing"), FloatingPointError("loss is nan")):
-        with pytest.raises(SystemExit) as caught:
-            guarded(fail, error)
-        assert caught.value.code == 2
-        assert [record.getMessage() for record in caplog.records] == [str(error)]
-        caplog.clear()
-        assert caught.value.__suppress_context__
-    with pytest.raises(ZeroDivisionError):  # a fault of the program keeps its traceback
-        guarded(fail, ZeroDivisionError())

@@ -11,8 +11,9 @@ pytest.importorskip("transformers")
 import transformers
 from detectron2.modeling import build_model
 
-from mfds_detr.checkpoint.checkpointer import AtomicCheckpointer, fit_weights
+from mfds_detr.checkpoint.checkpointer import AtomicCheckpointer
 from mfds_detr.checkpoint.weight_names import translate
+from mfds_detr.checkpoint.weights import fit_weights
 
 VARIANTS = {
     "plain": {},

@@ -83,16 +83,15 @@ def _medmnist(case: Case, path: Path) -> Outcome:
 
 def _training(case: Case, path: Path) -> Outcome:
     """Returns the warnings of the detector's training before its first step."""
-    import train_net
-
     from mfds_detr.config import read_config
     from mfds_detr.data.datasets import DatasetSource, register_datasets
+    from mfds_detr.engine.run import fit_config
 
     cfg = read_config("", ["MODEL.MFDS_DETR.NUM_CLASSES", "2"])
     source = DatasetSource("fault", path, path.parent / "images")
     with logged("mfds_detr") as lines:
         datasets = register_datasets(["fault"], [], [source], path.parent / "cache")
-        train_net.fit_config(cfg, datasets["fault"].class_names, ["fault"], ["fault"])
+        fit_config(cfg, datasets["fault"].class_names, ["fault"], ["fault"])
     return Outcome("accept", "\n".join(lines))
 
 

@@ -1,1 +1,1 @@
-"""Checkpoints and other people's weights."""
+"""Checkpoints of this project, and weights of others."""

@@ -1,7 +1,7 @@
-"""Parameter names of other people's checkpoints, translated to those of `MFDSDETR`.
+"""Translates the parameter names of other checkpoints to those of ``MFDSDETR``.
 
-Deformable-DETR's original code and transformers' `DeformableDetrForObjectDetection`, in its older
-and newer naming, cover the whole model; timm, torchvision and Detectron2 cover the backbone.
+Deformable-DETR's own code and transformers' ``DeformableDetrForObjectDetection``, in its older and
+newer names, cover the whole model; timm, torchvision and Detectron2 cover the backbone.
 """
 
 import re
@@ -17,9 +17,9 @@ State = dict[str, Tensor]
 class Translation(NamedTuple):
     """A checkpoint in this project's names."""
 
-    source: str  # whose names it had
+    source: str  # the project whose names it had
     state: State
-    # Prefixes of the model's parameters that a checkpoint of this kind does not hold
+    # Prefixes of the model's parameters that checkpoints of this kind never hold
     absent: tuple[str, ...]
 
 
@@ -60,18 +60,16 @@ _ONLY_BACKBONE = (*_NO_NECK, "detector.")
 
 
 def translate(state: State, backbone_names: Iterable[str]) -> Translation:
-    """Renames a checkpoint's parameters to those of `MFDSDETR`.
+    """Renames a checkpoint's parameters to those of ``MFDSDETR``.
 
     Args:
-        state: A state dict in this project's names, Deformable-DETR's, transformers', timm's,
-            torchvision's or Detectron2's.
-        backbone_names: The names in the state dict of the model's backbone, which tell whose it is.
-
-    Returns:
-        The renamed state, and which of the model's parts such a checkpoint lacks by its nature.
+        state: A state dict in the names of this project, Deformable-DETR, transformers, timm,
+            torchvision or Detectron2.
+        backbone_names: The names in the state dict of the model's backbone, which tell timm's
+            backbones from Detectron2's.
     """
     backbone_names = set(backbone_names)
-    state = {_without_wrapper(name): tensor for name, tensor in state.items()}
+    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     if any(name.startswith("detector.") for name in state):
         return Translation("MFDS-DETR", state, ())
     if any(name.startswith(("model.encoder.", "model.decoder.")) for name in state):
@@ -85,7 +83,7 @@ def translate(state: State, backbone_names: Iterable[str]) -> Translation:
 
 
 def _translate_backbone(state: State, backbone_names: set[str]) -> Translation:
-    """A classifier or a Detectron2 model, of which the backbone is taken."""
+    """Takes the backbone of a classifier or of a Detectron2 model."""
     prefix = re.compile(r"^(backbone\.)?(bottom_up\.)?(?=(stem\.conv\d|res[2-5]\.\d)\.)")
     if any(prefix.match(name) for name in state):
         taken = {
@@ -96,13 +94,13 @@ def _translate_backbone(state: State, backbone_names: set[str]) -> Translation:
         return Translation("Detectron2's backbone", _drop_counters(taken), _ONLY_BACKBONE)
     body = {f"backbone.{name}": tensor for name, tensor in state.items()}
     fitted = _fit_backbone(body, backbone_names)
-    # A classifier has layers behind the maps that a detector reads
+    # A classifier has layers after the maps that a detector reads
     taken = {name: t for name, t in fitted.items() if name[len("backbone.") :] in backbone_names}
     return Translation("timm", taken, _ONLY_BACKBONE)
 
 
 def _fit_backbone(state: State, backbone_names: set[str]) -> State:
-    """timm's names to those of the model's backbone, be it timm's or Detectron2's ResNet."""
+    """Renames timm's backbone to the model's, which is timm's or Detectron2's ResNet."""
     rest = {name: t for name, t in state.items() if not name.startswith("backbone.")}
     body = {name[9:]: t for name, t in state.items() if name.startswith("backbone.")}
     if any(name.startswith("stem.conv1.") for name in backbone_names):
@@ -113,7 +111,7 @@ def _fit_backbone(state: State, backbone_names: set[str]) -> State:
 
 
 def _feature_name(name: str, backbone_names: set[str]) -> str:
-    """A classifier's name in timm's `features_only` form, which flattens or wraps the model."""
+    """Returns a classifier's name under ``features_only``, which flattens or wraps the model."""
     flattened = re.sub(r"^(\w+)\.(\d+)\.", r"\1_\2.", name)
     candidates = [f"body.{name}", f"body.{flattened}", f"body.model.{name}"]
     return next((known for known in candidates if known in backbone_names), candidates[0])
@@ -130,24 +128,24 @@ def _rename(state: State, rules: Iterable[tuple]) -> State:
 
 
 def _name_projections(state: State) -> State:
-    """Deformable-DETR's `input_proj` is this project's `channel_mapper` neck.
+    """Renames Deformable-DETR's ``input_proj`` to this project's ``channel_mapper`` neck.
 
-    The projections of backbone maps are 1x1, those that make further levels are 3x3.
+    The projections of backbone maps are 1x1; those that add levels are 3x3.
     """
     pattern = re.compile(r"^neck\.input_proj\.(\d+)\.0\.weight$")
     found = {int(m[1]): t for name, t in state.items() if (m := pattern.match(name))}
     extra = sorted(index for index, weight in found.items() if weight.shape[-1] > 1)
-    places = {
+    targets = {
         i: f"extra_levels.{extra.index(i)}" if i in extra else f"projections.{i}" for i in found
     }
     return {
-        re.sub(r"^neck\.input_proj\.(\d+)", lambda m: f"neck.{places[int(m[1])]}", name): tensor
+        re.sub(r"^neck\.input_proj\.(\d+)", lambda m: f"neck.{targets[int(m[1])]}", name): tensor
         for name, tensor in state.items()
     }
 
 
 def _pack_attention(state: State) -> State:
-    """Separate query, key and value projections into the packed one of `nn.MultiheadAttention`."""
+    """Packs query, key and value projections as ``nn.MultiheadAttention`` holds them."""
     packed = dict(state)
     pattern = re.compile(
         r"^(detector\.transformer\.decoder\.layers\.\d+\.self_attn)\.q_proj\.(\w+)$"
@@ -161,7 +159,7 @@ def _pack_attention(state: State) -> State:
 
 
 def _spread_heads(state: State) -> State:
-    """transformers saves a head that layers share once, under the first layer's name."""
+    """Repeats a shared head for every layer; transformers saves it once, for the first layer."""
     layer = re.compile(r"^detector\.transformer\.decoder\.layers\.(\d+)\.")
     count = len({found[1] for name in state if (found := layer.match(name))})
     count += any(name.startswith("detector.transformer.enc_output.") for name in state)
@@ -174,10 +172,6 @@ def _spread_heads(state: State) -> State:
     return spread
 
 
-def _without_wrapper(name: str) -> str:
-    return name.removeprefix("module.")
-
-
 def _drop_counters(state: State) -> State:
-    """Frozen batch norms keep no count of batches."""
+    """Drops the counts of batches, which frozen batch norms do not keep."""
     return {name: t for name, t in state.items() if not name.endswith("num_batches_tracked")}

@@ -1,1 +1,1 @@
-"""Detection data in Detectron2's terms."""
+"""Detection data in Detectron2's catalogs and format."""

@@ -1,4 +1,4 @@
-"""From a dataset's record to the model's input: read, augment, resize."""
+"""Maps a dataset record to the model's input: reads, augments and resizes the image."""
 
 import copy
 import logging
@@ -18,13 +18,13 @@ logger = logging.getLogger("mfds_detr.data.dataset_mapper")
 
 
 class SmearMapper:
-    """Reads one record's image, augments it with its boxes, and makes tensors.
+    """Reads the image of a record, augments it with its boxes, and converts both to tensors.
 
     Args:
         augmentations: Detectron2's augmentations, applied last.
-        box_augmentation: An albumentations pipeline, applied first; None for none.
+        box_augmentation: An albumentations pipeline, applied first, or None.
         image_format: "RGB" or "BGR", the channel order that the backbone expects.
-        is_train: Whether annotations are needed.
+        is_train: Whether the boxes are returned.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class SmearMapper:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool) -> "SmearMapper":
-        """The mapper that a config describes; logs the active augmentations."""
+        """Builds the mapper of a config and logs the active augmentations."""
         augmentations = build_augmentations(cfg, is_train)
         box_augmentation = None
         if is_train:
@@ -54,22 +54,22 @@ class SmearMapper:
         return cls(augmentations, box_augmentation, cfg.INPUT.FORMAT, is_train)
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
-        """Adds `image` `(3, H, W)` and, for training, `instances` to a copy of the record.
+        """Returns a copy of the record with ``image`` (3, H, W) and, in training, ``instances``.
 
         Raises:
-            DataError: The image cannot be read; the message names it.
+            DataError: if the image cannot be read; the message names it.
         """
         record = copy.copy(record)
         image = read_image(record["file_name"])
         boxes, labels = _boxes_and_labels(record.pop("annotations", []))
         if self.box_augmentation is not None:
-            # Detectron2 seeds NumPy per worker, and albumentations does not follow it
+            # Detectron2 seeds NumPy per worker; albumentations ignores that
             seed = int(np.random.randint(2**31))
             image, boxes, kept = self.box_augmentation(image, boxes, seed)
             labels = labels[kept]
         if self.image_format == "BGR":
             image = image[:, :, ::-1]
-        # A copy, since Detectron2's transforms want to write into it
+        # A copy, because Detectron2's transforms write into the image
         augmented = T.AugInput(np.array(image, order="C"), boxes=boxes)
         self.augmentations(augmented)
         height, width = augmented.image.shape[:2]
@@ -81,26 +81,26 @@ class SmearMapper:
 
 
 def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
-    """Detectron2's augmentations: crop and flips in training, and the resize."""
+    """Returns Detectron2's augmentations: crop and flips in training, then the resize."""
     if not is_train:
         return [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)]
     augmentations: list[T.Augmentation] = []
-    if tuple(cfg.INPUT.CROP_SHARE) != (1.0, 1.0):
-        crop = T.RandomCrop("relative_range", tuple(cfg.INPUT.CROP_SHARE))
+    if tuple(cfg.INPUT.CROP_FRACTION) != (1.0, 1.0):
+        crop = T.RandomCrop("relative_range", tuple(cfg.INPUT.CROP_FRACTION))
         augmentations.append(T.RandomApply(crop, prob=cfg.INPUT.CROP_PROBABILITY))
     if cfg.INPUT.RANDOM_FLIP != "none":
         horizontal = cfg.INPUT.RANDOM_FLIP == "horizontal"
         augmentations.append(T.RandomFlip(horizontal=horizontal, vertical=not horizontal))
     if cfg.INPUT.VERTICAL_FLIP and cfg.INPUT.RANDOM_FLIP != "vertical":
         augmentations.append(T.RandomFlip(horizontal=False, vertical=True))
-    # Last, since the resized image is read-only, which the flips warn about
+    # Last, because the resized image is read-only and the flips warn about that
     sizes = (cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING)
     augmentations.append(T.ResizeShortestEdge(*sizes))
     return augmentations
 
 
 def _boxes_and_labels(annotations: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
-    """`(N, 4)` corners and `(N,)` labels; crowds are no objects to learn."""
+    """Returns xyxy boxes (N, 4) and labels (N,), without crowds, which are not single objects."""
     used = [annotation for annotation in annotations if not annotation.get("iscrowd", 0)]
     boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in used]
     labels = [annotation["category_id"] for annotation in used]
@@ -108,7 +108,7 @@ def _boxes_and_labels(annotations: Sequence[dict[str, Any]]) -> tuple[np.ndarray
 
 
 def _instances(boxes: np.ndarray, labels: np.ndarray, size: tuple[int, int]) -> Instances:
-    """Objects that a crop left in the image, clipped to it."""
+    """Returns the objects that a crop left in the image, clipped to it."""
     instances = Instances(size)
     instances.gt_boxes = Boxes(torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4))
     instances.gt_boxes.clip(size)

@@ -1,8 +1,8 @@
-"""COCO-format leukocyte datasets in Detectron2's catalogs, checked before anything is trained."""
+"""COCO-format datasets in Detectron2's catalogs: the known ones by name, all of them checked."""
 
 import logging
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +10,8 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
-from wbcnets.data.cards.paths import dataset_paths
+from wbcnets.data.cards.detection import DETECTION_CARDS
+from wbcnets.data.cards.paths import DATASET_NAMES, dataset_paths
 from wbcnets.data.detection.coco import CocoDataset, load_coco
 from wbcnets.errors import ConfigError, DataError
 from wbcnets.io.strict_json import write_json
@@ -19,44 +20,64 @@ logger = logging.getLogger("mfds_detr.data.datasets")
 
 
 class DatasetSource(NamedTuple):
-    """A dataset's name and where it lies."""
+    """The name and the files of a dataset."""
 
     name: str
     json_file: Path
     image_folder: Path
 
 
-def parse_dataset_argument(text: str) -> DatasetSource:
-    """`NAME=annotations.json:image_folder` from the command line.
+def parse_dataset(text: str) -> DatasetSource:
+    """Parses ``NAME=annotations.json:image_folder``.
 
     Raises:
-        ConfigError: The text has another form.
+        ConfigError: if the text has another form.
     """
     name, equals, paths = text.partition("=")
     json_file, colon, image_folder = paths.rpartition(":")
     if not (equals and colon and name and json_file and image_folder):
-        raise ConfigError(f"--dataset {text!r}: expected NAME=annotations.json:image_folder")
+        raise ConfigError(
+            f"dataset {text!r}: expected NAME=annotations.json:image_folder", setting="dataset"
+        )
     return DatasetSource(name, Path(json_file), Path(image_folder))
 
 
 def find_source(name: str, given: Sequence[DatasetSource]) -> DatasetSource:
-    """Where a dataset lies: on the command line, in Detectron2's catalog, or in the datasets' root.
+    """Finds the files of a dataset: given, a known dataset, or in Detectron2's catalog.
 
-    Detectron2's own COCO sets are found under `DETECTRON2_DATASETS`; the datasets' root is the
-    environment variable `WBCNETS_DATASETS`, or `datasets`.
+    Detectron2's own COCO sets lie under ``DETECTRON2_DATASETS``, the known ones of wbcnets under
+    ``WBCNETS_DATASETS``; both default to ``datasets``.
 
     Raises:
-        DataError: No such dataset is given or known, or it is not prepared; the message says how.
+        DataError: if the name is unknown or the dataset is not prepared; the message says how.
     """
     for source in given:
         if source.name == name:
             return source
-    if name in DatasetCatalog.list():
+    if name not in DATASET_NAMES and name in DatasetCatalog.list():
         metadata = MetadataCatalog.get(name)
         if metadata.get("json_file") and metadata.get("image_root"):
             return DatasetSource(name, Path(metadata.json_file), Path(metadata.image_root))
-    json_file, image_folder = dataset_paths(name, os.environ.get("WBCNETS_DATASETS", "datasets"))
-    return DatasetSource(name, Path(json_file), Path(image_folder))
+    return DatasetSource(name, *dataset_paths(name))
+
+
+def register_known_datasets() -> None:
+    """Registers the splits of all dataset cards, as Detectron2 registers its builtin datasets.
+
+    The files are read when a dataset is asked for; one that is not prepared raises ``DataError``.
+    """
+    for card in DETECTION_CARDS.values():
+        ids = range(1, len(card.classes) + 1)
+        for name in card.dataset_names:
+            if name not in DatasetCatalog.list():
+                paths = dataset_paths(name, must_exist=False)
+                _register(name, partial(_load_known, name, card.classes), *paths, card.classes, ids)
+
+
+def _load_known(name: str, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    dataset = load_coco(*dataset_paths(name))
+    _check_classes(dataset, class_names)
+    return to_detectron2(dataset, class_names)
 
 
 def register_datasets(
@@ -68,21 +89,21 @@ def register_datasets(
 ) -> dict[str, CocoDataset]:
     """Checks every dataset and registers it, with one class order for all of them.
 
-    The order is that of `class_names`, else of the first training set's JSON. Evaluation reads the
-    checked annotations, the same that training sees.
+    The order is that of ``class_names``, else of the first training set's JSON. Training and
+    evaluation both read the checked annotations.
 
     Args:
         train: Names of the training sets.
         test: Names of the test sets.
-        given: Datasets from the command line.
+        given: Datasets that are not known by name, or take the place of known ones.
         cache: Folder for the checked annotations.
-        class_names: The classes in the model's order, when a checkpoint fixes them.
+        class_names: The classes in the order of the labels, if a checkpoint fixes it.
 
     Returns:
         The datasets by name.
 
     Raises:
-        DataError: A dataset is unusable, or its classes are not those of the others.
+        DataError: if a dataset is unusable, or its classes differ from those of the others.
     """
     datasets: dict[str, CocoDataset] = {}
     names = tuple(class_names)
@@ -97,7 +118,7 @@ def register_datasets(
 
 
 def save_data_report(folder: Path, datasets: Mapping[str, CocoDataset]) -> None:
-    """Writes `data_report.json`: what became of every box and image, exceptions by name."""
+    """Writes ``data_report.json``: counts of boxes and images, and every exception by name."""
     report = {
         name: {
             "source": dataset.source,
@@ -120,43 +141,58 @@ def register_dataset(
     cache: Path,
     class_names: Sequence[str],
 ) -> None:
-    """Puts a checked dataset into Detectron2's catalogs under a class order.
+    """Puts a checked dataset into Detectron2's catalogs, with the classes in a given order.
 
     Raises:
-        DataError: The dataset's classes are not `class_names`.
+        DataError: if the dataset's classes are not ``class_names``.
     """
-    if set(dataset.class_names) != set(class_names):
-        raise DataError(
-            f"{source.json_file}: has the classes {list(dataset.class_names)}, but the model or "
-            f"the training set has {list(class_names)}; the names must be the same, in any order"
-        )
+    _check_classes(dataset, class_names)
     json_file = cache / f"{name}.json"
     cache.mkdir(parents=True, exist_ok=True)
     dataset.save(json_file)
-    label_of = [class_names.index(own) for own in dataset.class_names]
     category_id = dict(zip(dataset.class_names, dataset.category_ids))
     if name in DatasetCatalog.list():
         DatasetCatalog.remove(name)
         MetadataCatalog.pop(name)
-    DatasetCatalog.register(name, lambda: to_detectron2(dataset, label_of))
+    load = partial(to_detectron2, dataset, class_names)
+    ids = [category_id[class_name] for class_name in class_names]
+    _register(name, load, json_file, source.image_folder, class_names, ids)
+
+
+def _check_classes(dataset: CocoDataset, class_names: Sequence[str]) -> None:
+    if set(dataset.class_names) != set(class_names):
+        raise DataError(
+            f"{dataset.source}: has the classes {list(dataset.class_names)}, but the model or the "
+            f"training set has {list(class_names)}; the names must be the same, in any order"
+        )
+
+
+def _register(
+    name: str,
+    load: Callable[[], list[dict[str, Any]]],
+    json_file: Path,
+    image_folder: Path,
+    class_names: Sequence[str],
+    category_ids: Iterable[int],
+) -> None:
+    DatasetCatalog.register(name, load)
     MetadataCatalog.get(name).set(
         json_file=str(json_file),
-        image_root=str(source.image_folder),
+        image_root=str(image_folder),
         evaluator_type="coco",
         thing_classes=list(class_names),
-        thing_dataset_id_to_contiguous_id={
-            category_id[class_name]: label for label, class_name in enumerate(class_names)
-        },
+        thing_dataset_id_to_contiguous_id={id_: label for label, id_ in enumerate(category_ids)},
     )
 
 
-def to_detectron2(dataset: CocoDataset, label_of: Sequence[int]) -> list[dict[str, Any]]:
-    """A dataset in Detectron2's standard form.
+def to_detectron2(dataset: CocoDataset, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns a dataset in Detectron2's standard form.
 
     Args:
         dataset: The checked dataset.
-        label_of: The model's label of each of the dataset's labels.
+        class_names: Its classes in the order of the labels.
     """
+    label_of = [class_names.index(own) for own in dataset.class_names]
     return [
         {
             "file_name": str(image.file_name),
@@ -178,7 +214,7 @@ def to_detectron2(dataset: CocoDataset, label_of: Sequence[int]) -> list[dict[st
 
 
 def count_labels(names: Sequence[str], num_classes: int) -> list[int]:
-    """Objects of each class in registered datasets, crowds left out."""
+    """Counts the objects of each class in registered datasets, without crowds."""
     labels = [
         annotation["category_id"]
         for name in names
@@ -190,7 +226,7 @@ def count_labels(names: Sequence[str], num_classes: int) -> list[int]:
 
 
 def most_objects(names: Sequence[str]) -> tuple[int, str]:
-    """Objects in the densest image of registered datasets, and its file."""
+    """Returns the number of objects in the densest image of registered datasets, and its file."""
     sizes = [
         (len(record["annotations"]), record["file_name"])
         for name in names

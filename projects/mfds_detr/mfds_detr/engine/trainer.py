@@ -2,9 +2,8 @@
 
 import logging
 import math
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -35,12 +34,10 @@ from mfds_detr.engine.evaluation import LeukocyteEvaluator, save_results
 from mfds_detr.engine.hooks import BestCheckpointer, VisualizationHook
 from mfds_detr.engine.optimizer import build_optimizer
 from mfds_detr.engine.resume_guard import ResumeGuard
-from wbcnets.engine.distributed import explain_lost_process
 from wbcnets.engine.memory import explain_oom
 from wbcnets.engine.non_finite import BufferBackup
 from wbcnets.engine.seeding import seed_everything
 from wbcnets.engine.worker_watchdog import watched_batches
-from wbcnets.errors import ProcessError, WbcnetsError
 
 logger = logging.getLogger("mfds_detr.engine.trainer")
 
@@ -307,31 +304,3 @@ def autocast(cfg: CfgNode) -> AbstractContextManager[Any]:
     device = cfg.MODEL.DEVICE.split(":")[0]
     half = device == "cuda" and cfg.SOLVER.AMP.PRECISION == "float16"
     return torch.autocast(device, dtype=torch.float16 if half else torch.bfloat16)
-
-
-def guarded(main: Callable[..., Any], *args: Any) -> Any:
-    """Runs a command's main function; an expected error ends it with one clear message.
-
-    The message goes to the log, where the main process prints it too; the others print it here.
-
-    Raises:
-        SystemExit: With status 2, on an error that the user can fix.
-    """
-    try:
-        return _named(main, *args)
-    except (WbcnetsError, FloatingPointError) as error:
-        logger.error(str(error))
-        if not comm.is_main_process():
-            print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-
-
-def _named(main: Callable[..., Any], *args: Any) -> Any:
-    """Runs a function, and says so where it failed for want of another process's answer."""
-    try:
-        return main(*args)
-    except RuntimeError as error:
-        reason = explain_lost_process(error, comm.get_rank(), comm.get_world_size())
-        if reason is None:
-            raise
-        raise ProcessError(reason) from error

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,9 +16,10 @@ from PIL import Image
 
 pytest.importorskip("detectron2")
 
-import train_net
-from detectron2.data import MetadataCatalog
-
+from mfds_detr.cli import train
+from mfds_detr.engine import run as engine
+from wbcnets.cli.main import CommandParser, run_command
+from wbcnets.errors import DataError
 from wbcnets.io.checkpoints import read_checkpoint
 
 QUICK = ["SOLVER.IMS_PER_BATCH", "2", "SOLVER.CHECKPOINT_PERIOD", "1", "TEST.EVAL_PERIOD", "0"]
@@ -45,17 +45,19 @@ def command(tiny_command_line, tmp_path):
 
 
 def call(arguments):
-    train_net.main(train_net.build_parser().parse_args(arguments))
+    assert run_command(train, arguments) == 0
 
 
 @pytest.fixture
 def refusal(capfd, caplog):
     """Runs the command, which has to end with an error, and returns what it showed."""
 
-    def run(arguments):
-        with pytest.raises(SystemExit) as caught:
-            call(arguments)
-        assert caught.value.code not in (0, None)
+    def run(arguments, code=2):
+        try:
+            found = run_command(train, arguments)
+        except SystemExit as end:
+            found = end.code
+        assert found == code
         shown = "".join(capfd.readouterr()) + caplog.text
         caplog.clear()
         assert "Traceback" not in shown
@@ -92,52 +94,6 @@ def test_train_then_evaluate(command, smears, tmp_path, capsys):
     again = json.loads((output / "evaluation.json").read_text())["results"]["mine"]
     for name, value in first["results"]["mine"].items():
         assert again[name] == pytest.approx(value, nan_ok=True)
-
-
-@pytest.mark.parametrize("shipped", [False, True])
-def test_evaluation_keeps_the_checkpoints_class_order(command, smears, tmp_path, shipped):
-    if shipped:
-        weights = next((train_net_folder() / "weights").glob("*.safetensors"), None)
-        if weights is None:
-            pytest.skip("no weights come with this project")
-        order = read_checkpoint(weights)["class_names"]
-        weights = f"wbcnets://{weights.stem}"
-    else:
-        order = ("neutrophil", "basophil", "monocyte")
-        weights = tmp_path / "model.pth"
-        torch.save({"model": {"a": torch.zeros(1)}, "class_names": order}, weights)
-    content = json.loads(smears.json_file.read_text())
-    content["categories"] = [{"id": i, "name": name} for i, name in enumerate(order[::-1])]
-    for entry in content["annotations"]:
-        entry["category_id"] = 0
-    other = tmp_path / "reversed.json"
-    other.write_text(json.dumps(content))
-    arguments = command(other, smears.images, "MODEL.WEIGHTS", weights, flags=["--eval-only"])
-    args = train_net.build_parser().parse_args(arguments)
-    found = train_net.prepare(train_net.load_config(args), args)
-    assert found == order
-    assert MetadataCatalog.get("mine").thing_classes == list(order)
-    # Left to itself, the dataset's order would be that of its ids
-    args.eval_only = False
-    assert train_net.prepare(train_net.load_config(args), args) == order[::-1]
-
-
-def train_net_folder():
-    return Path(train_net.__file__).parent
-
-
-def test_alpha_from_the_class_shares(command, smears, tmp_path):
-    rule = ("MODEL.MFDS_DETR.LOSS.FOCAL_ALPHA_RULE", "fraction")
-    args = train_net.build_parser().parse_args(command(*smears, *rule))
-    cfg = train_net.load_config(args)
-    train_net.prepare(cfg, args)
-    content = json.loads(smears.json_file.read_text())
-    labels = [annotation["category_id"] for annotation in content["annotations"]]
-    expected = [
-        min(max(labels.count(entry["id"]) / len(labels), 0.05), 0.95)
-        for entry in content["categories"]
-    ]
-    assert pytest.approx(expected, abs=1e-5) == cfg.MODEL.MFDS_DETR.LOSS.FOCAL_ALPHA
 
 
 def missing_image(content, images):
@@ -202,7 +158,7 @@ def test_bad_input_ends_with_one_clear_message(spoil, command, smears, tmp_path,
     spoil(content, images)
     json_file = tmp_path / "spoiled.json"
     json_file.write_text(json.dumps(content))
-    shown = refusal(command(json_file, images))
+    shown = refusal(command(json_file, images), code=1)
     assert "spoiled.json" in shown
     assert re.search(BAD_INPUT[spoil], shown), shown
     assert len(re.findall("nothing was loaded", shown)) == 1
@@ -216,7 +172,7 @@ def test_bad_files(command, smears, tmp_path, refusal):
         (tmp_path / "broken.json", smears.images, "broken.json"),
         (smears.json_file, tmp_path / "no_folder", "no_folder"),
     ):
-        assert message in refusal(command(json_file, images))
+        assert message in refusal(command(json_file, images), code=1)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +189,6 @@ def test_bad_files(command, smears, tmp_path, refusal):
         (("MODEL.MFDS_DETR.LOSS.FOCAL_ALPHA_RULE", "fractions"), "'fractions' is unknown"),
         (("MODEL.TIMM.NAME", "resnet19"), "'resnet19' is no timm model"),
         (("INPUT.ALBUMENTATIONS.PRESET", "strong"), "'strong' is unknown"),
-        (("DATASETS.TRAIN", "('others',)"), "others"),
         (("MODEL.WEIGHTS", "nowhere.pth"), "nowhere.pth: no such file"),
         (("SOLVER.AMP.PRECISION", "float8"), "use float16 or bfloat16"),
         (("SOLVER.MAX_ITER",), "SOLVER.MAX_ITER"),
@@ -258,6 +213,44 @@ def test_mistakes_in_config_files(command, smears, tmp_path, refusal):
         assert message in refusal(arguments)
 
 
+def test_an_unknown_dataset(command, smears, refusal):
+    shown = refusal(command(*smears, "DATASETS.TRAIN", "('others',)"), code=1)
+    assert '"others" is unknown' in shown
+
+
+def test_options_set_their_keys_and_may_follow_them():
+    parser = CommandParser(load=lambda: train)
+    words = ["SEED", "1", "--output", "here", "--workers", "3", "SOLVER.MAX_ITER", "7"]
+    words += ["--config", "mfds_detr_tiny_bccd", "--weights", "mine.pth", "--batch-size", "4"]
+    cfg = train.read_run_config(parser.parse_args(words))
+    assert (cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS, cfg.SEED) == ("here", "mine.pth", 1)
+    assert (cfg.DATALOADER.NUM_WORKERS, cfg.SOLVER.IMS_PER_BATCH) == (3, 4)
+    assert cfg.SOLVER.MAX_ITER == 7
+    assert cfg.DATASETS.TRAIN == ("bccd_trainval",)
+    # The overrides have the last word, and what is not given stays with the config
+    cfg = train.read_run_config(parser.parse_args(["--output", "here", "OUTPUT_DIR", "there"]))
+    assert (cfg.OUTPUT_DIR, cfg.SEED) == ("there", -1)
+
+
+@pytest.mark.parametrize(("error", "code"), [(DataError, 1), (FloatingPointError, 2)])
+def test_an_expected_error_ends_a_process_with_one_message(monkeypatch, caplog, error, code):
+    def fail(cfg, options):
+        raise error("image 3 is bad")
+
+    monkeypatch.setattr(engine, "run", fail)
+    with pytest.raises(SystemExit) as caught:
+        run_command(train, [])
+    assert caught.value.code == code
+    assert [record.getMessage() for record in caplog.records] == ["image 3 is bad"]
+    assert caught.value.__suppress_context__
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(engine, "run", lambda cfg, options: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run_command(train, [])
+
+
 def test_no_dataset_at_all(command, smears, refusal):
     shown = refusal(command(*smears, "DATASETS.TRAIN", "()", "DATASETS.TEST", "()"))
     assert "DATASETS.TRAIN and DATASETS.TEST are both empty" in shown
@@ -279,15 +272,9 @@ def test_a_corrupt_image_in_a_real_run(command, smears, tmp_path, repository):
         path.write_bytes(path.read_bytes()[:2000])
     process = start(command(smears.json_file, images), repository)
     shown, _ = process.communicate(timeout=300)
-    assert process.returncode == 2
+    assert process.returncode == 1
     assert re.search(r"images/smear_00000\d\.png: the image cannot be read", shown)
     assert "Traceback" not in shown
-
-
-def test_dense_images_are_warned_about(command, smears, caplog):
-    args = train_net.build_parser().parse_args(command(*smears, "MODEL.MFDS_DETR.NUM_QUERIES", 1))
-    train_net.prepare(train_net.load_config(args), args)
-    assert "some cannot be found" in caplog.text
 
 
 @pytest.mark.timeout(600)

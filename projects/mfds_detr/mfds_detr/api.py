@@ -1,0 +1,134 @@
+"""Python functions that load, train and evaluate a detector."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+
+from mfds_detr.checkpoint.weights import read_config_of, read_weights
+from mfds_detr.config import read_config
+from mfds_detr.data.datasets import DatasetSource
+from mfds_detr.engine.run import RunOptions, evaluate_weights, prepare, run
+from mfds_detr.predictor import Detections, LeukocytePredictor
+
+__all__ = ["Detections", "evaluate_detector", "load_detector", "train_detector"]
+
+PathLike = str | os.PathLike[str]
+Data = str | tuple[PathLike, PathLike]
+
+
+def load_detector(
+    source: PathLike,
+    *,
+    device: str = "auto",
+    threshold: float = 0.3,
+    config_file: PathLike | None = None,
+) -> LeukocytePredictor:
+    """Loads a trained detector; ``load_detector("mfds_detr_tiny_bccd").predict(images)``.
+
+    Args:
+        source: A checkpoint of a training, ``wbcnets://NAME``, or the name of shipped weights.
+        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1".
+        threshold: The lowest score of a detection, in [0, 1].
+        config_file: By default ``NAME.yaml`` or ``config.yaml`` beside the weights.
+
+    Raises:
+        CheckpointError: if the weights are missing, damaged, without class names or of another
+            model.
+        ConfigError: if the config is missing or wrong, or there is no such threshold or device.
+    """
+    return LeukocytePredictor(source, config_file, device, threshold)
+
+
+def train_detector(
+    train: Data | list[Data],
+    test: Data | list[Data] | None = None,
+    *,
+    output: PathLike,
+    config_file: PathLike = "mfds_detr_tiny_base",
+    weights: PathLike | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    overrides: Sequence[Any] = (),
+) -> Path:
+    """Trains a detector, and returns its weights for ``load_detector``.
+
+    Args:
+        train: The name of a prepared dataset, a pair of a COCO annotation file and the folder of
+            its images, or a list of these.
+        test: The same for the test sets, on which the best checkpoint is chosen, or None.
+        output: The folder to write.
+        config_file: A YAML file, or the name of a config that comes with the project.
+        weights: The weights to start from, see ``MODEL.WEIGHTS``; by default those of the config.
+        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1".
+        resume: Whether to continue from the newest checkpoint in ``output``.
+        overrides: Config keys and values in turn, such as ``["SOLVER.MAX_ITER", 1000]``.
+
+    Returns:
+        The path of ``model_best.pth``, or of ``model_final.pth`` if there is no test set.
+
+    Raises:
+        WbcnetsError: if the config, the data or the weights are wrong.
+        FloatingPointError: if too many consecutive steps are not finite.
+    """
+    cfg = read_config(config_file, overrides)
+    cfg.OUTPUT_DIR, cfg.MODEL.DEVICE = os.fspath(output), device
+    if weights is not None:
+        cfg.MODEL.WEIGHTS = os.fspath(weights)
+    given = _register(cfg, "TRAIN", train) + _register(cfg, "TEST", test)
+    run(cfg, RunOptions(given, resume=resume))
+    return Path(output) / ("model_final.pth" if test is None else "model_best.pth")
+
+
+def evaluate_detector(
+    weights: PathLike,
+    data: Data | list[Data],
+    *,
+    output: PathLike | None = None,
+    config_file: PathLike | None = None,
+    device: str = "auto",
+    overrides: Sequence[Any] = (),
+) -> dict[str, dict[str, float]]:
+    """Measures a detector by COCO's metrics.
+
+    Args:
+        weights: See ``load_detector``.
+        data: The name of a prepared dataset, a pair of a COCO annotation file and the folder of
+            its images, or a list of these.
+        output: The folder to write, or None.
+        config_file: By default ``NAME.yaml`` or ``config.yaml`` beside the weights.
+        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1".
+        overrides: Config keys and values in turn, such as ``["TEST.NMS_IOU", 0.7]``.
+
+    Returns:
+        For each test set AP, AP50, AP75, AP by size and AP by class, in percent. Sets given by file
+        are called ``test``, or ``test_0``, ``test_1``, ...
+
+    Raises:
+        WbcnetsError: if the weights, the config or the data are wrong.
+    """
+    cfg = read_config_of(read_weights(weights), config_file, overrides)
+    cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = os.fspath(weights), device
+    options = RunOptions(_register(cfg, "TEST", data), eval_only=True)
+    if output is not None:
+        cfg.OUTPUT_DIR = os.fspath(output)
+        return run(cfg, options)
+    with tempfile.TemporaryDirectory() as cfg.OUTPUT_DIR:
+        return evaluate_weights(cfg, prepare(cfg, options))
+
+
+def _register(cfg: CfgNode, key: str, data: Data | list[Data] | None) -> tuple[DatasetSource, ...]:
+    """Names data in ``DATASETS``; returns the sets given by file, under names made of ``key``."""
+    listed = data if isinstance(data, list) else [] if data is None else [data]
+    names, given = [], []
+    for index, entry in enumerate(listed):
+        name = entry
+        if not isinstance(entry, str):
+            name = key.lower() if len(listed) == 1 else f"{key.lower()}_{index}"
+            given.append(DatasetSource(name, *map(Path, entry)))
+        names.append(name)
+    cfg.DATASETS[key] = tuple(names)
+    return tuple(given)

@@ -1,0 +1,51 @@
+"""Writes a training checkpoint as a small file: safetensors in half precision.
+
+Example:
+  wbcnets export smears --weights output/mine/model_best.pth --output mine.safetensors
+
+Takes the moving average if there is one, and leaves optimizer and progress out. The class names are
+in the file, and its config is written beside it, so that both are all that a prediction needs. From
+a clone, python projects/mfds_detr/export_weights.py takes the same options.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from mfds_detr.checkpoint.weights import export_weights
+from wbcnets.cli.options import add_option
+from wbcnets.errors import ConfigError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of ``wbcnets export smears``."""
+    add_option(parser, "weights")
+    add_option(
+        parser,
+        "output",
+        required=True,
+        type=Path,
+        metavar="FILE.safetensors",
+        help="the file to write",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float16", "float32"),
+        default="float16",
+        help="the type of the weights",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exports, and prints the size of the file.
+
+    Raises:
+        CheckpointError: if the checkpoint is unusable or the file cannot be written.
+        ConfigError: if the output is no ``.safetensors`` file.
+    """
+    if args.output.suffix != ".safetensors":
+        raise ConfigError(f"{args.output}: must end in .safetensors", setting="output")
+    size = export_weights(args.weights, args.output, getattr(torch, args.dtype))
+    print(f"{args.output}: {size / 1e6:.1f} MB")
+    return 0

@@ -1,0 +1,149 @@
+"""Trains MFDS-DETR, a detector of leukocytes in blood smears; resumes and evaluates it.
+
+Any key of the config may follow as KEY VALUE. Examples:
+  wbcnets train smears --config mfds_detr_tiny_bccd --output output/first SOLVER.MAX_ITER 1000
+  wbcnets train smears --config mfds_detr_tiny_bccd --output output/first --resume
+  wbcnets train smears --config mfds_detr_r50_base --output output/mine \\
+      --dataset mine_train=train.json:images --dataset mine_test=test.json:images \\
+      DATASETS.TRAIN "('mine_train',)" DATASETS.TEST "('mine_test',)"
+
+From a clone, python projects/mfds_detr/train_net.py takes the same options. Without a GPU the
+training runs on the CPU.
+"""
+
+import argparse
+import logging
+import sys
+from datetime import timedelta
+
+from detectron2.config import CfgNode
+from detectron2.engine import launch
+from detectron2.utils import comm
+from torch.multiprocessing import ProcessExitedException
+
+from mfds_detr.config import read_config
+from mfds_detr.data.datasets import parse_dataset
+from mfds_detr.engine import run as engine
+from mfds_detr.engine.run import RunOptions
+from wbcnets.cli.main import exit_code
+from wbcnets.cli.options import add_option
+from wbcnets.engine.distributed import DEFAULT_TIMEOUT, explain_lost_process
+from wbcnets.errors import ProcessError, WbcnetsError
+
+logger = logging.getLogger("mfds_detr")
+BESIDE = " (default: NAME.yaml or config.yaml beside the weights)"
+
+# The options that all trainings share, and the config keys they set
+_KEYS = {
+    "weights": "MODEL.WEIGHTS",
+    "output": "OUTPUT_DIR",
+    "device": "MODEL.DEVICE",
+    "batch-size": "SOLVER.IMS_PER_BATCH",
+    "workers": "DATALOADER.NUM_WORKERS",
+    "seed": "SEED",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds Detectron2's usual options, and those that all trainings share."""
+    add_config_file(parser)
+    for name, key in _KEYS.items():
+        add_option(parser, name, default=None, required=False, help=f"sets {key}")
+    parser.add_argument(
+        "--dataset",
+        action="append",
+        default=[],
+        metavar="NAME=ANNOTATIONS.json:IMAGE_FOLDER",
+        help="give a COCO-format dataset a name for DATASETS; may be repeated",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="continue from the newest checkpoint in OUTPUT_DIR"
+    )
+    parser.add_argument(
+        "--allow-config-change",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="with --resume, accept that this config key differs from the checkpoint's",
+    )
+    parser.add_argument(
+        "--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS on DATASETS.TEST only"
+    )
+    parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine")
+    parser.add_argument("--num-machines", type=int, default=1, help="machines in all")
+    parser.add_argument("--machine-rank", type=int, default=0, help="this machine, from 0")
+    parser.add_argument("--dist-url", default="auto", help="such as tcp://FIRST_MACHINE:29500")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=DEFAULT_TIMEOUT,
+        metavar="SECONDS",
+        help="how long a process waits for the others",
+    )
+    add_overrides(parser)
+
+
+def add_config_file(parser: argparse.ArgumentParser, note: str = "") -> None:
+    """Adds ``--config``, which Detectron2 calls ``--config-file``."""
+    text = f"a YAML file, or the name of a config that comes with the project{note}"
+    parser.add_argument("--config-file", "--config", default="", metavar="NAME_OR_FILE", help=text)
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Adds the keys and values that override a config."""
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys to override")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains or evaluates in one or several processes.
+
+    Raises:
+        ConfigError: if an option or the config is wrong.
+        ProcessError: if one of several processes was killed.
+    """
+    cfg = read_run_config(args)
+    datasets = tuple(parse_dataset(text) for text in args.dataset)
+    options = RunOptions(datasets, args.eval_only, args.resume, tuple(args.allow_config_change))
+    try:
+        launch(
+            _run_process,
+            args.num_gpus,
+            args.num_machines,
+            args.machine_rank,
+            args.dist_url,
+            (cfg, options),
+            timedelta(seconds=args.timeout),
+        )
+    except ProcessExitedException as error:
+        if error.exit_code < 0:  # a signal ended it before it could say anything
+            raise ProcessError(f"{error}; use --resume to continue the training") from error
+        return error.exit_code
+    return 0
+
+
+def read_run_config(args: argparse.Namespace) -> CfgNode:
+    """Returns the config of the command line: the file, the options, then the overrides."""
+    values = {key: getattr(args, name.replace("-", "_")) for name, key in _KEYS.items()}
+    given = [str(part) for item in values.items() if item[1] is not None for part in item]
+    return read_config(args.config_file, [*given, *args.opts])
+
+
+def _run_process(cfg: CfgNode, options: RunOptions) -> None:
+    """Runs one process; an expected error ends it with one message, in the log and on the terminal.
+
+    Raises:
+        SystemExit: with the exit code of the error.
+    """
+    try:
+        try:
+            engine.run(cfg, options)
+        except RuntimeError as error:
+            reason = explain_lost_process(error, comm.get_rank(), comm.get_world_size())
+            if reason is None:
+                raise
+            raise ProcessError(reason) from error
+    except (WbcnetsError, FloatingPointError) as error:
+        logger.error(str(error))  # the main process prints its log
+        if not comm.is_main_process():
+            print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(exit_code(error)) from None

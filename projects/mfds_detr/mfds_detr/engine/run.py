@@ -1,0 +1,176 @@
+"""A run from its config: checks and registers the datasets, then trains or evaluates."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.engine import default_setup
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from mfds_detr.checkpoint.checkpointer import AtomicCheckpointer
+from mfds_detr.checkpoint.weights import read_weights
+from mfds_detr.data.datasets import (
+    DatasetSource,
+    count_labels,
+    most_objects,
+    register_datasets,
+    save_data_report,
+)
+from mfds_detr.engine.trainer import Trainer, evaluate
+from wbcnets.data.detection.coco import CocoDataset
+from wbcnets.data.duplicates.leaks import refuse_leaks
+from wbcnets.engine.device import choose_device
+from wbcnets.errors import ConfigError
+from wbcnets.losses.focal import class_fraction_alpha
+
+logger = logging.getLogger("mfds_detr")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The part of a run that is not in its config.
+
+    Args:
+        datasets: Datasets by file, which ``DATASETS`` may name.
+        eval_only: Whether ``MODEL.WEIGHTS`` is evaluated instead of trained.
+        resume: Whether the newest checkpoint in ``OUTPUT_DIR`` is taken instead of
+            ``MODEL.WEIGHTS``.
+        allowed_changes: Config keys that may differ from those of the resumed checkpoint.
+    """
+
+    datasets: tuple[DatasetSource, ...] = ()
+    eval_only: bool = False
+    resume: bool = False
+    allowed_changes: tuple[str, ...] = ()
+
+
+def run(cfg: CfgNode, options: RunOptions) -> dict[str, Any]:
+    """Trains or evaluates, and writes ``OUTPUT_DIR``; called in each process.
+
+    Returns:
+        The metrics of each test set after an evaluation, see ``evaluate``; empty after a training.
+
+    Raises:
+        WbcnetsError: if the config, the data or the weights are wrong.
+        FloatingPointError: if too many consecutive steps are not finite.
+    """
+    for name in ("mfds_detr", "wbcnets"):
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
+    class_names = prepare(cfg, options)
+    default_setup(cfg, options)  # after the datasets, so that config.yaml holds what they decide
+    if options.eval_only:
+        return evaluate_weights(cfg, class_names, options.resume)
+    _warn_of_frozen_random_layers(cfg)
+    trainer = Trainer(cfg, class_names, options.allowed_changes)
+    trainer.resume_or_load(resume=options.resume)
+    trainer.train()
+    return {}
+
+
+def _device_name(name: str) -> str:
+    """Returns the CPU's name if no GPU is there; "cuda" stays, because each process has its own."""
+    if name in ("auto", "cuda"):
+        return choose_device("auto").type
+    return str(choose_device(name))
+
+
+def evaluate_weights(
+    cfg: CfgNode, class_names: Sequence[str], resume: bool = False
+) -> dict[str, Any]:
+    """Evaluates ``MODEL.WEIGHTS``, or the newest checkpoint if ``resume``; see ``evaluate``."""
+    model = build_model(cfg)
+    checkpointer = AtomicCheckpointer(
+        model, cfg.OUTPUT_DIR, class_names=class_names, partial=cfg.MODEL.WEIGHTS_PARTIAL
+    )
+    checkpointer.load((checkpointer.newest() if resume else "") or cfg.MODEL.WEIGHTS)
+    return evaluate(cfg, model)
+
+
+def prepare(cfg: CfgNode, options: RunOptions) -> tuple[str, ...]:
+    """Checks and registers the datasets, and fits the config to them.
+
+    Returns:
+        The classes in the order of the labels.
+
+    Raises:
+        ConfigError: if there is no dataset, or the config contradicts the datasets.
+        DataError: if a dataset is unusable, or a test image is in a training set.
+    """
+    cfg.MODEL.DEVICE = _device_name(cfg.MODEL.DEVICE)
+    known: tuple[str, ...] = ()
+    if options.eval_only and cfg.MODEL.WEIGHTS:
+        known = read_weights(cfg.MODEL.WEIGHTS).class_names
+    train = () if options.eval_only else cfg.DATASETS.TRAIN
+    cache = Path(cfg.OUTPUT_DIR) / "datasets" / f"rank{comm.get_rank()}"
+    datasets = register_datasets(train, cfg.DATASETS.TEST, options.datasets, cache, known)
+    if not datasets:
+        raise ConfigError("DATASETS.TRAIN and DATASETS.TEST are both empty")
+    if comm.is_main_process():
+        if not cfg.DATASETS.ALLOW_LEAKS:
+            _refuse_leaks(datasets, train, cfg.DATASETS.TEST)
+        save_data_report(Path(cfg.OUTPUT_DIR), datasets)
+    class_names = known or next(iter(datasets.values())).class_names
+    fit_config(cfg, class_names, train, tuple(datasets))
+    return tuple(class_names)
+
+
+def _refuse_leaks(
+    datasets: Mapping[str, CocoDataset], train: Sequence[str], test: Sequence[str]
+) -> None:
+    """Raises DataError if a training set and another test set share images."""
+    own = [datasets[name] for name in test if name not in train]
+    trained = [datasets[name] for name in train]
+    for line in refuse_leaks(trained, own, "DATASETS.ALLOW_LEAKS True"):
+        logger.warning(f"perhaps in training and test: {line}")
+
+
+def fit_config(
+    cfg: CfgNode, class_names: Sequence[str], train: Sequence[str], datasets: Sequence[str]
+) -> None:
+    """Sets the keys that a config leaves to the registered datasets.
+
+    Args:
+        cfg: The config, changed in place and frozen.
+        class_names: The classes in the order of the labels.
+        train: The registered training sets.
+        datasets: All registered datasets.
+
+    Raises:
+        ConfigError: if the config has another number of classes than the datasets.
+    """
+    model = cfg.MODEL.MFDS_DETR
+    cfg.defrost()
+    if model.NUM_CLASSES not in (0, len(class_names)):
+        raise ConfigError(
+            f"MODEL.MFDS_DETR.NUM_CLASSES={model.NUM_CLASSES}, but the datasets have "
+            f"{len(class_names)} classes: {list(class_names)}; leave it at 0"
+        )
+    model.NUM_CLASSES = len(class_names)
+    if train and model.LOSS.FOCAL_ALPHA_RULE != "constant":
+        counts = count_labels(train, len(class_names))
+        alpha = class_fraction_alpha(counts, model.LOSS.FOCAL_ALPHA_RULE)
+        model.LOSS.FOCAL_ALPHA = [round(value, 6) for value in alpha.tolist()]
+    most, densest = most_objects(datasets)
+    if most > min(model.NUM_QUERIES, cfg.TEST.DETECTIONS_PER_IMAGE):
+        logger.warning(
+            f"{densest} holds {most} objects: more than MODEL.MFDS_DETR.NUM_QUERIES "
+            f"({model.NUM_QUERIES}) or TEST.DETECTIONS_PER_IMAGE "
+            f"({cfg.TEST.DETECTIONS_PER_IMAGE}); some cannot be found, so raise both"
+        )
+    cfg.freeze()
+
+
+def _warn_of_frozen_random_layers(cfg: CfgNode) -> None:
+    frozen = cfg.MODEL.BACKBONE.FREEZE_AT > 0 or cfg.MODEL.RESNETS.NORM == "FrozenBN"
+    if cfg.MODEL.WEIGHTS or cfg.MODEL.BACKBONE.NAME != "build_resnet_backbone" or not frozen:
+        return
+    logger.warning(
+        "MODEL.WEIGHTS is empty, and this config freezes parts of the backbone, which stay random. "
+        f"Start from ImageNet: MODEL.WEIGHTS timm://resnet{cfg.MODEL.RESNETS.DEPTH} (or a local "
+        "copy of that file), or train all: MODEL.BACKBONE.FREEZE_AT 0 MODEL.RESNETS.NORM BN"
+    )

@@ -1,0 +1,161 @@
+"""The files of a prediction: COCO boxes, counts per image, overlays, and what could not be read."""
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from mfds_detr.predictor import Detections, LeukocytePredictor
+from wbcnets.errors import DataError
+from wbcnets.io.atomic_files import write_atomically
+from wbcnets.io.drawing import draw_boxes
+from wbcnets.io.image_sources import ImageSource
+
+_EXPLANATION = """\
+Cells that MFDS-DETR found in {images} images, with a score of at least {threshold:g}.
+
+counts.csv        cells per image and class; the last row holds the totals
+predictions.json  the boxes as a COCO dataset: images, categories, and annotations with bbox
+                  [x, y, width, height] in px of the image (turned upright by its EXIF data) and
+                  score in [0, 1]
+overlays/         the images with their boxes drawn, unless turned off
+unreadable.csv    images that could not be read, and why: {unreadable}
+
+Detectors make mistakes: compare some overlays with your own counts before you rely on the numbers.
+"""
+
+
+class ImageDetections(NamedTuple):
+    """The detections of one image file."""
+
+    name: str
+    size: tuple[int, int]  # width, height
+    detections: Detections
+
+
+def predict_files(
+    predictor: LeukocytePredictor,
+    sources: Sequence[ImageSource],
+    output: Path,
+    overlays: bool = True,
+) -> int:
+    """Predicts on images and writes a folder; the ``README.txt`` in it explains the files.
+
+    Images that cannot be read are listed in ``unreadable.csv``; all others are processed.
+
+    Args:
+        predictor: The model.
+        sources: The images.
+        output: The folder to write; files of the same names are replaced.
+        overlays: Whether images with boxes are drawn.
+
+    Returns:
+        The number of images that could not be read.
+
+    Raises:
+        CheckpointError: if a file cannot be written.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    overlay_of = _overlay_names([source.name for source in sources])
+    found: list[ImageDetections] = []
+    unreadable: list[tuple[str, str]] = []
+    for source in tqdm(sources, desc="predicting", unit="image"):
+        try:
+            image = source.read()
+        except DataError as error:
+            unreadable.append((source.name, str(error)))
+            continue
+        (detections,) = predictor.predict(image)
+        found.append(ImageDetections(source.name, (image.shape[1], image.shape[0]), detections))
+        if overlays:
+            path = output / "overlays" / overlay_of[source.name]
+            _draw(detections, image, predictor.class_names, path)
+    info = {"description": "Detections of MFDS-DETR", "score_threshold": predictor.threshold}
+    coco = to_coco(found, predictor.class_names, info)
+    _write_text(output / "predictions.json", json.dumps(coco))
+    _write_text(output / "counts.csv", _csv(count_rows(found, predictor.class_names)))
+    # Also if it is empty, so that the list of an earlier run does not stay
+    _write_text(output / "unreadable.csv", _csv([("file", "reason"), *unreadable]))
+    numbers = {"images": len(found), "unreadable": len(unreadable)}
+    _write_text(
+        output / "README.txt", _EXPLANATION.format(threshold=predictor.threshold, **numbers)
+    )
+    return len(unreadable)
+
+
+def to_coco(
+    found: Sequence[ImageDetections], class_names: Sequence[str], info: dict[str, Any]
+) -> dict[str, Any]:
+    """Returns detections as a COCO dataset whose annotations have a score; ids count from 1.
+
+    Args:
+        found: One entry per image.
+        class_names: The classes in the order of the labels.
+        info: The dataset's ``info``.
+    """
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image_id, (name, (width, height), detections) in enumerate(found, start=1):
+        images.append({"id": image_id, "file_name": name, "width": width, "height": height})
+        for (x1, y1, x2, y2), label, score in zip(
+            detections.boxes.tolist(), detections.labels.tolist(), detections.scores.tolist()
+        ):
+            box = [round(x1, 2), round(y1, 2), round(x2 - x1, 2), round(y2 - y1, 2)]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": label + 1,
+                    "bbox": box,
+                    "area": round(box[2] * box[3], 2),
+                    "iscrowd": 0,
+                    "score": round(score, 5),
+                }
+            )
+    categories = [{"id": label, "name": name} for label, name in enumerate(class_names, start=1)]
+    return {"info": info, "images": images, "annotations": annotations, "categories": categories}
+
+
+def count_rows(
+    found: Sequence[ImageDetections], class_names: Sequence[str]
+) -> list[tuple[Any, ...]]:
+    """Returns a header, one row of counts per image, and a row of totals."""
+    counts = [np.bincount(entry.detections.labels, minlength=len(class_names)) for entry in found]
+    totals = np.sum(counts, axis=0) if counts else np.zeros(len(class_names), int)
+    rows: list[tuple[Any, ...]] = [("file", *class_names, "total")]
+    for name, values in [*zip((entry.name for entry in found), counts), ("total", totals)]:
+        rows.append((name, *values.tolist(), int(values.sum())))
+    return rows
+
+
+def _overlay_names(names: Sequence[str]) -> dict[str, str]:
+    """Maps ``a.jpg`` to ``a.png``, or to ``a.jpg.png`` if another image would get that name."""
+    stems = {name: str(Path(name).with_suffix("")) for name in names}
+    taken = Counter(stem.casefold() for stem in stems.values())
+    return {
+        name: f"{stem}.png" if taken[stem.casefold()] == 1 else f"{name}.png"
+        for name, stem in stems.items()
+    }
+
+
+def _draw(found: Detections, image: np.ndarray, class_names: Sequence[str], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn = draw_boxes(image, found.boxes, found.labels, class_names, found.scores)
+    write_atomically(path, lambda file: Image.fromarray(drawn).save(file, "PNG"))
+
+
+def _csv(rows: Sequence[Sequence[Any]]) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _write_text(path: Path, text: str) -> None:
+    write_atomically(path, lambda file: file.write(text.encode(errors="surrogateescape")))
