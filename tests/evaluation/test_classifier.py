@@ -166,7 +166,7 @@ def test_images_that_cannot_be_used_are_all_named(classifier, tmp_path):
     with pytest.raises(DataError, match="2 of 3 images") as error:
         classifier.predict(images)
     assert "broken.png" in error.value.problems[0]
-    assert error.value.problems[1].startswith("images[2]: image is uint8 (4, 4)")
+    assert error.value.problems[1].startswith("images[2]: is uint8 (4, 4)")
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,15 @@
 """A trained classifier, loaded from a run's checkpoint, a registered name or a saved folder."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import timm
 import torch
-from PIL import Image
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
@@ -21,12 +19,9 @@ from wbcnets.engine.device import choose_device
 from wbcnets.errors import CheckpointError, DataError
 from wbcnets.evaluation.predictions import CellPrediction, Predictions, check_at_least, predict
 from wbcnets.io.checkpoints import load_into, read_checkpoint
-from wbcnets.io.images import image_to_rgb, read_image
+from wbcnets.io.images import ImageLike, NamedReader, RgbImage, named_readers
 from wbcnets.version import __version__
 
-RgbImage = npt.NDArray[np.uint8]
-ImageLike = str | os.PathLike[str] | Image.Image | RgbImage
-NamedReader = tuple[str, Callable[[], RgbImage]]
 Unreadable = list[tuple[str, str]]
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors", ".ckpt", ".pkl")
 
@@ -96,15 +91,13 @@ class Classifier:
             DataError: if images cannot be read; all are listed.
             ConfigError: if another argument is out of range.
         """
-        one = isinstance(images, (str, os.PathLike, Image.Image, np.ndarray))
-        listed: Sequence[Any] = [images] if one else list(images)  # type: ignore[arg-type]
-        if not listed:
+        readers = named_readers(images)
+        if not readers:
             return []
-        readers = [_reader(image, index) for index, image in enumerate(listed)]
         predictions, unreadable = self.predict_readable(readers, batch_size, tta=tta, amp=amp)
         if unreadable:
             raise DataError(
-                f"{len(unreadable)} of {len(listed)} images cannot be used",
+                f"{len(unreadable)} of {len(readers)} images cannot be used",
                 [reason for _, reason in unreadable],
             )
         return predictions.to_list()
@@ -153,15 +146,6 @@ class Classifier:
                     unreadable.append((name, reason if name in reason else f"{name}: {reason}"))
             if images:
                 yield torch.stack(list(images.values())), torch.tensor(list(images))
-
-
-def _reader(image: ImageLike, index: int) -> NamedReader:
-    if isinstance(image, (str, os.PathLike)):
-        return os.fspath(image), partial(read_image, image)
-    name = f"images[{index}]"
-    if isinstance(image, Image.Image):
-        return name, partial(image_to_rgb, image, name)
-    return name, partial(np.asarray, image)
 
 
 def load_classifier(source: str | os.PathLike[str], device: str = "auto") -> Classifier:

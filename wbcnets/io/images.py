@@ -7,6 +7,8 @@ pages, a broken file as black pixels) is either converted correctly here or refu
 
 import io
 import os
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,9 @@ from wbcnets.errors import DataError
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
 MAX_PIXELS = 50_000_000
+RgbImage = npt.NDArray[np.uint8]  # (H, W, 3)
+ImageLike = str | os.PathLike[str] | Image.Image | RgbImage
+NamedReader = tuple[str, Callable[[], RgbImage]]
 _TURNED = frozenset({5, 6, 7, 8})
 _SIXTEEN_BIT_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
 _MODE_NAMES = {"L": "gray", "LA": "gray", "1": "black and white", "P": "palette", "RGBA": ""}
@@ -155,6 +160,33 @@ def image_to_rgb(image: Image.Image, path: str | os.PathLike[str]) -> npt.NDArra
     # Decoders raise whatever type the damaged bytes lead them to; each means "unreadable".
     except Exception as error:
         raise _unreadable(path, error) from error
+
+
+def named_readers(images: ImageLike | Sequence[ImageLike]) -> list[NamedReader]:
+    """Returns a name for each image, and a function that reads it.
+
+    The functions return (H, W, 3) uint8 RGB, or raise ``DataError``.
+
+    Args:
+        images: One or a list of paths, Pillow images or (H, W, 3) uint8 RGB arrays.
+    """
+    if isinstance(images, (str, os.PathLike, Image.Image, np.ndarray)):
+        images = [images]
+    return [_named_reader(image, f"images[{index}]") for index, image in enumerate(images)]
+
+
+def _named_reader(image: ImageLike, name: str) -> NamedReader:
+    if isinstance(image, (str, os.PathLike)):
+        return os.fspath(image), partial(read_image, image)
+    if isinstance(image, Image.Image):
+        return name, partial(image_to_rgb, image, name)
+    return name, partial(_check_array, image, name)
+
+
+def _check_array(image: RgbImage, name: str) -> RgbImage:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise DataError(f"{name}: is {image.dtype} {image.shape}, expected uint8 (H, W, 3)")
+    return image
 
 
 def _refuse_by_header(image: Image.Image, path: str | os.PathLike[str], max_pixels: int) -> None:

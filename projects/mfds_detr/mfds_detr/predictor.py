@@ -12,7 +12,6 @@ import torch
 from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
-from PIL import Image
 from torch import nn
 from torchvision.ops import nms
 
@@ -20,12 +19,10 @@ from mfds_detr.checkpoint.weight_names import Translation, translate
 from mfds_detr.checkpoint.weights import Weights, fit_weights, read_config_of, read_weights
 from mfds_detr.data.dataset_mapper import build_augmentations
 from wbcnets.engine.device import choose_device
-from wbcnets.errors import CheckpointError, ConfigError, DataError
-from wbcnets.io.images import read_image
+from wbcnets.errors import CheckpointError, ConfigError
+from wbcnets.io.images import ImageLike, RgbImage, named_readers
 
 logger = logging.getLogger("mfds_detr.predictor")
-RgbImage = npt.NDArray[np.uint8]
-ImageLike = str | os.PathLike[str] | Image.Image | RgbImage
 
 
 @dataclass(frozen=True)
@@ -111,9 +108,7 @@ class LeukocytePredictor:
         Raises:
             DataError: if an image cannot be read, or an array is no such image.
         """
-        if isinstance(images, (str, os.PathLike, Image.Image, np.ndarray)):
-            images = [images]
-        return [self._detect(_to_rgb(image)) for image in images]
+        return [self._detect(read()) for _, read in named_readers(images)]
 
     @torch.inference_mode()
     def _detect(self, image: RgbImage) -> Detections:
@@ -127,15 +122,6 @@ class LeukocytePredictor:
         labels = found.pred_classes.numpy()
         names = tuple(self.class_names[label] for label in labels)
         return Detections(found.pred_boxes.tensor.numpy(), found.scores.numpy(), labels, names)
-
-
-def _to_rgb(image: ImageLike) -> RgbImage:
-    if isinstance(image, (str, os.PathLike)):
-        return read_image(image)
-    pixels = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
-        raise DataError(f"image is {pixels.dtype} {pixels.shape}, expected uint8 (H, W, 3)")
-    return pixels
 
 
 def one_per_cell(found: Instances, max_iou: float = 0.7) -> Instances:

@@ -67,11 +67,17 @@ def register_known_datasets() -> None:
     The files are read when a dataset is asked for; one that is not prepared raises ``DataError``.
     """
     for card in DETECTION_CARDS.values():
-        ids = range(1, len(card.classes) + 1)
+        ids = range(1, len(card.class_names) + 1)
         for name in card.dataset_names:
             if name not in DatasetCatalog.list():
                 paths = dataset_paths(name, must_exist=False)
-                _register(name, partial(_load_known, name, card.classes), *paths, card.classes, ids)
+                _register(
+                    name,
+                    partial(_load_known, name, card.class_names),
+                    *paths,
+                    card.class_names,
+                    ids,
+                )
 
 
 def _load_known(name: str, class_names: Sequence[str]) -> list[dict[str, Any]]:
