@@ -1,10 +1,8 @@
 """Times in turns, so that other work on the machine disturbs both sides alike, and memory."""
 
 import statistics
-import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from wbcnets.benchmark.case import BenchmarkOptions, Candidate, Pair
-
-_SAMPLING_SECONDS = 0.002
 
 
 @dataclass(frozen=True)
@@ -147,42 +143,16 @@ def peak_memory(run: Callable[[], Any], device: torch.device) -> int | None:
         run()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    before_resident = _resident_bytes()
-    if before_resident is None:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # lowers the recorded peak to the present
+    except OSError:
         return None
-    with _PeakResident() as peak:
-        run()
-    return max(0, peak.bytes - before_resident)
+    before = _process_memory("VmRSS")
+    run()
+    return max(0, _process_memory("VmHWM") - before)
 
 
-class _PeakResident:
-    """Samples the process's memory every few milliseconds and keeps the maximum."""
-
-    def __init__(self) -> None:
-        self.bytes = 0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def _watch(self) -> None:
-        while not self._stop.wait(_SAMPLING_SECONDS):
-            self._sample()
-
-    def _sample(self) -> None:
-        self.bytes = max(self.bytes, _resident_bytes() or 0)
-
-    def __enter__(self) -> "_PeakResident":
-        self._sample()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._sample()
-
-
-def _resident_bytes() -> int | None:
-    with suppress(OSError, ValueError, IndexError):
-        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
-        return int(pages) * 4096
-    return None
+def _process_memory(field: str) -> int:
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    line = next(line for line in status.splitlines() if line.startswith(f"{field}:"))
+    return 1024 * int(line.split()[1])

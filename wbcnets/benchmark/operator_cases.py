@@ -78,8 +78,8 @@ def _candidate(
     parameters: Sequence[Tensor],
     *,
     training: bool,
-    macs: int | None,
-    bytes_moved: int | None,
+    macs: int,
+    bytes_moved: int,
     items: int,
 ) -> Candidate:
     wanted = [tensor for tensor in (*inputs, *parameters) if tensor.requires_grad]
@@ -97,8 +97,8 @@ def _candidate(
         name,
         forward_backward if training else forward,
         items=items,
-        macs=None if macs is None else passes * macs,
-        bytes_moved=None if bytes_moved is None else passes * bytes_moved,
+        macs=passes * macs,
+        bytes_moved=passes * bytes_moved,
     )
 
 
@@ -128,21 +128,13 @@ def _attention(backend: str, training: bool, options: BenchmarkOptions) -> Pair:
     inputs = [tensor.requires_grad_(training) for tensor in (value, locations, weights)]
     macs = 4 * tokens * HEADS * len(LEVELS) * POINTS * HEAD_DIM
     moved = tensor_bytes(*inputs) + tensor_bytes(value)
-    candidates = [
-        _candidate(
-            name,
-            lambda *tensors, attend=BACKENDS[name]: attend(tensors[0], LEVELS, *tensors[1:]),
-            inputs,
-            [],
-            training=training,
-            macs=macs,
-            bytes_moved=moved,
-            items=tokens,
-        )
-        for name in (backend, "grid_sample")
-    ]
-    ours, peer = candidates
-    return Pair(ours, peer, memory=training)
+    candidate = partial(_candidate, training=training, macs=macs, bytes_moved=moved, items=tokens)
+
+    def attention(name: str) -> Candidate:
+        attend = BACKENDS[name]
+        return candidate(name, lambda v, *rest: attend(v, LEVELS, *rest), inputs, [])
+
+    return Pair(attention(backend), attention("grid_sample"), memory=training)
 
 
 def _centers(device: torch.device) -> Tensor:
@@ -159,15 +151,20 @@ def _centers(device: torch.device) -> Tensor:
 
 
 def _layer_cases() -> list[Case]:
+    layers = (
+        ("scconv", "SCConv over a 3x3 convolution, 768 channels, 14x14, batch 8", _scconv),
+        ("global_local", "global-local attention over a ViT block, 768, batch 8", _global_local),
+        ("hs_fpn", "HS-FPN over FPN, ResNet-50's maps of a 480x640 image", _neck),
+    )
     return [
-        Case(f"{name}/{kind}", f"{about}: {kind}", partial(build, kind == "training"), suites)
-        for name, about, build in (
-            ("scconv", "SCConv over a 3x3 convolution, 768 channels, 14x14, batch 8", _scconv),
-            ("global_local", "global-local attention over a ViT block, 768, batch 8", _local),
-            ("hs_fpn", "HS-FPN over FPN, ResNet-50's maps of a 480x640 image", _neck),
+        Case(
+            f"{name}/{kind}",
+            f"{about}: {kind}",
+            partial(build, kind == "training"),
+            ("operators",),
         )
+        for name, about, build in layers
         for kind in ("forward", "training")
-        for suites in [("operators",)]
     ]
 
 
@@ -178,7 +175,7 @@ def _scconv(training: bool, options: BenchmarkOptions) -> Pair:
     return _modules(training, options, [x], ("SCConv", SCConv(768)), ("Conv2d 3x3", peer))
 
 
-def _local(training: bool, options: BenchmarkOptions) -> Pair:
+def _global_local(training: bool, options: BenchmarkOptions) -> Pair:
     from timm.models.vision_transformer import Block
 
     torch.manual_seed(options.seed)
@@ -226,28 +223,25 @@ def _modules(
     *named: tuple[str, nn.Module],
 ) -> Pair:
     inputs = [x.to(options.device, options.dtype).requires_grad_(training) for x in inputs]
-    candidates = []
-    for name, module in named:
+
+    def candidate(name: str, module: nn.Module) -> Candidate:
         module = module.to(options.device, options.dtype).train(training)
         parameters = list(module.parameters())
-        moved = tensor_bytes(*inputs, *parameters)
-        candidates.append(
-            _candidate(
-                name,
-                module,
-                inputs,
-                parameters,
-                training=training,
-                macs=_counted_macs(module, inputs),
-                bytes_moved=moved,
-                items=len(inputs[0]),
-            )
+        return _candidate(
+            name,
+            module,
+            inputs,
+            parameters,
+            training=training,
+            macs=_count_macs(module, inputs),
+            bytes_moved=tensor_bytes(*inputs, *parameters),
+            items=len(inputs[0]),
         )
-    ours, peer = candidates
-    return Pair(ours, peer, memory=training)
+
+    return Pair(*(candidate(name, module) for name, module in named), memory=training)
 
 
-def _counted_macs(module: nn.Module, inputs: Sequence[Tensor]) -> int:
+def _count_macs(module: nn.Module, inputs: Sequence[Tensor]) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter, torch.no_grad():
