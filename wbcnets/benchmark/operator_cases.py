@@ -238,7 +238,8 @@ def _modules(
             items=len(inputs[0]),
         )
 
-    return Pair(*(candidate(name, module) for name, module in named), memory=training)
+    ours, peer = (candidate(name, module) for name, module in named)
+    return Pair(ours, peer, memory=training)
 
 
 def _count_macs(module: nn.Module, inputs: Sequence[Tensor]) -> int:
