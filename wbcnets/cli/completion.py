@@ -36,6 +36,6 @@ def _commands(parser: argparse.ArgumentParser) -> Iterator[CommandParser]:
     if isinstance(parser, CommandParser):
         yield parser
     for action in parser._actions:
-        if isinstance(action.choices, dict):
+        if isinstance(action, argparse._SubParsersAction):
             for inner in action.choices.values():
                 yield from _commands(inner)

@@ -48,7 +48,7 @@ def make(counts, groups=None):
         ("5 folds", {f"fold{k}": (10, 4, 1, 0) for k in range(5)}),
     ],
 )
-def test_shares_are_exact_per_class(protocol, expected):
+def test_fractions_are_exact_per_class(protocol, expected):
     manifest = make((50, 20, 5, 0))
     result = split_cells(manifest, protocol, 3, unlike(75))
     assert {name: result.split(name).counts() for name in result.splits} == expected
@@ -80,8 +80,8 @@ def test_patients_stay_together():
         by_patient.setdefault(image.group, set()).add(image.split)
     assert all(len(splits) == 1 for splits in by_patient.values())
     totals = np.array(manifest.counts())
-    for name, share in parse_protocol("7:1:2").items():
-        assert np.abs(np.array(result.split(name).counts()) / totals - share).max() < 0.05
+    for name, fraction in parse_protocol("7:1:2").items():
+        assert np.abs(np.array(result.split(name).counts()) / totals - fraction).max() < 0.05
 
 
 def test_near_duplicates_stay_together_and_patients_join_them():
@@ -122,8 +122,8 @@ def test_leaks_are_named_with_their_reason():
     ]
     text = leaks[1].describe(manifest)
     assert "00001.png [train] and 00004.png [val]: near duplicate (correlation 0.9" in text
-    mended = split_cells(manifest, "2 folds", 0, prints)
-    assert find_leaks(mended, prints) == []
+    divided = split_cells(manifest, "2 folds", 0, prints)
+    assert find_leaks(divided, prints) == []
 
 
 def test_small_classes_are_named():

@@ -20,6 +20,7 @@ def zip_folder(folder, archive):
     return archive
 
 
+@pytest.mark.long
 def test_pbc_with_its_given_splits(prepare, shared, tmp_path, capsys):
     assert prepare("pbc", shared("pbc112_trainval.zip"), tmp_path) == 0
     printed = capsys.readouterr().out
@@ -230,10 +231,10 @@ def test_leaks_between_given_splits(prepare, leaky, tmp_path, capsys):
     assert prepare("cells", leaky, tmp_path / "kept", *options, "keep") == 0
     assert load_cells(tmp_path / "kept").splits == {"train": 6, "val": 9}
     assert "1 equal pixels, 1 near duplicate, 1 same group" in capsys.readouterr().out
-    assert prepare("cells", leaky, tmp_path / "mended", *options, "drop") == 0
-    mended = load_cells(tmp_path / "mended")
-    assert mended.splits == {"train": 3, "val": 9}
-    assert find_leaks(mended, fingerprint_manifest(mended)) == []
+    assert prepare("cells", leaky, tmp_path / "repaired", *options, "drop") == 0
+    repaired = load_cells(tmp_path / "repaired")
+    assert repaired.splits == {"train": 3, "val": 9}
+    assert find_leaks(repaired, fingerprint_manifest(repaired)) == []
     assert "15 read = 12 used as they are + 0 repaired + 3 dropped" in capsys.readouterr().out
 
 
