@@ -19,7 +19,7 @@ def test_names_resolve_under_a_root(tmp_path, monkeypatch):
         "txl_pbc_without_bccd_train",
     } <= set(DATASET_NAMES)
     folder = tmp_path / "txl_pbc_without_bccd"
-    with pytest.raises(DataError, match=r"wbcnets prepare txl_pbc .* --without-bccd"):
+    with pytest.raises(DataError, match=r"wbcnets prepare txl_pbc .* --classes without_bccd"):
         dataset_paths("txl_pbc_without_bccd_val", tmp_path)
     (folder / "images").mkdir(parents=True)
     (folder / "annotations").mkdir()

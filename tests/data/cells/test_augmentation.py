@@ -62,7 +62,7 @@ def test_evaluation_of_sckansformer_is_the_center_of_the_larger_image():
 
 
 @pytest.mark.parametrize("preset", ["stain", "resnext_cc", "conv_sparse_vit"])
-def test_turns_leave_no_black_corners(preset):
+def test_rotations_leave_no_black_corners(preset):
     image = np.full((64, 64, 3), 200, dtype=np.uint8)
     augmentation = CellAugmentation(preset, 64)
     assert min(augmentation(image, seed).max(axis=2).min() for seed in range(40)) > 120

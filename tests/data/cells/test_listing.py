@@ -50,7 +50,7 @@ def test_folds_and_patients(tmp_path):
             list_cells(tmp_path, pattern)
 
 
-def test_what_is_no_image_is_passed_over_and_named(tmp_path):
+def test_other_files_are_ignored_and_named(tmp_path):
     make_class_folders(tmp_path / "set", {"a": 1, "b": 1})
     make_class_folders(tmp_path / "set", {"__MACOSX": 1, ".git": 1})
     (tmp_path / "set" / "a" / "notes.txt").write_text("x")

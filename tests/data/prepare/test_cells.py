@@ -129,7 +129,7 @@ def test_bloodmnist(prepare, tmp_path, capsys, side):
         assert image.label == number % 8
 
 
-def test_bloodmnist_files_that_are_none(prepare, tmp_path, capsys):
+def test_files_that_are_not_bloodmnist(prepare, tmp_path, capsys):
     path = tmp_path / "bloodmnist.npz"
     write_bloodmnist(
         path,

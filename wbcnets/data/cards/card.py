@@ -13,20 +13,30 @@ class DatasetCard:
     Args:
         name: The folder below the dataset root, and the name that commands take.
         title: The published name.
+        layout: The files as published.
         license: The terms of use.
         source: The place to get it from.
         citation: The work to cite.
-        prepare: The command that prepares it.
         notes: Facts to know before training on it.
+        base: The dataset that it is a selection of; empty for a whole dataset.
+        selection: The name of its selection of classes among the datasets of the same base.
     """
 
     name: str
     title: str
+    layout: str
     license: str
     source: str
     citation: str
-    prepare: str
     notes: tuple[str, ...] = ()
+    base: str = ""
+    selection: str = ""
+
+    @property
+    def prepare(self) -> str:
+        """The command that prepares it."""
+        selection = f" --classes {self.selection}" if self.base else ""
+        return f"wbcnets prepare {self.base or self.name} --source SOURCE{selection}"
 
     def contents(self) -> dict[str, str]:
         """Returns title -> text of the facts that only this kind of dataset has."""
@@ -35,6 +45,7 @@ class DatasetCard:
     def describe(self) -> str:
         """Returns the card as text."""
         facts = self.contents() | {
+            "layout": self.layout,
             "license": self.license,
             "source": self.source,
             "cite": self.citation,

@@ -29,6 +29,8 @@ _EIGHT = (*_FIVE[:2], _ERYTHROBLAST, _IMMATURE, *_FIVE[2:], _PLATELET)
 _PBC = ClassificationCard(
     name="pbc",
     title="PBC, peripheral blood cells, eight classes",
+    layout="eight class folders, or train/ and val/ that hold them",
+    selection="8",
     classes=_EIGHT,
     counts={
         "basophil": 1218,
@@ -47,7 +49,6 @@ _PBC = ClassificationCard(
         "automatic recognition systems, Data in Brief 30, 105474, 2020"
     ),
     protocol="8:2",
-    prepare="wbcnets prepare pbc --source FOLDER_OR_ZIP",
     notes=(
         "normal cells of people without infection or blood disease, CellaVision DM96, 360x363 px",
         "the files do not name patients, so splits may share them",
@@ -61,6 +62,8 @@ _PBC = ClassificationCard(
 _LMU = ClassificationCard(
     name="aml_lmu",
     title="AML-Cytomorphology LMU, fifteen classes",
+    layout="fifteen class folders, BAS to PMO",
+    selection="15",
     classes=(
         CellClass("NGS", "neutrophil, segmented", "NGS", "granulocytic"),
         CellClass("NGB", "neutrophil, band", "NGB", "granulocytic"),
@@ -102,7 +105,6 @@ _LMU = ClassificationCard(
         "non-malignant controls, The Cancer Imaging Archive, 2019"
     ),
     protocol="5 folds",
-    prepare="wbcnets prepare aml_lmu --source FOLDER_OR_ZIP",
     notes=(
         "18,365 cells of 100 patients with AML and 100 without; 400x400 px TIFF with alpha "
         "(the size is not verified)",
@@ -118,15 +120,17 @@ _CARDS = (
     replace(
         _PBC,
         name="pbc5",
+        base="pbc",
+        selection="5",
         title="PBC, peripheral blood cells, the five mature leukocytes",
         classes=_FIVE,
         counts={entry.name: _PBC.counts[entry.name] for entry in _FIVE},
-        prepare="wbcnets prepare pbc --source FOLDER_OR_ZIP --classes 5",
         left_out=("erythroblast", "ig", "platelet"),
     ),
     ClassificationCard(
         name="all_idb2",
         title="ALL-IDB2, acute lymphoblastic leukemia image database, single cells",
+        layout="one folder of ImXXX_0.tif (healthy) and ImXXX_1.tif (lymphoblast)",
         classes=(
             CellClass("healthy", "cell without leukemia", "H", "uncategorized", ("0",)),
             CellClass("blast", "lymphoblast", "ALL", "lymphoid", ("1",)),
@@ -139,7 +143,6 @@ _CARDS = (
             "database for image processing, ICIP 2011"
         ),
         protocol="8:2",
-        prepare="wbcnets prepare all_idb2 --source FOLDER_OR_ZIP",
         notes=(
             "the file name ends in the label: ImXXX_1.tif is a lymphoblast, ImXXX_0.tif is not; "
             "257x257 px",
@@ -150,6 +153,10 @@ _CARDS = (
     ClassificationCard(
         name="bmcd_fgcd",
         title="BMCD-FGCD, bone marrow cells, forty classes",
+        layout=(
+            "forty class folders, or splits of them, named by the number of the class (0 to 39), its "
+            "name, or the spelling of the figure (not verified)"
+        ),
         classes=BONE_MARROW_CLASSES,
         counts=BONE_MARROW_COUNTS,
         license="published by its authors for research (not verified: read the page of the data)",
@@ -160,13 +167,10 @@ _CARDS = (
             "and Health Informatics"
         ),
         protocol="8:2",
-        prepare="wbcnets prepare bmcd_fgcd --source FOLDER_OR_ZIP",
         notes=(
             "counts and class numbers are those of figure 4 of the paper: 92,335 images in 32 "
             "classes; eight classes have no image and keep their numbers",
             "four classes have five images each, too few for a metric to mean anything",
-            "folders may be named by number, name or the spelling of the figure; the layout of "
-            "the published archive is not verified",
             "patients are unknown, and the paper splits by image",
         ),
     ),
@@ -174,11 +178,12 @@ _CARDS = (
     replace(
         _LMU,
         name="aml_lmu10",
+        base="aml_lmu",
+        selection="10",
         title=f"AML-Cytomorphology LMU, the ten classes of the {_SPARSE_VIT}",
         classes=tuple(entry for entry in _LMU.classes if entry.name in _LMU_TEN),
         counts={name: _LMU.counts[name] for name in _LMU_TEN},
         citation=f"{_LMU.citation}; selection: table 4 of the {_SPARSE_VIT}",
-        prepare="wbcnets prepare aml_lmu --source FOLDER_OR_ZIP --classes 10",
         left_out=tuple(name for name in _LMU.counts if name not in _LMU_TEN),
         caps=dict.fromkeys(("NGS", "LYT", "MON", "MYO"), 1000),
         repeats={"NGB": 5, "EOS": 2, "BAS": 5, "PMO": 5, "MYB": 5, "EBO": 5},
@@ -194,6 +199,10 @@ _CARDS = (
     ClassificationCard(
         name="cnmc",
         title="C-NMC 2019, normal and malignant B-lymphoid cells",
+        layout=(
+            "the training folds with folders all/ and hem/ and, optionally, the preliminary test "
+            "set with its table of labels"
+        ),
         classes=(
             CellClass("hem", "normal cell", "HEM", "lymphoid", ("normal", "0")),
             CellClass("all", "leukemic blast", "ALL", "lymphoid", ("leukemia", "blast", "1")),
@@ -203,7 +212,6 @@ _CARDS = (
         source="The Cancer Imaging Archive, collection C-NMC 2019",
         citation="Gupta and Gupta (editors), ISBI 2019 C-NMC Challenge, Springer, 2019",
         protocol="7:1:2",
-        prepare="wbcnets prepare cnmc --source FOLDER_OR_ZIP",
         group_pattern=r"^UID_(?P<group>H?\d+)_",
         notes=(
             "12,528 labeled cells, the number in the ResNeXt-CC paper: the training set "
@@ -216,16 +224,19 @@ _CARDS = (
     ClassificationCard(
         name="bloodmnist",
         title="BloodMNIST of MedMNIST v2: PBC, center-cropped to 200 px and resized",
+        layout=(
+            "the file bloodmnist.npz (28 px), bloodmnist_64.npz, _128.npz or _224.npz; each size is "
+            "a dataset of its own"
+        ),
         classes=_EIGHT,
         counts=_PBC.counts,
         license="CC BY 4.0",
-        source="MedMNIST v2 (Zenodo): bloodmnist.npz, bloodmnist_64.npz, _128.npz, _224.npz",
+        source="MedMNIST v2 (Zenodo)",
         citation=(
             "Yang et al., MedMNIST v2, Scientific Data 10, 41, 2023; images: " + _PBC.citation
         ),
         protocol="given",
         leaks="keep",  # a published benchmark is used as it is
-        prepare="wbcnets prepare bloodmnist --source bloodmnist_64.npz",
         notes=(
             "11,959 training, 1,712 validation and 3,421 test images, split as published",
             "these are the images of PBC: never train on one and test on the other",
@@ -234,35 +245,35 @@ _CARDS = (
     ClassificationCard(
         name="lisc_cells",
         title="LISC, leukocytes cropped from their fields",
+        layout="class folders of crops",
         classes=_FIVE,
         counts={},
         license="free for research, no formal license; ask its authors for other uses",
-        source="the LISC data base of Rezatofighi et al.",
+        source="the LISC database of Rezatofighi et al.",
         citation=(
             "Rezatofighi and Soltanian-Zadeh, Automatic recognition of five types of white blood "
             "cells in peripheral blood, Computerized Medical Imaging and Graphics 35, 2011"
         ),
         protocol="5 folds",
-        prepare="wbcnets prepare cells --card lisc_cells --source FOLDER_OR_ZIP",
         left_out=("mixt", "mixture"),
         notes=(
-            "class folders of crops; published counts differ and are not checked",
+            "published counts differ and are not checked",
             "the folder of mixed fields is left out",
         ),
     ),
     ClassificationCard(
         name="raabin_wbc",
         title="Raabin-WBC, the cells labeled by two experts",
+        layout="Train, TestA and TestB, each with class folders",
         classes=_FIVE,
         counts={},
         license="free for research (not verified: read the page of the data)",
-        source="Raabin Health Database, double-labeled cropped cells: Train, TestA, TestB",
+        source="Raabin Health Database, double-labeled cropped cells",
         citation=(
             "Kouzehkanan et al., A large dataset of white blood cells containing cell locations "
             "and types, along with segmented nuclei and cytoplasm, Scientific Reports 12, 2022"
         ),
         protocol="given",
-        prepare="wbcnets prepare cells --card raabin_wbc --source FOLDER_OR_ZIP",
         notes=(
             "10,175 training and 4,339 TestA cells of one laboratory; TestB comes from another "
             "camera and laboratory (numbers not verified)",

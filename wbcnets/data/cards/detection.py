@@ -11,9 +11,16 @@ _MFDS_DETR = (
     "Chen et al., Accurate Leukocyte Detection Based on Deformable-DETR and Multi-Level Feature "
     "Fusion for Aiding Diagnosis of Blood Diseases, Computers in Biology and Medicine 170, 2024"
 )
+_LABELME = (
+    "folders train/ and test/ with images and their LabelMe .json files, or one folder of both "
+    "with the lists train.txt and test.txt, one file stem per line; labels are the full names of "
+    "the five leukocyte types or NEU, EOS, BAS, LYM, MON"
+)
 _TXL_PBC = DetectionCard(
     name="txl_pbc",
     title="TXL-PBC, version 2",
+    layout="images/, labels/ and metadata.csv",
+    selection="cells",
     class_names=BLOOD_CELLS,
     splits={"train": 882, "val": 252},
     box_counts={"RBC": 14603, "WBC": 1165, "Platelets": 494},
@@ -21,7 +28,6 @@ _TXL_PBC = DetectionCard(
     license="MIT",
     source="GitHub, lugan113/TXL-PBC_Dataset (version 2); metadata.csv names the image sources",
     citation="Gan et al., TXL-PBC: a freely accessible labeled peripheral blood cell dataset, 2024",
-    prepare="wbcnets prepare txl_pbc --source FOLDER_OR_ZIP",
     notes=(
         "142 images are BCCD images under other names, 26 of them from BCCD's test list: to train "
         "here and test on BCCD, use txl_pbc_without_bccd",
@@ -34,14 +40,14 @@ _CARDS = (
     DetectionCard(
         name="bccd",
         title="Blood Cell Count and Detection (BCCD)",
+        layout="Annotations/, ImageSets/ and JPEGImages/",
         class_names=BLOOD_CELLS,
         splits={"trainval": 292, "test": 72, "train": 205, "val": 87},
         box_counts={"RBC": 4155, "WBC": 372, "Platelets": 361},
         counted_splits=("trainval", "test"),
         license="MIT",
-        source="GitHub, Shenggan/BCCD_Dataset, folder BCCD (Annotations, ImageSets, JPEGImages)",
+        source="GitHub, Shenggan/BCCD_Dataset, folder BCCD",
         citation="Shenggan, BCCD Dataset, 2017; the split is that of ImageSets/Main",
-        prepare="wbcnets prepare bccd --source FOLDER_OR_ZIP",
         notes=(
             "4,888 boxes are published; two RBC boxes, in BloodImage_00338 and BloodImage_00343, "
             "have no area and are dropped, which leaves 4,886",
@@ -54,20 +60,22 @@ _CARDS = (
     replace(
         _TXL_PBC,
         name="txl_pbc_without_bccd",
+        base="txl_pbc",
+        selection="without_bccd",
         title="TXL-PBC, version 2, without the images that come from BCCD",
         splits={"train": 781, "val": 211},
         box_counts={},
-        prepare="wbcnets prepare txl_pbc --source FOLDER_OR_ZIP --without-bccd",
         notes=_TXL_PBC.notes[1:2],
     ),
     replace(
         _TXL_PBC,
         name="txl_pbc_subtype",
+        base="txl_pbc",
+        selection="subtype",
         title="TXL-PBC, version 2, the images of a known leukocyte type, five classes",
         class_names=FIVE_TYPES,
         splits={"train": 450, "val": 138},
         box_counts={},
-        prepare="wbcnets prepare txl_pbc --source FOLDER_OR_ZIP --classes subtype",
         notes=(
             "every leukocyte gets the type that metadata.csv states for its image; red cells and "
             "platelets are left out",
@@ -76,6 +84,7 @@ _CARDS = (
     DetectionCard(
         name="lisc",
         title="LISC, Leukocyte Images for Segmentation and Classification",
+        layout=_LABELME,
         class_names=FIVE_TYPES,
         splits={"train": 200, "test": 50},
         box_counts={
@@ -88,19 +97,19 @@ _CARDS = (
         counted_splits=("train", "test"),
         license="free for research, no formal license; ask its authors for other uses",
         source=(
-            "images: the LISC data base of Rezatofighi et al.; boxes: LabelMe files published "
+            "images: the LISC database of Rezatofighi et al.; boxes: LabelMe files published "
             "with MFDS-DETR (GitHub, JustlfC03/MFDS-DETR)"
         ),
         citation=(
             "Rezatofighi and Soltanian-Zadeh, Automatic recognition of five types of white blood "
             f"cells in peripheral blood, 2011; boxes: {_MFDS_DETR}"
         ),
-        prepare="wbcnets prepare lisc --source FOLDER_OR_ZIP",
         notes=("counts are those of the MFDS-DETR paper, section 4.1 and table 1",),
     ),
     DetectionCard(
         name="wbcdd",
         title="WBCDD, Leukocyte Detection Dataset",
+        layout=_LABELME,
         class_names=FIVE_TYPES,
         splits={"train": 540, "test": 144},
         box_counts={
@@ -114,7 +123,6 @@ _CARDS = (
         license="published for research by the authors of MFDS-DETR; ask them for other uses",
         source="GitHub, JustlfC03/MFDS-DETR, section on the WBCDD dataset (LabelMe files)",
         citation=_MFDS_DETR,
-        prepare="wbcnets prepare wbcdd --source FOLDER_OR_ZIP",
         notes=(
             "counts are those of the paper, section 4.1 and table 1",
             "eosinophils (14) and basophils (13) are too few for a stable AP of their own",

@@ -1,8 +1,4 @@
-"""LISC and WBCDD as the authors of MFDS-DETR published them: LabelMe files beside the images.
-
-The source has folders train/ and test/ with images and their .json files, in subfolders or not; or
-one folder of both with the lists train.txt and test.txt, one file stem per line.
-"""
+"""LISC and WBCDD as the authors of MFDS-DETR published them: LabelMe files beside the images."""
 
 from pathlib import Path
 
@@ -26,10 +22,6 @@ ALIASES = {
     for short, name in _SHORT.items()
     for spelling in (short, short.lower(), short.capitalize(), name.capitalize(), name.upper())
 }
-_EXPECTED = (
-    "expected folders train/ and test/ with images and their LabelMe .json files, or one folder of "
-    "both with the lists train.txt and test.txt, one file stem per line"
-)
 
 
 def read_labelme(card: DetectionCard, folder: Path, images: Path) -> list[ConvertedSplit]:
@@ -39,7 +31,9 @@ def read_labelme(card: DetectionCard, folder: Path, images: Path) -> list[Conver
         DataError: if the layout is another one, or images or annotations lack their partner.
     """
     splits = []
-    for name, files in _find_annotations(folder, tuple(card.splits)).items():
+    for name, files in _find_annotations(folder, card).items():
+        if not files:
+            raise DataError(f"{folder}: there are no .json files - expected {card.layout}")
         target = images / name
         copy_images(_find_images(files), target)
         coco, report = labelme_to_coco(
@@ -49,13 +43,14 @@ def read_labelme(card: DetectionCard, folder: Path, images: Path) -> list[Conver
     return splits
 
 
-def _find_annotations(folder: Path, splits: tuple[str, ...]) -> dict[str, list[Path]]:
+def _find_annotations(folder: Path, card: DetectionCard) -> dict[str, list[Path]]:
+    splits = tuple(card.splits)
     for base in [folder, *list_folder(folder).folders]:
         if all((base / split).is_dir() for split in splits):
             return {split: list(find_files(base / split, {".json"})) for split in splits}
         if all((base / f"{split}.txt").is_file() for split in splits):
             return {split: _listed(base, split) for split in splits}
-    raise DataError(f"{folder}: {_EXPECTED}")
+    raise DataError(f"{folder}: expected {card.layout}")
 
 
 def _listed(base: Path, split: str) -> list[Path]:
@@ -69,8 +64,6 @@ def _listed(base: Path, split: str) -> list[Path]:
 
 def _find_images(files: list[Path]) -> list[Path]:
     """Returns the image of each JSON file: beside it, or in a folder ``images`` next to it."""
-    if not files:
-        raise DataError(f"there are no .json files - {_EXPECTED}")
     images, problems = [], []
     for path in files:
         beside = (path.parent, path.parent / "images", path.parent.parent / "images")
