@@ -154,8 +154,8 @@ _CARDS = (
         name="bmcd_fgcd",
         title="BMCD-FGCD, bone marrow cells, forty classes",
         layout=(
-            "forty class folders, or splits of them, named by the number of the class (0 to 39), its "
-            "name, or the spelling of the figure (not verified)"
+            "forty class folders, or splits of them, named by the number of the class (0 to 39), "
+            "its name, or the spelling of the figure (not verified)"
         ),
         classes=BONE_MARROW_CLASSES,
         counts=BONE_MARROW_COUNTS,
@@ -225,8 +225,8 @@ _CARDS = (
         name="bloodmnist",
         title="BloodMNIST of MedMNIST v2: PBC, center-cropped to 200 px and resized",
         layout=(
-            "the file bloodmnist.npz (28 px), bloodmnist_64.npz, _128.npz or _224.npz; each size is "
-            "a dataset of its own"
+            "the file bloodmnist.npz (28 px), bloodmnist_64.npz, _128.npz or _224.npz; each size "
+            "is a dataset of its own"
         ),
         classes=_EIGHT,
         counts=_PBC.counts,
