@@ -89,7 +89,7 @@ def test_wrong_data_and_kinds_are_named(tmp_path):
 
 
 def test_the_detector_finds_real_cells(shared_data):
-    pytest.importorskip("mfds_detr.api")
+    pytest.importorskip("detectron2")
     image = sorted((shared_data / "bccd").rglob("*.jpg"))[0]
     detector = wbcnets.load_detector("mfds_detr_tiny_bccd", device="cpu")
     (found,) = detector.predict(image)
@@ -98,7 +98,7 @@ def test_the_detector_finds_real_cells(shared_data):
 
 
 def test_train_and_evaluate_a_detector(smears, tmp_path, tiny_command_line):
-    pytest.importorskip("mfds_detr.api")
+    pytest.importorskip("detectron2")
     overrides = [*tiny_command_line[2:], "SOLVER.MAX_ITER", 2, "DATALOADER.NUM_WORKERS", 0]
     weights = wbcnets.train_detector(
         smears, smears, output=tmp_path, config_file=tiny_command_line[1], overrides=overrides

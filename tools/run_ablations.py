@@ -15,7 +15,7 @@ same command continues an interrupted study: finished trainings are kept.
 import argparse
 import sys
 
-from wbcnets.cli.main import CommandParser, main
+from wbcnets.cli.main import run_command
 from wbcnets.cli.options import add_option
 from wbcnets.train.ablation_tables import STUDIES
 from wbcnets.train.ablations import run_ablations
@@ -44,4 +44,4 @@ def run(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(parser=CommandParser(load=lambda: sys.modules[__name__])))
+    sys.exit(run_command(sys.modules[__name__]))

@@ -1,6 +1,7 @@
 """The dispatcher: lazy imports, the errors' boundary, the detector's entry points, completion."""
 
 import argparse
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -14,8 +15,8 @@ from wbcnets.cli.options import add_option
 from wbcnets.errors import CheckpointError, ConfigError, DataError
 
 
-def run_command(run, add_arguments, words):
-    """Runs a command whose module is made up."""
+def parse_command(run, add_arguments, words):
+    """Parses the words of a command whose module is made up."""
     module = SimpleNamespace(__doc__="Tests.\n\nMore.", add_arguments=add_arguments, run=run)
     return CommandParser(prog="test", load=lambda: module).parse_args(words)
 
@@ -142,7 +143,7 @@ def test_options_may_stand_between_settings():
         add_option(parser, "output")
         parser.add_argument("overrides", nargs="*")
 
-    args = run_command(len, add_arguments, ["a=1", "--output", "x", "b=2"])
+    args = parse_command(len, add_arguments, ["a=1", "--output", "x", "b=2"])
     assert args.overrides == ["a=1", "b=2"]
     assert args.run is len
 
@@ -162,7 +163,7 @@ def test_options_out_of_range(capsys, words, message):
             add_option(parser, name)
 
     with pytest.raises(SystemExit) as caught:
-        run_command(len, add_arguments, words)
+        parse_command(len, add_arguments, words)
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
 
@@ -174,7 +175,18 @@ def test_help_shows_the_docstring_and_the_defaults_that_say_something(capsys):
         parser.add_argument("--names", nargs="+", default=(), help="several")
 
     with pytest.raises(SystemExit):
-        run_command(len, add_arguments, ["--help"])
+        parse_command(len, add_arguments, ["--help"])
     shown = capsys.readouterr().out
     assert shown.index("Tests.") < shown.index("(default: 0)") < shown.index("More.")
     assert shown.count("default:") == 1
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_knows_options_and_leaves_out_what_is_not_installed(shell, monkeypatch, capsys):
+    monkeypatch.setattr(api, "entry_points", lambda **query: [])
+    assert main(["completion", shell]) == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("--class-map", "--print-config", "smears"))
+    assert "--threshold" not in shown  # an option of the detector
+    if shutil.which(shell):
+        subprocess.run([shell, "-n"], input=shown, text=True, check=True)

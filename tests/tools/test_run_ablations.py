@@ -2,7 +2,7 @@ import importlib.util
 
 from tests.conftest import REPOSITORY
 from tests.train.toy_runs import make_cells
-from wbcnets.cli.main import CommandParser, main
+from wbcnets.cli.main import run_command
 
 
 def load_tool(name):
@@ -14,7 +14,7 @@ def load_tool(name):
 
 
 def test_ablations_from_the_command_line(tmp_path, capsys):
-    parser = CommandParser(prog="run_ablations", load=lambda: load_tool("run_ablations"))
+    tool = load_tool("run_ablations")
     cells = make_cells(tmp_path / "toy", train=4, val=2)
     arguments = ["--paper", "sckansformer", "--data", str(cells), "--output", str(tmp_path / "run")]
     small = [
@@ -22,7 +22,7 @@ def test_ablations_from_the_command_line(tmp_path, capsys):
         *("model.kwargs.num_heads=3", "data.img_size=32", "data.workers=0", "device=cpu"),
         *("training.batch_size=12", "training.epochs=1"),
     ]
-    assert main([*arguments, "--tables", "V", "--", *small], parser) == 0
+    assert run_command(tool, [*arguments, "--tables", "V", "--", *small]) == 0
     assert "| SCKansformer |" in capsys.readouterr().out
-    assert main([*arguments, "--tables", "VII"], parser) == 2
+    assert run_command(tool, [*arguments, "--tables", "VII"]) == 2
     assert "use some of IV, V, VI" in capsys.readouterr().err

@@ -31,10 +31,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _commands(parser: argparse.ArgumentParser) -> Iterator[CommandParser]:
-    """Yields a parser and those of its subcommands, the innermost last."""
-    if isinstance(parser, CommandParser):
-        yield parser
+def _commands(parser: CommandParser) -> Iterator[CommandParser]:
+    """Yields a parser and those of its subcommands, outer ones first."""
+    yield parser
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for inner in action.choices.values():

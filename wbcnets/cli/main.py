@@ -130,14 +130,26 @@ def import_command(name: str) -> ModuleType:
         raise ConfigError(f"{error}; run: pip install 'wbcnets[train]'") from error
 
 
-def main(arguments: Sequence[str] | None = None, parser: CommandParser | None = None) -> int:
-    """Runs a command line; returns its exit code.
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs ``wbcnets``; returns its exit code.
 
     Args:
         arguments: The words after the command's name; those of this process by default.
-        parser: The command's parser; that of ``wbcnets`` by default.
     """
-    parser = parser or build_parser()
+    return _run(build_parser(), arguments)
+
+
+def run_command(module: ModuleType, arguments: Sequence[str] | None = None) -> int:
+    """Runs one command on its own, as the scripts of a clone do; returns its exit code.
+
+    Args:
+        module: The command's module.
+        arguments: The words after the script's name; those of this process by default.
+    """
+    return _run(CommandParser(load=lambda: module), arguments)
+
+
+def _run(parser: CommandParser, arguments: Sequence[str] | None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     args = argparse.Namespace(command_line=shlex.join([parser.prog, *words]))
     try:
@@ -152,18 +164,8 @@ def main(arguments: Sequence[str] | None = None, parser: CommandParser | None = 
     return code
 
 
-def run_command(module: ModuleType, arguments: Sequence[str] | None = None) -> int:
-    """Runs one command on its own, as the scripts of a clone do; returns its exit code.
-
-    Args:
-        module: The command's module.
-        arguments: The words after the script's name; those of this process by default.
-    """
-    return main(arguments, CommandParser(load=lambda: module))
-
-
 def exit_code(error: Exception) -> int:
-    """Returns 1 if the data is wrong, 2 if the call or the configuration is."""
+    """Returns 1 if the data is the problem, 2 if the call or the configuration is."""
     return 1 if isinstance(error, DataError) else 2
 
 
