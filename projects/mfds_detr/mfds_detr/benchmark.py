@@ -120,7 +120,7 @@ def _compare_training(options: BenchmarkOptions) -> Pair:
 
 
 def _objects(options: BenchmarkOptions) -> list[tuple[Tensor, Tensor]]:
-    """Labels and boxes `(cx, cy, w, h)` in fractions of the image, the same for both."""
+    """Labels and boxes ``(cx, cy, w, h)`` in fractions of the image, the same for both."""
     generator = torch.Generator().manual_seed(options.seed)
     objects = []
     for _ in range(TRAINING_BATCH):

@@ -60,7 +60,7 @@ def test_from_config(tiny_config):
 
 
 def test_mistakes_are_named():
-    with pytest.raises(ConfigError, match=r"NAME='resnet19' is no timm model; near it: .*resnet"):
+    with pytest.raises(ConfigError, match=r"NAME='resnet19' is no timm model; similar: .*resnet"):
         TimmBackbone("resnet19")
     with pytest.raises(ConfigError, match=r"FREEZE names 'layer9'; this model has .*'layer1'"):
         TimmBackbone("resnet18", freeze=("layer9",), options=TINY)

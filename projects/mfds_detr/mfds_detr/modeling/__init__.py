@@ -1,1 +1,1 @@
-"""MFDS-DETR's parts, named as in the paper."""
+"""The parts of MFDS-DETR, named as in the paper."""

@@ -1,6 +1,6 @@
-"""Backbones: any timm model that yields feature maps, beside Detectron2's own ResNet.
+"""Any timm model with feature maps as a Detectron2 backbone.
 
-Detectron2's ResNet comes by its registered name, `build_resnet_backbone`.
+Detectron2's own ResNet is registered as ``build_resnet_backbone``.
 """
 
 from typing import Any
@@ -20,14 +20,15 @@ class TimmBackbone(Backbone):
     """A timm model as a Detectron2 backbone.
 
     Args:
-        name: A timm model that supports `features_only`, those of wbcnets included.
-        out_indices: Which of its maps to return, from the finest to the coarsest.
-        freeze: Children that are not trained, by name.
+        name: A timm model that supports ``features_only``, such as those of wbcnets.
+        out_indices: Indices of the maps to return, finest first.
+        freeze: Names of the children that are not trained.
         frozen_bn: Whether batch norms become constants.
-        options: Keywords for `timm.create_model`.
+        options: Keywords for ``timm.create_model``.
 
     Raises:
-        ConfigError: timm does not know the model, it yields no maps, or a frozen child is unknown.
+        ConfigError: if timm does not know the model, it has no such maps, or a frozen child is
+            unknown.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class TimmBackbone(Backbone):
         super().__init__()
         if not timm.is_model(name):
             near = ", ".join(timm.list_models(f"*{name[:6]}*")[:8]) or "timm.list_models()"
-            raise ConfigError(f"MODEL.TIMM.NAME={name!r} is no timm model; near it: {near}")
+            raise ConfigError(f"MODEL.TIMM.NAME={name!r} is no timm model; similar: {near}")
         try:
             self.body = timm.create_model(
                 name, features_only=True, out_indices=out_indices, **(options or {})
@@ -69,11 +70,11 @@ class TimmBackbone(Backbone):
             children[name].requires_grad_(False)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """`(B, 3, H, W)` -> maps `(B, C_l, H / stride_l, W / stride_l)` by name."""
+        """(B, 3, H, W) -> maps (B, C_l, H / stride_l, W / stride_l) by name."""
         maps = {}
         for name, level in zip(self._out_features, self.body(images)):
             channels_last = level.shape[1] != self._out_feature_channels[name]
-            maps[name] = level.permute(0, 3, 1, 2) if channels_last else level  # Swin's are
+            maps[name] = level.permute(0, 3, 1, 2) if channels_last else level  # as Swin's
         return maps
 
 
@@ -91,7 +92,7 @@ def fold_frozen_norms(backbone: nn.Module) -> None:
 
 @BACKBONE_REGISTRY.register()
 def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
-    """The timm backbone of `MODEL.TIMM`."""
+    """Builds the timm backbone of ``MODEL.TIMM``."""
     options = dict(cfg.MODEL.TIMM.OPTIONS)
     options.setdefault("in_chans", input_shape.channels)
     return TimmBackbone(

@@ -18,16 +18,16 @@ from wbcnets.losses.focal import sigmoid_focal_loss
 class SetCriterion(nn.Module):
     """Weighted losses of a set of predictions against the objects of a batch.
 
-    Sums run over a batch's queries and are divided by its number of objects, averaged over
-    processes, so that the number of processes does not change the loss.
+    Losses are summed over the queries of a batch and divided by its number of objects, averaged
+    over the processes, so that the number of processes does not change the loss.
 
     Args:
-        matcher: Assigns queries to objects, per layer.
-        num_classes: Real classes.
+        matcher: Assigns queries to objects in each layer.
+        num_classes: Number of classes, without background.
         class_weight: Weight of the focal classification loss (equation 9).
         l1_weight: Weight of the L1 box loss, 0 to leave it out (equation 10).
         giou_weight: Weight of the GIoU loss, 0 to leave it out (equation 10).
-        alpha: Focal alpha, one number or one per class `(num_classes,)`.
+        alpha: Focal alpha, one number or one per class (num_classes,).
         gamma: Focal gamma.
     """
 
@@ -56,19 +56,20 @@ class SetCriterion(nn.Module):
     def forward(
         self, predictions: dict[str, Any], targets: Sequence[dict[str, Tensor]]
     ) -> dict[str, Tensor]:
-        """Losses by name, already weighted; the total is their sum.
+        """Returns weighted losses by name; the total loss is their sum.
 
         Args:
-            predictions: What `DeformableDETRHead` returns.
-            targets: Per image `labels` `(N,)` in [0, num_classes) and `boxes` `(N, 4)` as
-                `(cx, cy, w, h)` in fractions of the image.
+            predictions: The output of ``DeformableDETRHead``.
+            targets: Per image ``labels`` (N,) in [0, num_classes) and ``boxes`` (N, 4) as
+                (cx, cy, w, h) in fractions of the image.
 
         Returns:
-            `loss_class`, `loss_l1` and `loss_giou` of the last decoder layer; the same with the
-            suffix `_0`, `_1`, ... for the earlier ones, and `_encoder` for the first stage.
+            ``loss_class``, ``loss_l1`` and ``loss_giou`` of the last decoder layer; the same with
+            the suffixes ``_0``, ``_1``, ... for the earlier layers and ``_encoder`` for the first
+            stage.
 
         Raises:
-            ValueError: A label lies outside [0, num_classes).
+            ValueError: if a label is not in [0, num_classes).
         """
         self._check_labels(targets)
         layers = [*predictions.get("aux_outputs", []), predictions]
@@ -76,10 +77,10 @@ class SetCriterion(nn.Module):
         num_objects = _count_objects(targets, predictions["pred_logits"].device)
         losses = self._layer_losses(layers, suffixes, targets, self.alpha, num_objects)
         if "enc_outputs" in predictions:
-            # Any object counts as the first class: stage one only tells objects from background
+            # Every object has the first class here: the first stage only detects objects
             binary = [{**t, "labels": torch.zeros_like(t["labels"])} for t in targets]
             first_stage = [predictions["enc_outputs"]]
-            alpha = self.alpha.mean()  # no class has a say in what is an object
+            alpha = self.alpha.mean()  # the same for objects of all classes
             losses |= self._layer_losses(first_stage, ["_encoder"], binary, alpha, num_objects)
         return losses
 
@@ -115,7 +116,7 @@ class SetCriterion(nn.Module):
         targets: Sequence[dict[str, Tensor]],
         alpha: Tensor,
     ) -> Tensor:
-        """`(layers, B, Q, K) -> (layers,)`, summed over images, queries and classes."""
+        """(layers, B, Q, K) -> (layers,), summed over images, queries and classes."""
         labels = torch.cat([target["labels"] for target in targets])
         one_hot = torch.zeros_like(logits)
         one_hot[matches.layer, matches.image, matches.query, labels[matches.target]] = 1.0
@@ -124,7 +125,7 @@ class SetCriterion(nn.Module):
     def _check_labels(self, targets: Sequence[dict[str, Tensor]]) -> None:
         labels = torch.cat([target["labels"] for target in targets])
         if labels.device.type != "cpu":
-            return  # checking would stall the GPU; the dataset's check has seen these labels
+            return  # it would stall the GPU; the dataset was checked when it was read
         if ((labels < 0) | (labels >= self.num_classes)).any():
             raise ValueError(
                 f"labels {sorted(set(labels.tolist()))} do not fit num_classes={self.num_classes}"
@@ -134,7 +135,7 @@ class SetCriterion(nn.Module):
 def _box_losses(
     boxes: Tensor, matches: Matches, targets: Sequence[dict[str, Tensor]]
 ) -> tuple[Tensor, Tensor]:
-    """L1 and GIoU losses, `(layers,)` each, summed over the matched pairs (equation 10)."""
+    """Returns L1 and GIoU losses, (layers,) each, summed over matched pairs (equation 10)."""
     matched = boxes[matches.layer, matches.image, matches.query]
     wanted = torch.cat([target["boxes"] for target in targets]).to(boxes.dtype)[matches.target]
     l1 = F.l1_loss(matched, wanted, reduction="none").sum(dim=-1)
@@ -142,7 +143,7 @@ def _box_losses(
         box_cxcywh_to_xyxy(matched), box_cxcywh_to_xyxy(wanted), reduction="none"
     )
     start = boxes.new_zeros(len(boxes))
-    # Without an object the sum still has to reach every box parameter, with a zero gradient
+    # Without objects, every box parameter still needs a gradient, of zero
     unused = boxes.flatten(1).sum(dim=1) * 0
     return (
         start.index_add(0, matches.layer, l1) + unused,
@@ -151,7 +152,7 @@ def _box_losses(
 
 
 def _count_objects(targets: Sequence[dict[str, Tensor]], device: torch.device) -> Tensor:
-    """Objects per process, averaged over the processes, at least 1."""
+    """Returns the number of objects, averaged over the processes, at least 1."""
     count = torch.tensor(float(sum(len(target["labels"]) for target in targets)), device=device)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(count)

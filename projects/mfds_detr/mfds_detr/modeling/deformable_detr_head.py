@@ -1,7 +1,7 @@
-"""The detector on feature maps: transformer, queries and prediction heads, tensors in and out.
+"""The detection head: queries, deformable transformer, class and box heads on feature maps.
 
-Source: sections 3.5 and 3.6 of the MFDS-DETR paper; Deformable-DETR's iterative box refinement and
-two-stage variants. Parameter names are those of the original Deformable-DETR code.
+Source: sections 3.5 and 3.6 of the MFDS-DETR paper; the iterative box refinement and two-stage
+variants of Deformable-DETR. Parameter names are those of the original Deformable-DETR code.
 """
 
 import copy
@@ -24,7 +24,7 @@ class MLP(nn.Module):
         in_dim: Input width.
         hidden_dim: Width of the hidden layers.
         out_dim: Output width.
-        num_layers: Linear layers.
+        num_layers: Number of linear layers.
     """
 
     def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, num_layers: int) -> None:
@@ -34,27 +34,28 @@ class MLP(nn.Module):
 
     @property
     def last(self) -> nn.Linear:
-        """The layer that predicts."""
+        """The last linear layer."""
         layer = self.layers[-1]
         assert isinstance(layer, nn.Linear)
         return layer
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(..., in_dim) -> (..., out_dim)`."""
+        """(..., in_dim) -> (..., out_dim)."""
         for layer in self.layers[:-1]:
             x = F.relu(layer(x))
         return self.layers[-1](x)
 
 
 class DeformableDETRHead(nn.Module):
-    """Class logits and boxes for a fixed number of queries, from a feature pyramid.
+    """Predicts class logits and boxes of a fixed number of queries from a feature pyramid.
 
     Args:
         transformer: The deformable transformer.
-        position_encoding: Module that turns a padding mask into a position encoding.
-        num_classes: Real classes; there is no background class, logits go through a sigmoid.
-        num_queries: Queries, the most objects that one image can yield.
-        box_refinement: Whether every decoder layer corrects the boxes of the one before.
+        position_encoding: Maps a padding mask (B, H, W) to a position encoding (B, C, H, W).
+        num_classes: Number of classes; there is no background class, because logits go through a
+            sigmoid.
+        num_queries: Number of queries, the most objects that can be found in an image.
+        box_refinement: Whether each decoder layer corrects the boxes of the previous one.
         aux_loss: Whether the outputs of the earlier decoder layers are returned for the loss.
     """
 
@@ -83,22 +84,23 @@ class DeformableDETRHead(nn.Module):
         self.bbox_embed = _repeat(bbox_embed, heads, box_refinement)
         if box_refinement:
             for later in self.bbox_embed[1:]:
-                # Later layers start from boxes, which they leave as they are
+                # Later layers start from boxes and, before training, do not change them
                 nn.init.zeros_(later.get_parameter("layers.2.bias"))
 
     def forward(
         self, features: Sequence[Tensor], masks: Sequence[Tensor] | None = None
     ) -> dict[str, Any]:
-        """`L * (B, C, H_l, W_l)` and padding masks `(B, H_l, W_l)` -> predictions.
+        """L * (B, C, H_l, W_l) and padding masks (B, H_l, W_l) -> predictions.
 
         Args:
-            features: The levels' maps.
+            features: One map per level.
             masks: True on padding; None if no image is padded.
 
         Returns:
-            `pred_logits` `(B, Q, K)` and `pred_boxes` `(B, Q, 4)` as `(cx, cy, w, h)` in fractions
-            of the image; with `aux_loss`, `aux_outputs`, a list of such dictionaries, one per
-            earlier decoder layer; with two stages, `enc_outputs`, one for every encoder token.
+            ``pred_logits`` (B, Q, K) and ``pred_boxes`` (B, Q, 4) as (cx, cy, w, h) in fractions
+            of the image. With ``aux_loss`` also ``aux_outputs``, a list with such a dictionary for
+            each earlier decoder layer. With two stages also ``enc_outputs``, such a dictionary with
+            one query per encoder token.
         """
         positions = [
             self.position_encoding(mask).to(feature.dtype)
@@ -135,7 +137,10 @@ class DeformableDETRHead(nn.Module):
 
 
 def _initial_heads(dim: int, num_classes: int, two_stage: bool) -> tuple[nn.Linear, MLP]:
-    """Class scores start at 0.01; boxes at their references, and small where those are points."""
+    """Returns heads whose scores start at 0.01, and whose boxes start at their references.
+
+    References that are points start with small boxes.
+    """
     class_embed = nn.Linear(dim, num_classes)
     nn.init.constant_(class_embed.bias, -math.log(99.0))
     bbox_embed = MLP(dim, dim, 4, 3)
@@ -147,10 +152,10 @@ def _initial_heads(dim: int, num_classes: int, two_stage: bool) -> tuple[nn.Line
 
 
 def _repeat(head: nn.Module, count: int, separate: bool) -> nn.ModuleList:
-    """A head per layer, or one that all layers share."""
+    """Returns one head per layer, or one that all layers share."""
     return nn.ModuleList(copy.deepcopy(head) if separate else head for _ in range(count))
 
 
 def _empty_masks(features: Sequence[Tensor]) -> list[Tensor]:
-    """All-False masks `(B, H_l, W_l)`."""
+    """Returns masks (B, H_l, W_l) without padding."""
     return [torch.zeros_like(feature[:, 0], dtype=torch.bool) for feature in features]

@@ -1,7 +1,7 @@
 """Bipartite matching of queries and objects (Carion et al. 2020, equation 1; section 3.6).
 
-The class cost is Deformable-DETR's focal form. Costs of all decoder layers and images are computed
-in one go on the device, so that a training step copies to the host once.
+The class cost has the focal form of Deformable-DETR. The costs of all decoder layers and images are
+computed at once on the device, so that a training step copies to the host only once.
 """
 
 from collections.abc import Sequence
@@ -14,16 +14,16 @@ from torchvision.ops import box_convert, generalized_box_iou
 
 
 class Matches(NamedTuple):
-    """Matched pairs of all layers and images, as index vectors of the same length N."""
+    """Matched pairs of all layers and images as indices, (N,) each."""
 
     layer: Tensor
     image: Tensor
     query: Tensor
-    target: Tensor  # index into the batch's concatenated targets
+    target: Tensor  # in the concatenated targets of the batch
 
 
 class HungarianMatcher(nn.Module):
-    """The assignment of least cost, one query per object.
+    """Assigns one query to each object, at the least total cost.
 
     Args:
         class_cost: Weight of the focal class cost.
@@ -33,7 +33,7 @@ class HungarianMatcher(nn.Module):
         gamma: Focal gamma.
 
     Raises:
-        ValueError: All weights are zero.
+        ValueError: if all weights are zero.
     """
 
     def __init__(
@@ -57,15 +57,15 @@ class HungarianMatcher(nn.Module):
     def forward(
         self, logits: Tensor, boxes: Tensor, targets: Sequence[dict[str, Tensor]]
     ) -> Matches:
-        """`(layers, B, Q, K), (layers, B, Q, 4)` and B targets -> matched pairs.
+        """(layers, B, Q, K), (layers, B, Q, 4) and B targets -> matched pairs.
 
         Args:
             logits: Class logits.
-            boxes: `(cx, cy, w, h)` as fractions of the image.
-            targets: Per image `labels` `(N,)` and `boxes` `(N, 4)`.
+            boxes: (cx, cy, w, h) in fractions of the image.
+            targets: Per image ``labels`` (N,) and ``boxes`` (N, 4).
 
         Raises:
-            FloatingPointError: A logit or a box is not finite.
+            FloatingPointError: if a logit or a box is not finite.
         """
         sizes = [len(target["labels"]) for target in targets]
         cost = self._costs(logits.float(), boxes.float(), targets).cpu()
@@ -86,7 +86,7 @@ class HungarianMatcher(nn.Module):
         return Matches(*table.unbind(dim=1))
 
     def _costs(self, logits: Tensor, boxes: Tensor, targets: Sequence[dict[str, Tensor]]) -> Tensor:
-        """`(layers, B, Q, T)`: the cost of every query against every object of the batch."""
+        """Returns the cost of every query for every object of the batch, (layers, B, Q, T)."""
         labels = torch.cat([target["labels"] for target in targets])
         target_boxes = torch.cat([target["boxes"] for target in targets]).float()
         log_positive = torch.nn.functional.logsigmoid(logits)
@@ -101,10 +101,10 @@ class HungarianMatcher(nn.Module):
         return self.class_cost * class_cost + box_cost.view(class_cost.shape)
 
 
-def box_cxcywh_to_xyxy(boxes: Tensor, least: float = 1e-6) -> Tensor:
-    """`(..., 4) -> (..., 4)`: `(cx, cy, w, h)` to `(x1, y1, x2, y2)`, with sides of at least 1e-6.
+def box_cxcywh_to_xyxy(boxes: Tensor, min_side: float = 1e-6) -> Tensor:
+    """(cx, cy, w, h) -> (x1, y1, x2, y2), (..., 4), with sides of at least ``min_side``.
 
-    Two boxes without an area would have an IoU of 0 / 0.
+    Unlike ``box_convert`` alone, this keeps the IoU of two empty boxes from being 0 / 0.
     """
     center, size = boxes.split(2, dim=-1)
-    return box_convert(torch.cat([center, size.clamp(min=least)], dim=-1), "cxcywh", "xyxy")
+    return box_convert(torch.cat([center, size.clamp(min=min_side)], dim=-1), "cxcywh", "xyxy")

@@ -1,4 +1,4 @@
-"""MFDS-DETR as a Detectron2 meta-architecture: the only file that knows `Instances`."""
+"""MFDS-DETR as a Detectron2 meta-architecture: from ``Instances`` to tensors and back."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -27,17 +27,17 @@ class MFDSDETR(nn.Module):
     """Backbone, extra stage, neck, deformable transformer and heads (figure 1 of the paper).
 
     Args:
-        backbone: Yields maps by name, from the finest to the coarsest.
-        extra_stage: The block behind the last map, or None.
-        neck: Turns the maps into a pyramid of one width.
-        detector: Transformer, queries and heads.
+        backbone: Returns maps by name, finest first.
+        extra_stage: The block after the last map, or None.
+        neck: Maps the backbone's maps to a pyramid of one width.
+        detector: Queries, transformer and heads.
         criterion: The loss.
         pixel_mean: Mean of each channel, on the scale of the input images (0 to 255).
         pixel_std: Standard deviation of each channel.
-        detections_per_image: The most detections that an image yields.
-        score_threshold: Detections below it are left out.
-        nms_iou: IoU above which the weaker of two detections of a class is left out; 0 keeps all.
-            A fully trained DETR needs none; one with two stages and a short training does.
+        detections_per_image: The most detections in an image.
+        score_threshold: The lowest score of a detection.
+        nms_iou: IoU above which the weaker of two detections of a class is dropped; 0 keeps all. A
+            fully trained DETR needs no NMS; one with two stages and a short training does.
     """
 
     pixel_mean: Tensor
@@ -67,7 +67,7 @@ class MFDSDETR(nn.Module):
         self.detections_per_image = detections_per_image
         self.score_threshold = score_threshold
         self.nms_iou = nms_iou
-        # Maps whose channels lie together become tokens without a copy, and convolve faster
+        # Channels-last maps become tokens without a copy, and convolutions are faster on them
         for module in (backbone, extra_stage, neck):
             if module is not None:
                 module.to(memory_format=torch.channels_last)
@@ -77,11 +77,11 @@ class MFDSDETR(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Constructor arguments from a Detectron2 config."""
+        """Returns the constructor's arguments from a Detectron2 config."""
         model = cfg.MODEL.MFDS_DETR
         if model.NUM_CLASSES < 1:
             raise ConfigError(
-                "MODEL.MFDS_DETR.NUM_CLASSES=0 takes the classes from the training set, and none "
+                "MODEL.MFDS_DETR.NUM_CLASSES=0 takes the classes from the training set, but none "
                 "is registered; name one in DATASETS.TRAIN or set the number"
             )
         backbone = build_backbone(cfg)
@@ -108,22 +108,22 @@ class MFDSDETR(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the model's inputs have to be."""
+        """The model's device."""
         return self.pixel_mean.device
 
     def forward(
         self, batched_inputs: Sequence[dict[str, Any]]
     ) -> dict[str, Tensor] | list[dict[str, Instances]]:
-        """Losses when training, else detections in the original images' coordinates.
+        """Returns losses in training, else detections in coordinates of the original images.
 
         Args:
-            batched_inputs: Per image `image` `(3, H, W)`, 0 to 255; for training `instances` with
-                `gt_boxes` in pixels of that image and `gt_classes`; for inference optionally
-                `height` and `width` of the original image.
+            batched_inputs: Per image ``image`` (3, H, W) in [0, 255]; in training ``instances``
+                with ``gt_boxes`` in px of that image and ``gt_classes``; in inference optionally
+                ``height`` and ``width`` of the original image.
 
         Returns:
-            Losses by name, or per image `{"instances": Instances}` with `pred_boxes`, `scores`
-            and `pred_classes`.
+            Losses by name, or per image ``{"instances": Instances}`` with ``pred_boxes``,
+            ``scores`` and ``pred_classes``.
         """
         images = [self._normalize(entry["image"]) for entry in batched_inputs]
         predictions = self.predict(images)
@@ -144,18 +144,18 @@ class MFDSDETR(nn.Module):
         ]
 
     def predict(self, images: Tensor | Sequence[Tensor]) -> dict[str, Any]:
-        """Raw predictions for normalized images; no image has an influence on another.
+        """Returns raw predictions for normalized images; no image influences another.
 
         Args:
-            images: ``(B, 3, H, W)``, or one ``(3, H_i, W_i)`` per image.
+            images: (B, 3, H, W), or one (3, H_i, W_i) per image.
 
         Returns:
-            The dictionary of ``DeformableDETRHead``.
+            The output of ``DeformableDETRHead``.
         """
         return self.detector(*pyramids_by_size(images, self._pyramid))
 
     def _pyramid(self, images: Tensor) -> list[Tensor]:
-        """``(B, 3, H, W)`` -> the neck's maps, ``L * (B, C, H_l, W_l)``."""
+        """(B, 3, H, W) -> the neck's maps, L * (B, C, H_l, W_l)."""
         images = images.contiguous(memory_format=torch.channels_last)
         maps = list(self.backbone(images).values())
         if self.extra_stage is not None:
@@ -163,7 +163,7 @@ class MFDSDETR(nn.Module):
         return self.neck(maps)
 
     def _normalize(self, image: Tensor) -> Tensor:
-        """``(3, H, W)`` in [0, 255] -> the backbone's scale, on the model's device."""
+        """(3, H, W) in [0, 255] -> the backbone's scale, on the model's device."""
         return (image.to(self.device) - self.pixel_mean) / self.pixel_std
 
     def _target(self, instances: Instances) -> dict[str, Tensor]:
@@ -178,28 +178,28 @@ class MFDSDETR(nn.Module):
     def _detections(
         self, predictions: dict[str, Any], image_sizes: Sequence[tuple[int, int]]
     ) -> list[Instances]:
-        """The best pairs of query and class, in pixels of the network's input."""
+        """Returns the best pairs of query and class, in px of the network's input."""
         scores = predictions["pred_logits"].sigmoid()
         num_classes = scores.shape[-1]
         flat = scores.flatten(1)
         wanted = self.detections_per_image if not self.nms_iou else flat.shape[1]
         best = flat.topk(min(wanted, flat.shape[1]), dim=1)
-        corners = box_convert(predictions["pred_boxes"], "cxcywh", "xyxy")
+        boxes_xyxy = box_convert(predictions["pred_boxes"], "cxcywh", "xyxy")
         detections = []
         for image, (height, width) in enumerate(image_sizes):
             keep = best.values[image] > self.score_threshold
             chosen = best.indices[image][keep]
             result = Instances((height, width))
-            scale = corners.new_tensor([width, height, width, height])
+            scale = boxes_xyxy.new_tensor([width, height, width, height])
             queries = chosen.div(num_classes, rounding_mode="floor")
-            result.pred_boxes = Boxes(corners[image][queries] * scale)
+            result.pred_boxes = Boxes(boxes_xyxy[image][queries] * scale)
             result.scores = best.values[image][keep]
             result.pred_classes = chosen % num_classes
             detections.append(self._without_duplicates(result) if self.nms_iou else result)
         return detections
 
     def _without_duplicates(self, result: Instances) -> Instances:
-        """The best detections of which no two of a class overlap more than `nms_iou`."""
+        """Returns the best detections; no two of a class overlap by more than ``nms_iou``."""
         kept = batched_nms(
             result.pred_boxes.tensor, result.scores, result.pred_classes, self.nms_iou
         )
@@ -219,14 +219,14 @@ def _build_detector(model: CfgNode, num_levels: int) -> DeformableDETRHead:
         level_embed=model.LEVEL_EMBED,
         two_stage=model.TWO_STAGE,
     )
-    # Only the encoder sees positions; parameters without a gradient would stop distributed training
+    # Only the encoder uses positions; distributed training fails on parameters without a gradient
     position = model.POSITION_ENCODING if model.ENCODER_LAYERS else "none"
     return DeformableDETRHead(
         transformer,
         create_position_encoding(position, model.HIDDEN_DIM),
         num_classes=model.NUM_CLASSES,
         num_queries=model.NUM_QUERIES,
-        # Proposals are boxes that every layer corrects: two stages imply refinement
+        # Two stages imply refinement: every layer corrects the proposed boxes
         box_refinement=model.BOX_REFINEMENT or model.TWO_STAGE,
         aux_loss=model.AUX_LOSS,
     )

@@ -1,8 +1,8 @@
-"""Batches of images of several sizes, without an influence of one image on another.
+"""Batches of images of several sizes in which no image influences another.
 
-Convolutions, GroupNorm and channel attention see the padding of a batch: an image would get another
-answer beside a larger one than alone. Backbone and neck therefore run once per image size, without
-padding. Only the feature pyramids are padded, for the transformer, whose mask is exact.
+Convolutions, GroupNorm and channel attention see the padding of a batch, so the predictions for an
+image would depend on larger images beside it. Backbone and neck therefore run once per image size,
+without padding. Only the feature pyramids are padded, for the transformer, which masks exactly.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,11 +17,11 @@ Pyramid = Sequence[Tensor]
 def pyramids_by_size(
     images: Tensor | Sequence[Tensor], pyramid_of: Callable[[Tensor], Pyramid]
 ) -> tuple[list[Tensor], list[Tensor] | None]:
-    """Feature pyramids of a batch: ``L * (B, C, H_l, W_l)`` and masks ``(B, H_l, W_l)``.
+    """Returns the feature pyramid of a batch, L * (B, C, H_l, W_l), and masks (B, H_l, W_l).
 
     Args:
-        images: ``(B, 3, H, W)``, or one ``(3, H_i, W_i)`` per image.
-        pyramid_of: ``(N, 3, H, W) -> L * (N, C, H_l, W_l)``; called once per image size.
+        images: (B, 3, H, W), or one (3, H_i, W_i) per image.
+        pyramid_of: Maps (N, 3, H, W) to L * (N, C, H_l, W_l); called once per image size.
 
     Returns:
         The padded maps, and masks that are True on padding; None if all images have one size.
@@ -43,7 +43,7 @@ def pyramids_by_size(
 
 
 def _pad_level(maps: Sequence[Tensor], position: Tensor) -> tuple[Tensor, Tensor]:
-    """Maps ``(N_g, C, H_g, W_g)`` of all sizes -> ``(B, C, H, W)`` and the mask ``(B, H, W)``."""
+    """Pads the maps (N_g, C, H_g, W_g) of all sizes to (B, C, H, W), with masks (B, H, W)."""
     height = max(group.shape[2] for group in maps)
     width = max(group.shape[3] for group in maps)
     padded, masks = [], []

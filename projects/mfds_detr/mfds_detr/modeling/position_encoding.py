@@ -13,7 +13,7 @@ from wbcnets.errors import ConfigError
 
 
 class SinePositionEncoding(nn.Module):
-    """Sines and cosines of the row and the column, as shares of the image without its padding.
+    """Sines and cosines of row and column, in fractions of the image without its padding.
 
     Args:
         channels: Width of the encoding, a multiple of 4: half for y, half for x.
@@ -28,24 +28,23 @@ class SinePositionEncoding(nn.Module):
         self.temperature = temperature
 
     def forward(self, padding_mask: Tensor) -> Tensor:
-        """`(B, H, W) -> (B, C, H, W)`; the mask is True on padding."""
+        """(B, H, W) -> (B, C, H, W); the mask is True on padding."""
         valid = (~padding_mask).to(torch.float32)
         y, x = (_fractions(valid, dim) * (2 * math.pi) for dim in (1, 2))
         encoding = torch.cat([self._waves(y), self._waves(x)], dim=3)
         return encoding.permute(0, 3, 1, 2)
 
     def _waves(self, angle: Tensor) -> Tensor:
-        """`(B, H, W) -> (B, H, W, C / 2)`, sines and cosines in turn."""
+        """(B, H, W) -> (B, H, W, C / 2), sines and cosines in turn."""
         return sine_waves(angle, self.channels // 2, self.temperature)
 
 
 class LearnedPositionEncoding(nn.Module):
-    """One learned vector per row and per column, on a table that is resampled to the map's size.
+    """One learned vector per row and per column, from tables that fit maps of any size.
 
     Args:
         channels: Width of the encoding, even: half for x, half for y.
-        table_size: Rows and columns of the table; larger and smaller maps read it by linear
-            interpolation, so no map is too large.
+        table_size: Length of the tables, which maps read by linear interpolation.
     """
 
     def __init__(self, channels: int = 256, table_size: int = 50) -> None:
@@ -58,7 +57,7 @@ class LearnedPositionEncoding(nn.Module):
         nn.init.uniform_(self.col_embed.weight)
 
     def forward(self, padding_mask: Tensor) -> Tensor:
-        """`(B, H, W) -> (B, C, H, W)`; the mask is True on padding."""
+        """(B, H, W) -> (B, C, H, W); the mask is True on padding."""
         valid = (~padding_mask).to(torch.float32)
         height, width = padding_mask.shape[1:]
         y = _interpolate(self.row_embed.weight, _fractions(valid[:, :, 0], 1))  # (B, H, C / 2)
@@ -80,7 +79,7 @@ class NoPositionEncoding(nn.Module):
         self.channels = channels
 
     def forward(self, padding_mask: Tensor) -> Tensor:
-        """`(B, H, W) -> (B, C, H, W)`."""
+        """(B, H, W) -> (B, C, H, W)."""
         batch, height, width = padding_mask.shape
         return torch.zeros(batch, self.channels, height, width, device=padding_mask.device)
 
@@ -93,10 +92,10 @@ POSITION_ENCODINGS: dict[str, type[nn.Module]] = {
 
 
 def create_position_encoding(name: str, channels: int) -> nn.Module:
-    """The position encoding of a name of `POSITION_ENCODINGS`.
+    """Creates a position encoding by its name in ``POSITION_ENCODINGS``.
 
     Raises:
-        ConfigError: The name is unknown.
+        ConfigError: if the name is unknown.
     """
     if name not in POSITION_ENCODINGS:
         raise ConfigError(
@@ -107,18 +106,18 @@ def create_position_encoding(name: str, channels: int) -> nn.Module:
 
 
 def sine_waves(angle: Tensor, channels: int, temperature: float = 10000.0) -> Tensor:
-    """`(...) -> (..., channels)`: sine and cosine in turn, over wavelengths in geometric series."""
+    """(...) -> (..., channels): sines and cosines in turn, at geometrically spaced wavelengths."""
     index = torch.arange(channels // 2, dtype=torch.float32, device=angle.device)
     phase = angle[..., None] / temperature ** (2 * index / channels)
     return torch.stack([phase.sin(), phase.cos()], dim=-1).flatten(-2)
 
 
 def _fractions(valid: Tensor, dim: int) -> Tensor:
-    """Pixel centers as fractions of the image without its padding, along one dimension.
+    """Returns pixel centers in fractions of the image without its padding, along one dimension.
 
     Args:
         valid: 1 on the image, 0 on padding.
-        dim: Rows or columns of the mask.
+        dim: The dimension of rows or columns.
     """
     position = valid.cumsum(dim=dim)
     extent = position.narrow(dim, position.shape[dim] - 1, 1)
@@ -126,9 +125,9 @@ def _fractions(valid: Tensor, dim: int) -> Tensor:
 
 
 def _interpolate(table: Tensor, fraction: Tensor) -> Tensor:
-    """`(N, C)` read linearly at fractions `(B, S)` of its length -> `(B, S, C)`.
+    """Reads a table (N, C) at fractions (B, S) of its length -> (B, S, C).
 
-    The values are those of ``F.interpolate(mode="linear", align_corners=False)``.
+    The values equal those of ``F.interpolate(mode="linear", align_corners=False)``.
     """
     position = (fraction * len(table) - 0.5).clamp(0, len(table) - 1)
     low = position.floor().long()

@@ -4,8 +4,8 @@ Source: sections 3.4 and 3.5 of the MFDS-DETR paper; Zhu et al., "Deformable DET
 its iterative bounding box refinement and two-stage variants (appendix A.4). Parameter names are
 those of the original Deformable-DETR code, so that its COCO weights load.
 
-Boxes are `(cx, cy, w, h)` and points `(x, y)`, in fractions of the image without its padding, and
-stay in float32 under autocast: bfloat16 is off by more than a pixel on a 640-pixel image.
+Boxes are (cx, cy, w, h) and points (x, y), in fractions of the image without its padding, and
+stay in float32 under autocast: bfloat16 is off by more than 1 px in an image of 640 px.
 """
 
 import copy
@@ -21,31 +21,31 @@ from mfds_detr.modeling.position_encoding import sine_waves
 from wbcnets.layers.ms_deform_attn import MultiScaleDeformableAttention
 from wbcnets.ops.dropout import dropout_add_, relu_dropout_
 
-# A logit whose sigmoid, loss and gradient are zero, and that half precision holds
+# A logit with zero sigmoid, loss and gradient that fits into half precision
 _NEVER = -1e4
 
 
 class Memory(NamedTuple):
-    """What the encoder hands to the decoder."""
+    """The encoder's output, which the decoder attends to."""
 
     tokens: Tensor  # (B, S, C)
-    padding_mask: Tensor | None  # (B, S), True on padding; None where there is none
+    padding_mask: Tensor | None  # (B, S), True on padding; None without padding
     spatial_shapes: list[tuple[int, int]]
-    valid_ratios: Tensor  # (B, L, 2): share of each map's width and height that is image
+    valid_ratios: Tensor  # (B, L, 2): fraction of each map's width and height without padding
 
 
 class LayerSizes(NamedTuple):
-    """What an encoder and a decoder layer have in common."""
+    """The sizes that encoder and decoder layers share."""
 
     embed_dim: int  # width of tokens and queries
     feedforward_dim: int  # hidden width of the feed-forward network
     dropout: float
     num_heads: int
-    num_levels: int  # feature levels
+    num_levels: int
     num_points: int  # sampling points per head and level
 
     def deformable_attention(self) -> MultiScaleDeformableAttention:
-        """The attention module of these sizes."""
+        """Creates an attention module of these sizes."""
         return MultiScaleDeformableAttention(
             self.embed_dim, self.num_heads, self.num_levels, self.num_points
         )
@@ -65,12 +65,12 @@ class FeedForwardLayer(nn.Module):
         self.dropout = nn.Dropout(sizes.dropout)
 
     def feed_forward(self, tokens: Tensor) -> Tensor:
-        """`(B, N, C) -> (B, N, C)`, residual included."""
+        """(B, N, C) -> (B, N, C), with the residual added."""
         hidden = relu_dropout_(self.linear1(tokens), self.dropout.p, self.training)
         return self.add_residual(self.linear2(hidden), tokens)
 
     def add_residual(self, change: Tensor, residual: Tensor) -> Tensor:
-        """`dropout(change) + residual`, `(B, N, C)`; may overwrite the change."""
+        """``dropout(change) + residual``, (B, N, C); may overwrite the change."""
         return dropout_add_(change, residual, self.dropout.p, self.training)
 
 
@@ -95,7 +95,7 @@ class DeformableEncoderLayer(FeedForwardLayer):
         spatial_shapes: Sequence[tuple[int, int]],
         padding_mask: Tensor | None,
     ) -> Tensor:
-        """`(B, S, C) -> (B, S, C)` with reference points `(B, S, L, 2)`."""
+        """(B, S, C) -> (B, S, C) with reference points (B, S, L, 2)."""
         attended = self.self_attn(
             tokens + position, reference_points, tokens, spatial_shapes, padding_mask
         )
@@ -108,7 +108,7 @@ class DeformableEncoder(nn.Module):
 
     Args:
         layer: The layer to repeat.
-        num_layers: How many.
+        num_layers: Number of layers.
     """
 
     def __init__(self, layer: DeformableEncoderLayer, num_layers: int) -> None:
@@ -116,7 +116,7 @@ class DeformableEncoder(nn.Module):
         self.layers = nn.ModuleList(copy.deepcopy(layer) for _ in range(num_layers))
 
     def forward(self, memory: Memory, position: Tensor) -> Memory:
-        """Refines `memory.tokens`, `(B, S, C) -> (B, S, C)`, given their position encoding."""
+        """Refines ``memory.tokens`` (B, S, C) with their position encoding (B, S, C)."""
         if not self.layers:
             return memory
         centers = _pixel_centers(memory.spatial_shapes, memory.valid_ratios)
@@ -149,7 +149,7 @@ class DeformableDecoderLayer(FeedForwardLayer):
     def forward(
         self, target: Tensor, query_position: Tensor, reference_points: Tensor, memory: Memory
     ) -> Tensor:
-        """`(B, Q, C) -> (B, Q, C)` with reference points `(B, Q, L, 2 or 4)`."""
+        """(B, Q, C) -> (B, Q, C) with reference points (B, Q, L, 2 or 4)."""
         queries = target + query_position
         attended, _ = self.self_attn(queries, queries, target, need_weights=False)
         target = self.norm2(self.add_residual(attended, target))
@@ -165,11 +165,11 @@ class DeformableDecoderLayer(FeedForwardLayer):
 
 
 class DeformableDecoder(nn.Module):
-    """A stack of decoder layers; with `bbox_embed`, each layer refines the reference boxes.
+    """A stack of decoder layers; with ``bbox_embed``, each layer refines the reference boxes.
 
     Args:
         layer: The layer to repeat.
-        num_layers: How many.
+        num_layers: Number of layers.
     """
 
     def __init__(self, layer: DeformableDecoderLayer, num_layers: int) -> None:
@@ -184,10 +184,10 @@ class DeformableDecoder(nn.Module):
         memory: Memory,
         bbox_embed: nn.ModuleList | None,
     ) -> tuple[Tensor, list[Tensor]]:
-        """Outputs and the references that each layer started from.
+        """Returns the outputs of all layers, and the references that each layer started from.
 
-        `(B, Q, C), (B, Q, 2 or 4) -> (layers, B, Q, C), layers * (B, Q, 2 or 4)`. References are
-        a list, since refinement turns points into boxes after the first layer.
+        (B, Q, C), (B, Q, 2 or 4) -> (layers, B, Q, C), layers * (B, Q, 2 or 4). The references are
+        a list, because refinement turns points into boxes after the first layer.
         """
         outputs, references = [], []
         for index, layer in enumerate(self.layers):
@@ -200,7 +200,7 @@ class DeformableDecoder(nn.Module):
             )
             outputs.append(target)
             if bbox_embed is not None:
-                # Detached as in the original: a layer learns its own correction only
+                # Detached as in the original: each layer learns only its own correction
                 reference_points = refine_boxes(bbox_embed[index](target), reference_points)
                 reference_points = reference_points.detach()
         return torch.stack(outputs), references
@@ -212,13 +212,13 @@ class DeformableTransformer(nn.Module):
     Args:
         embed_dim: Width of tokens and queries.
         num_heads: Attention heads.
-        num_encoder_layers: Encoder layers, 0 for none.
-        num_decoder_layers: Decoder layers.
+        num_encoder_layers: Encoder layers, may be 0.
+        num_decoder_layers: Decoder layers, at least 1.
         feedforward_dim: Hidden width of the feed-forward networks.
         dropout: Dropout rate.
         num_levels: Feature levels.
         num_points: Sampling points per head and level.
-        level_embed: Whether a learned vector tells the levels apart (table 9, "scale encoding").
+        level_embed: Whether each level has a learned vector (table 9, "scale encoding").
         two_stage: Whether the queries start from the encoder's best proposals.
     """
 
@@ -241,7 +241,7 @@ class DeformableTransformer(nn.Module):
         sizes = LayerSizes(embed_dim, feedforward_dim, dropout, num_heads, num_levels, num_points)
         self.encoder = DeformableEncoder(DeformableEncoderLayer(sizes), num_encoder_layers)
         self.decoder = DeformableDecoder(DeformableDecoderLayer(sizes), num_decoder_layers)
-        # Only the encoder sees it; a parameter without a gradient would stop distributed training
+        # Only the encoder uses it; distributed training fails on parameters without a gradient
         embeds = level_embed and num_encoder_layers > 0
         self.level_embed = nn.Parameter(torch.empty(num_levels, embed_dim)) if embeds else None
         if two_stage:
@@ -254,7 +254,7 @@ class DeformableTransformer(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Xavier for every matrix, then the deformable attentions' own start."""
+        """Initializes every matrix by Xavier, then the deformable attentions in their own way."""
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
@@ -272,23 +272,20 @@ class DeformableTransformer(nn.Module):
         masks: Sequence[Tensor] | None,
         positions: Sequence[Tensor],
     ) -> Memory:
-        """`L * (B, C, H_l, W_l)`, masks `(B, H_l, W_l)`, positions like features -> memory.
+        """Runs the encoder on feature maps.
 
         Args:
-            features: The levels' maps.
-            masks: True on padding; None if no image is padded.
-            positions: Position encodings of the levels.
+            features: L * (B, C, H_l, W_l).
+            masks: L * (B, H_l, W_l), True on padding; None if no image is padded.
+            positions: Position encodings in the shapes of the features.
         """
         tokens = torch.cat([feature.flatten(2).transpose(1, 2) for feature in features], dim=1)
         levels = [position.flatten(2).transpose(1, 2) for position in positions]
         if self.level_embed is not None:
             levels = [level + embed for level, embed in zip(levels, self.level_embed)]
-        if masks is None:
-            padding_mask, valid_ratios = (
-                None,
-                tokens.new_ones(len(tokens), len(features), 2).float(),
-            )
-        else:
+        padding_mask = None
+        valid_ratios = tokens.new_ones(len(tokens), len(features), 2, dtype=torch.float32)
+        if masks is not None:
             padding_mask = torch.cat([mask.flatten(1) for mask in masks], dim=1)
             valid_ratios = torch.stack([_valid_ratio(mask) for mask in masks], dim=1)
         memory = Memory(
@@ -302,11 +299,11 @@ class DeformableTransformer(nn.Module):
     def propose(
         self, memory: Memory, class_embed: nn.Module, bbox_embed: nn.Module
     ) -> tuple[Tensor, Tensor]:
-        """First stage: an objectness logit and a box for every token of the memory.
+        """Proposes a box with an objectness logit for every token of the memory (first stage).
 
         Returns:
-            Class logits `(B, S, K)`, of which the first class stands for "object", and box logits
-            `(B, S, 4)`, infinite where no proposal is made. Padding is never an object.
+            Class logits (B, S, K), the first class stands for "object", and box logits (B, S, 4),
+            infinite for tokens without a proposal. Padding is never an object.
         """
         proposals, usable = _grid_proposals(memory)
         tokens = memory.tokens.masked_fill(~usable[..., None], 0.0)
@@ -323,10 +320,10 @@ class DeformableTransformer(nn.Module):
         proposal_logits: Tensor | None,
         bbox_embed: nn.ModuleList | None,
     ) -> tuple[Tensor, list[Tensor]]:
-        """Runs the decoder from learned queries `(Q, 2C)` or from proposals `(B, Q, 4)`.
+        """Runs the decoder on learned queries (Q, 2C) or on proposals (B, Q, 4).
 
         Returns:
-            Outputs `(layers, B, Q, C)` and the references that each layer started from.
+            Outputs (layers, B, Q, C) and the references that each layer started from.
         """
         if proposal_logits is not None:
             reference_points = proposal_logits.detach().sigmoid()
@@ -346,13 +343,13 @@ class DeformableTransformer(nn.Module):
 
 
 def inverse_sigmoid(x: Tensor, epsilon: float = 1e-5) -> Tensor:
-    """Logit of a probability, in float32, with both odds kept above `epsilon`."""
+    """Returns the logit of a probability in float32, with p and 1 - p of at least ``epsilon``."""
     x = x.float().clamp(min=0, max=1)
     return torch.log(x.clamp(min=epsilon) / (1 - x).clamp(min=epsilon))
 
 
 def refine_boxes(delta: Tensor, reference_points: Tensor) -> Tensor:
-    """Boxes from a correction in logit space: `(..., 4), (..., 2 or 4) -> (..., 4)` in (0, 1)."""
+    """Adds a correction to references in logit space: (..., 4), (..., 2 or 4) -> (..., 4)."""
     logits = inverse_sigmoid(reference_points)
     if logits.shape[-1] == 2:
         logits = F.pad(logits, (0, 2))
@@ -360,7 +357,7 @@ def refine_boxes(delta: Tensor, reference_points: Tensor) -> Tensor:
 
 
 def _valid_ratio(mask: Tensor) -> Tensor:
-    """`(B, H, W) -> (B, 2)`: share of the width and of the height that is image."""
+    """(B, H, W) -> (B, 2): the fractions of width and height that are image."""
     _, height, width = mask.shape
     valid_height = (~mask[:, :, 0]).sum(dim=1).float() / height
     valid_width = (~mask[:, 0, :]).sum(dim=1).float() / width
@@ -368,7 +365,7 @@ def _valid_ratio(mask: Tensor) -> Tensor:
 
 
 def _pixel_centers(spatial_shapes: Sequence[tuple[int, int]], valid_ratios: Tensor) -> Tensor:
-    """`(B, S, 2)`: the center `(x, y)` of every token as a fraction of its image."""
+    """Returns the center (x, y) of every token in fractions of its image, (B, S, 2)."""
     device = valid_ratios.device
     centers = []
     for level, (height, width) in enumerate(spatial_shapes):
@@ -382,11 +379,11 @@ def _pixel_centers(spatial_shapes: Sequence[tuple[int, int]], valid_ratios: Tens
 
 
 def _grid_proposals(memory: Memory) -> tuple[Tensor, Tensor]:
-    """One square per token, 5% of the image wide on the finest level and doubling with each.
+    """Returns one square per token: 5% of the image wide on the finest level, then doubling.
 
     Returns:
-        Logits of the boxes `(B, S, 4)`, infinite where unusable, and `(B, S)` which are usable:
-        the token is image, and its center keeps 1% from every edge.
+        Logits of the boxes (B, S, 4), infinite if unusable, and whether they are usable (B, S): the
+        token is image, and its center is at least 1% away from every edge.
     """
     centers = _pixel_centers(memory.spatial_shapes, memory.valid_ratios)
     sides = [
@@ -403,6 +400,6 @@ def _grid_proposals(memory: Memory) -> tuple[Tensor, Tensor]:
 
 
 def _encode_boxes(boxes: Tensor, embed_dim: int) -> Tensor:
-    """`(B, Q, 4) -> (B, Q, 2C)`: sine encodings of the four numbers, side by side."""
+    """(B, Q, 4) -> (B, Q, 2C): the sine encodings of the four numbers, concatenated."""
     waves = sine_waves(boxes * (2 * math.pi), embed_dim // 2)
     return waves.flatten(-2)
