@@ -19,7 +19,7 @@ NAMES = ("base_weight", "spline_weight", "spline_scaler")
 def test_update_grid_keeps_what_the_new_splines_can_express(power, grid_eps):
     layer = KANLinear(2, 3, grid_range=(-3.0, 3.0), dtype=torch.float64)
     # Polynomials up to the third degree are splines on every grid; the coefficients of x^power are
-    # the mean products of `power` of the three knots inside a basis' support.
+    # the mean products of ``power`` of the three knots inside a basis' support.
     subsets = {0: [()], 1: [(0,), (1,), (2,)], 2: [(0, 1), (0, 2), (1, 2)], 3: [(0, 1, 2)]}[power]
     knots = layer.grid[0]
     inside = torch.stack([knots[1:9], knots[2:10], knots[3:11]])

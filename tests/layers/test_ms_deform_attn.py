@@ -167,7 +167,7 @@ def test_half_precision_layer_stays_near_float32(dtype):
 
 
 def test_wrong_sizes_are_refused():
-    with pytest.raises(ValueError, match="embed_dim=16 is not divisible by num_heads=3"):
+    with pytest.raises(ValueError, match="num_heads=3 does not divide dim=16"):
         MultiScaleDeformableAttention(16, num_heads=3)
     query, _, value = inputs()
     with pytest.raises(ValueError, match=r"must end in 2 \(point\) or 4 \(box\)"):

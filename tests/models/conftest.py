@@ -35,7 +35,7 @@ def small_model(name: str, **kwargs):
 
 
 def image_size(name: str, **kwargs) -> int:
-    """The side of the images that `small_model` takes."""
+    """The side of the images that ``small_model`` takes."""
     return kwargs.get("img_size", SMALL[family(name)].get("img_size", 64))
 
 

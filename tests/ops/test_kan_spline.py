@@ -294,7 +294,7 @@ def test_an_uneven_row_is_found():
 
 def test_adaptive_knots_worked_by_hand():
     rows = torch.tensor([4.0, 0.0, 1.0, 9.0, 2.0])[:, None]
-    knots = adaptive_knots(rows, grid_size=2, order=1, margin=0.5, uniform_share=0.5)
+    knots = adaptive_knots(rows, grid_size=2, order=1, margin=0.5, uniform_fraction=0.5)
     # Even: -0.5, 4.5, 9.5; quantiles: 0, 2, 9; halfway: -0.25, 3.25, 9.25; spacing 5 outside
     expected = torch.tensor([[-5.25, -0.25, 3.25, 9.25, 14.25]], dtype=torch.float64)
     torch.testing.assert_close(knots, expected)

@@ -81,7 +81,7 @@ def test_without_a_compiler_says_so_once_and_goes_on(fresh_cache, monkeypatch, c
     (record,) = caplog.records
     assert "kan_spline" in record.getMessage()
     assert "No C++ compiler was found" in record.getMessage()
-    assert "install a C++ compiler" in record.getMessage()
+    assert "Install a C++ compiler" in record.getMessage()
 
 
 def test_a_compiler_that_fails_is_quoted(fresh_cache, tmp_path, monkeypatch, caplog):

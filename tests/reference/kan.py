@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def basis(x: Tensor, knots: Tensor, j: int, order: int) -> Tensor:
-    """`B_j` of one input, a scalar; `knots` are one feature's, `(K,)`."""
+    """``B_j`` of one input, a scalar; ``knots`` are one feature's, (K,)."""
     if order == 0:
         return ((x >= knots[j]) & (x < knots[j + 1])).to(x.dtype)
     total = torch.zeros_like(x)
@@ -22,7 +22,7 @@ def basis(x: Tensor, knots: Tensor, j: int, order: int) -> Tensor:
 
 
 def bases(x: Tensor, grid: Tensor, order: int) -> Tensor:
-    """`(R, I), (I, K) -> (R, I, K - order - 1)`."""
+    """(R, I), (I, K) -> (R, I, K - order - 1)."""
     rows, features = x.shape
     count = grid.shape[1] - order - 1
     values = [
@@ -41,7 +41,7 @@ def kan_linear(
     spline_scaler: Tensor,
     order: int,
 ) -> Tensor:
-    """`(R, I) -> (R, O)`: SiLU branch and spline branch."""
+    """(R, I) -> (R, O): SiLU branch and spline branch."""
     values = bases(x, grid, order)
     rows, features = x.shape
     outputs = base_weight.shape[0]

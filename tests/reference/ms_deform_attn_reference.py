@@ -12,7 +12,7 @@ def ms_deform_attn(
     sampling_locations: Tensor,
     attention_weights: Tensor,
 ) -> Tensor:
-    """`(B, S, M, D), (B, Q, M, L, P, 2), (B, Q, M, L, P) -> (B, Q, M * D)`."""
+    """(B, S, M, D), (B, Q, M, L, P, 2), (B, Q, M, L, P) -> (B, Q, M * D)."""
     batch, queries, heads, _, points = attention_weights.shape
     outputs = []
     for image in range(batch):
@@ -32,7 +32,7 @@ def ms_deform_attn(
 
 
 def bilinear(level_map: Tensor, height: int, width: int, x: Tensor, y: Tensor) -> Tensor:
-    """One point of one map, `(H * W, D) -> (D,)`; the map's edges are at 0 and 1, outside is 0."""
+    """One point of one map, (H * W, D) -> (D,); the map's edges are at 0 and 1, outside is 0."""
     column, row = x * width - 0.5, y * height - 0.5
     if column.isnan() or row.isnan():
         return level_map[0] * (column + row)

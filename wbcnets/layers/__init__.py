@@ -1,4 +1,4 @@
-"""Building blocks, one per file, each one usable alone."""
+"""Building blocks, one per file, each usable on its own."""
 
 from wbcnets.layers.channel_attention import ChannelAttention
 from wbcnets.layers.conv_attention import ConvAttention, ConvProjection

@@ -1,8 +1,12 @@
-"""Channel attention of MFDS-DETR's feature pyramid (section 3.3, "Feature Selection Module").
+"""Channel attention of MFDS-DETR's feature pyramid.
 
 Chen et al., "Accurate Leukocyte Detection Based on Deformable-DETR and Multi-Level Feature Fusion
-for Aiding Diagnosis of Blood Diseases". The bottleneck's ratio of 4 is the released code's; the
-paper only names the two poolings, their sum and the sigmoid.
+for Aiding Diagnosis of Blood Diseases", section 3.3, "Feature Selection Module".
+
+Differences from the paper:
+
+- The paper names the two poolings, their sum and the sigmoid. The bottleneck and its ratio of 4
+  come from the released code.
 """
 
 import torch
@@ -12,7 +16,7 @@ from wbcnets.errors import ConfigError
 
 
 class ChannelAttention(nn.Module):
-    """Weighs each channel by its average and largest value: (B, C, H, W) -> (B, C, 1, 1).
+    """Computes channel weights from averages and maxima: (B, C, H, W) -> (B, C, 1, 1).
 
     ``sigmoid(bottleneck(average_pool(f)) + bottleneck(max_pool(f)))`` with one shared bottleneck of
     two 1x1 convolutions without bias and a ReLU between them.
@@ -24,7 +28,7 @@ class ChannelAttention(nn.Module):
         dtype: Type of the parameters.
 
     Raises:
-        ConfigError: If ``channels`` or ``reduction`` is below 1.
+        ConfigError: if ``channels`` or ``reduction`` is below 1.
     """
 
     def __init__(

@@ -1,11 +1,13 @@
-"""Convolutional token embedding: an image, or a map of tokens, as a smaller map of wider tokens.
+"""Convolutional token embedding: an image or a map of tokens -> a smaller map of wider tokens.
 
 Wang et al., "Analysis of Blood Cell Image Recognition Methods Based on Improved CNN and Vision
 Transformer", section 3.1, equations 1 and 2; after Wu et al., "CvT: Introducing Convolutions to
 Vision Transformers", arXiv:2103.15808.
 
-Differences from the paper: equations 1 and 2 print the height and width as exact quotients; they
-are rounded down, as a convolution does.
+Differences from the paper:
+
+- Equations 1 and 2 print height and width as exact quotients. Here they are rounded down, as in any
+  convolution.
 """
 
 import torch
@@ -15,21 +17,19 @@ from wbcnets.errors import ConfigError
 
 
 class ConvEmbed(nn.Module):
-    """Overlapping patches as tokens: (B, in_chans, H, W) -> (B, embed_dim, H', W').
-
-    A convolution, and a layer norm over the channels of each token.
+    """Convolution and layer norm per token: (B, in_chans, H, W) -> (B, embed_dim, H', W').
 
     Args:
         in_chans: Channels of the input.
         embed_dim: Width of a token.
         kernel_size: Side of a patch, s in equations 1 and 2.
-        stride: Distance of two patches, s - o; patches overlap where it is below the side.
+        stride: Distance between patches, s - o; they overlap if it is below the side.
         padding: Zeros around the input, p.
         device: Device of the parameters.
         dtype: Type of the parameters.
 
     Raises:
-        ConfigError: A size is out of range.
+        ConfigError: if a size is out of range.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ConvEmbed(nn.Module):
         self.norm = nn.LayerNorm(embed_dim, device=device, dtype=dtype)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the map of tokens (equations 1 and 2)."""
+        """Returns height and width of the map of tokens (equations 1 and 2)."""
         border = 2 * self.padding - self.kernel_size
         return (height + border) // self.stride + 1, (width + border) // self.stride + 1
 

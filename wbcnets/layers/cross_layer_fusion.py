@@ -1,11 +1,13 @@
-"""Cross-layer deep-feature fusion, CFFM (section "Cross-layer feature fusion", equation 1, fig. 4).
+"""Cross-layer deep-feature fusion (CFFM) of ResNeXt-CC.
 
-The paper multiplies the last stage's first and last map, each after two 1x1 convolutions, pixel by
-pixel.
+The ResNeXt-CC paper, section "Cross-layer feature fusion", equation 1, figure 4: the last stage's
+first and last map pass two 1x1 convolutions each and are multiplied pixel by pixel.
 
-Differences from the paper: it names neither norms nor activations. Here a batch norm and a ReLU
-stand between the two convolutions, without which they would be one, and a batch norm after them, so
-that the product starts with a variance of 1.
+Differences from the paper:
+
+- It names neither norms nor activations. Here a batch norm and a ReLU separate the two
+  convolutions, which would otherwise be one, and a batch norm follows them, so the product starts
+  with a variance of 1.
 """
 
 import torch
@@ -19,12 +21,12 @@ class CrossLayerFusion(nn.Module):
 
     Args:
         in_channels: C.
-        channels: D; None takes C, as the paper.
+        channels: D; None means C, as in the paper.
         device: Device of the parameters.
         dtype: Type of the parameters.
 
     Raises:
-        ConfigError: A number of channels is below 1.
+        ConfigError: if a number of channels is below 1.
     """
 
     def __init__(
@@ -59,12 +61,12 @@ class CrossLayerFusion(nn.Module):
         """Returns the product of the transformed maps.
 
         Raises:
-            ConfigError: The two maps have different shapes.
+            ConfigError: if the two maps have different shapes.
         """
         if early.shape != late.shape:
             raise ConfigError(
-                f"CrossLayerFusion: the maps must have one shape, got {tuple(early.shape)} and "
-                f"{tuple(late.shape)}"
+                "CrossLayerFusion: the maps must have the same shape, got "
+                f"{tuple(early.shape)} and {tuple(late.shape)}"
             )
         first, second = self.early(early), self.late(late)
         # A product of half-precision values may leave their range

@@ -1,8 +1,8 @@
-"""Efficient channel attention (section "Feature enhancement module based on down-sampling").
+"""Efficient channel attention (ECA): weights from the averages of the k nearest channels.
 
 Wang et al., "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks", CVPR
-2020, equations 10 and 12; in ResNeXt-CC after every down-sampling, equation 2. A channel's weight
-comes from the averages of its k nearest channels.
+2020, equations 10 and 12. ResNeXt-CC has it after every down-sampling (section "Feature enhancement
+module based on down-sampling", equation 2).
 """
 
 from math import log2
@@ -14,14 +14,13 @@ from wbcnets.errors import ConfigError
 
 
 def eca_kernel_size(channels: int, gamma: float = 2.0, beta: float = 1.0) -> int:
-    """How many neighboring channels a channel's weight sees: an odd number from 1.
+    """Returns the number of neighboring channels that a channel's weight sees, odd.
 
-    ``|log2(C) / gamma + beta / gamma|``, where it is no odd number the next larger one after
-    cutting off its fraction, as in ECA-Net's code. With gamma 2 and beta 1: 3 for 64 channels, 5
-    for 256, 512 and 1,024, 7 for 2,048.
+    ``|log2(C) / gamma + beta / gamma|``, truncated, and plus 1 if that is even, as in ECA-Net's
+    code. With gamma 2 and beta 1: 3 for 64 channels, 5 for 256, 512 and 1,024, 7 for 2,048.
 
     Raises:
-        ConfigError: There are no channels, or gamma is not positive.
+        ConfigError: if there are no channels, or gamma is not positive.
     """
     if channels < 1 or gamma <= 0:
         raise ConfigError(
@@ -36,13 +35,13 @@ class EfficientChannelAttention(nn.Module):
     """Weighs channels by a convolution over their averages: (B, C, H, W) -> (B, C, H, W).
 
     Args:
-        channels: C; decides the kernel's size by `eca_kernel_size`.
-        kernel_size: An odd size of one's own.
+        channels: C.
+        kernel_size: Odd size of the kernel; None for ``eca_kernel_size(channels)``.
         device: Device of the parameters.
         dtype: Type of the parameters.
 
     Raises:
-        ConfigError: There are no channels, or the kernel's size is even.
+        ConfigError: if there are no channels, or the kernel's size is even.
     """
 
     def __init__(
@@ -57,7 +56,7 @@ class EfficientChannelAttention(nn.Module):
         size = eca_kernel_size(channels) if kernel_size is None else kernel_size
         if size < 1 or size % 2 == 0:
             raise ConfigError(
-                f"EfficientChannelAttention: kernel_size={size} must be odd; leave it out to have "
+                f"EfficientChannelAttention: kernel_size={size} must be odd; omit it to compute "
                 "it from the number of channels"
             )
         self.conv = nn.Conv1d(1, 1, size, padding=size // 2, bias=False, device=device, dtype=dtype)

@@ -1,22 +1,25 @@
-"""Kolmogorov-Arnold layers: a learned function on every edge, sums on the nodes.
+"""Kolmogorov-Arnold layers (KAN): a learned function on every edge, sums on the nodes.
 
-Liu et al., "KAN: Kolmogorov-Arnold Networks", 2024, section 2.2; in Chen et al., "SCKansformer:
+Liu et al., "KAN: Kolmogorov-Arnold Networks", 2024, section 2.2. In Chen et al., "SCKansformer:
 Fine-Grained Classification of Bone Marrow Cells via Kansformer Backbone and Hierarchical Attention
-Mechanisms", equations 2 to 4, they take the place of the transformer's MLP.
+Mechanisms", equations 2 to 4, they replace the transformer's MLP.
 
     y_o = sum_i w_oi b(x_i) + sum_i s_oi sum_j c_oij B_j(x_i)
 
-with b = SiLU, and B_j the B-splines on the knots of input i. Parameters have the names and shapes
-of the SCKansformer's released code: `base_weight` w, `spline_scaler` s, `spline_weight` c, `grid`.
+with b = SiLU, and B_j the B-splines on the knots of input i. The parameters have the names and
+shapes of SCKansformer's released code: ``base_weight`` w, ``spline_scaler`` s, ``spline_weight`` c,
+and ``grid``.
 
 Differences from the paper:
-    - One base weight and one scaler per edge, kaiming-uniform, as in SCKansformer's code; Liu et
-      al. have both, too, but start the scaler at 1.
+
+- One base weight and one scaler per edge, both Kaiming-uniform, as in SCKansformer's code. Liu et
+  al. have both too, but start the scaler at 1.
+
 Differences from the released code:
-    - Coefficients are drawn directly and not fitted to drawn values, hence no `lstsq` at
-      construction.
-    - Inputs are stopped at the outer knots before powers are taken, and splines run in float32.
-    - `update_grid` keeps the function; the code's refit applies the scaler twice.
+
+- Coefficients are drawn directly, not fitted to drawn values, so construction needs no ``lstsq``.
+- Inputs are clamped to the outer knots before powers are taken, and splines run in float32.
+- ``update_grid`` preserves the function; the code's refit applies the scaler twice.
 """
 
 import math
@@ -28,6 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from wbcnets.errors import ConfigError, DataError
+from wbcnets.ops.autocast import autocast_off, is_autocast_on
 from wbcnets.ops.kan_spline import kan_spline
 from wbcnets.ops.kan_spline.knots import (
     adaptive_knots,
@@ -40,28 +44,28 @@ from wbcnets.ops.kan_spline.knots import (
 class KANLinear(nn.Module):
     """One KAN layer, with a learned function per edge: (..., in_features) -> (..., out_features).
 
-    Bases are 0 outside the grid's outer knots (beyond +-2.2 by default): there only the base branch
-    answers, so that a normalization in front is advisable. The layer runs in float32 under autocast
-    and for half inputs. Under autocast its output is float32 too, since a base branch without a
-    limit would leave float16's range.
+    Bases are 0 outside the grid's outer knots (beyond +-2.2 by default). Only the base branch
+    responds there, so put a norm before the layer. The layer runs in float32 under autocast and for
+    half inputs. Under autocast its output is float32 too, because the base branch is unbounded and
+    would leave float16's range.
 
-    After an in-place change of `grid` from outside, for instance by an exponential moving average
-    of all buffers, call `refresh_grid`. With several processes call `update_grid` in all of them
-    with the same data.
+    After an in-place change of ``grid`` from outside, for instance by an exponential moving average
+    of all buffers, call ``refresh_grid``. With several processes, call ``update_grid`` in all of
+    them with the same data.
 
     Args:
-        in_features: I.
-        out_features: O.
+        in_features: Input width I.
+        out_features: Output width O.
         grid_size: Intervals inside the grid's range.
         spline_order: Degree of the splines' pieces.
-        grid_range: Where the intervals begin and end; `spline_order` more follow on either side.
-        base_activation: Makes the function of the base branch.
-        scale_noise: Coefficients start uniformly in `+-scale_noise / (2 * grid_size)`.
+        grid_range: Begin and end of the intervals; ``spline_order`` more follow on either side.
+        base_activation: Makes the activation of the base branch.
+        scale_noise: Coefficients start uniformly in ``+-scale_noise / (2 * grid_size)``.
         device: Device of the parameters.
-        dtype: Type of the parameters. Knots stay in float32 or wider, as rounded ones may coincide.
+        dtype: Type of the parameters. Knots stay in float32 or wider; rounded ones may coincide.
 
     Raises:
-        ConfigError: If a size is below 1, or the range is empty or not finite.
+        ConfigError: if a size is below 1, or the range is empty or not finite.
     """
 
     grid: Tensor
@@ -98,12 +102,12 @@ class KANLinear(nn.Module):
         knots = torch.empty(in_features, bases + spline_order + 1, device=device, dtype=wide)
         self.register_buffer("grid", knots)
         self.base_activation = base_activation()
-        # A Python flag, since a look into the grid inside forward would stop compilers
+        # A Python flag: reading the grid inside forward would stop compilers
         self.uniform_grid = True
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws new weights and goes back to the evenly spaced grid."""
+        """Draws new weights and restores the evenly spaced grid."""
         nn.init.kaiming_uniform_(self.base_weight, a=math.sqrt(5))
         nn.init.kaiming_uniform_(self.spline_scaler, a=math.sqrt(5))
         limit = self.scale_noise / (2 * self.grid_size)
@@ -120,13 +124,9 @@ class KANLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
-        device_type = x.device.type
-        if device_type == "meta":
-            return self._forward_wide(x).to(x.dtype)
-        autocast = torch.is_autocast_enabled(device_type)
-        with torch.autocast(device_type, enabled=False):
+        with autocast_off(x):
             y = self._forward_wide(x)
-        return y if autocast else y.to(x.dtype)
+        return y if is_autocast_on(x) else y.to(x.dtype)
 
     def _forward_wide(self, x: Tensor) -> Tensor:
         wide = torch.promote_types(x.dtype, torch.float32)
@@ -145,11 +145,10 @@ class KANLinear(nn.Module):
     def regularization_loss(
         self, activation_weight: float = 1.0, entropy_weight: float = 1.0
     ) -> Tensor:
-        """Pressure toward few edges, a scalar: L1 norm and entropy of the layer.
+        """Returns L1 norm plus entropy of the layer, a scalar, which favors few edges.
 
-        `|e| = mean_j |c_oij|`, `L1 = sum |e|`, `S = -sum (|e| / L1) log(|e| / L1)` (Liu et al.,
-        section 2.5.1), on coefficients in place of activations, which costs
-        no pass over data.
+        ``|e| = mean_j |c_oij|``, ``L1 = sum |e|``, ``S = -sum (|e| / L1) log(|e| / L1)`` (Liu et
+        al., section 2.5.1), on coefficients in place of activations: that needs no pass over data.
 
         Args:
             activation_weight: Factor of L1.
@@ -159,26 +158,26 @@ class KANLinear(nn.Module):
         edges = self.spline_weight.to(wide).abs().mean(dim=-1)
         total = edges.sum()
         smallest = torch.finfo(wide).eps ** 2
-        shares = edges / total.clamp(min=smallest)
-        # 0 log 0 counts as 0, also in the gradient
-        entropy = -(shares * shares.clamp(min=smallest).log()).sum()
+        fractions = edges / total.clamp(min=smallest)
+        # 0 log 0 counts as 0, in the gradient too
+        entropy = -(fractions * fractions.clamp(min=smallest).log()).sum()
         return activation_weight * total + entropy_weight * entropy
 
     @torch.no_grad()
     def update_grid(self, x: Tensor, margin: float = 0.01, grid_eps: float = 0.02) -> None:
-        """Moves each feature's knots to where its inputs lie, and keeps the function there.
+        """Moves each feature's knots to the range of its inputs and preserves the function there.
 
-        Coefficients are refitted by least squares on the inputs. Unless `grid_eps` is 1 the grid is
-        uneven afterwards, and splines take the slower recursion.
+        Coefficients are refitted by least squares on the inputs. Unless ``grid_eps`` is 1, the grid
+        is uneven afterwards, and splines use the slower recursion.
 
         Args:
-            x: Inputs of this layer, `(..., in_features)`, at least as many rows as bases.
-            margin: How far an even grid would reach beyond the smallest and the largest input.
-            grid_eps: Share of the even grid, 0 to 1; the rest are quantiles of the inputs.
+            x: Inputs of this layer, (..., in_features), at least as many rows as bases.
+            margin: Distance of an even grid's ends from the smallest and the largest input.
+            grid_eps: Fraction of the even grid, in [0, 1]; the rest are quantiles of the inputs.
 
         Raises:
-            ConfigError: If an argument is out of range, or the layer or `x` has no values (meta).
-            DataError: If rows are too few, values are not finite, or knots would coincide.
+            ConfigError: if an argument is out of range, or the layer or ``x`` has no values (meta).
+            DataError: if rows are too few, values are not finite, or knots would coincide.
         """
         self._check_update(x, margin, grid_eps)
         rows = x.detach().reshape(-1, self.in_features)
@@ -192,7 +191,7 @@ class KANLinear(nn.Module):
         if not_finite:
             raise DataError(
                 f"update_grid: {not_finite} of {rows.numel()} inputs are not finite; "
-                "remove them, or find out where they come from"
+                "remove them, or find their origin"
             )
         knots = adaptive_knots(rows, self.grid_size, self.spline_order, margin, grid_eps)
         knots = knots.to(self.grid)
@@ -203,7 +202,7 @@ class KANLinear(nn.Module):
         self.refresh_grid()
 
     def refresh_grid(self) -> None:
-        """Finds out anew whether the grid is evenly spaced, after a change of its values."""
+        """Checks again whether the grid is evenly spaced, after a change of its values."""
         self.uniform_grid = are_uniform(self.grid, self.grid.dtype)
 
     def _check_update(self, x: Tensor, margin: float, grid_eps: float) -> None:
@@ -218,7 +217,7 @@ class KANLinear(nn.Module):
             )
         if not 0 <= margin < math.inf or not 0 <= grid_eps <= 1:
             raise ConfigError(
-                "update_grid: margin must be finite and not negative, grid_eps between 0 and 1, "
+                "update_grid: margin must be finite and not negative, grid_eps in [0, 1], "
                 f"got margin={margin}, grid_eps={grid_eps}"
             )
 
@@ -226,8 +225,8 @@ class KANLinear(nn.Module):
         coincide = (knots.diff(dim=1) <= 0).any(dim=1).nonzero().flatten().tolist()
         if coincide:
             raise DataError(
-                f"update_grid: knots of {len(coincide)} features coincide, as many of their inputs "
-                f"are equal; use a larger grid_eps or margin. Features: {coincide[:10]}"
+                f"update_grid: knots of {len(coincide)} features coincide, because many of their "
+                f"inputs are equal; use a larger grid_eps or margin. Features: {coincide[:10]}"
             )
 
     def _load_from_state_dict(
@@ -253,11 +252,11 @@ class KANLinear(nn.Module):
         if not isinstance(loaded, Tensor) or loaded.is_meta or self.grid.is_meta:
             return
         if loaded.shape != self.grid.shape:
-            return  # torch has already put this down in error_msgs
+            return  # torch has already added this to error_msgs
         self.grid = self.grid.to(torch.promote_types(self.grid.dtype, torch.float32))
         if not bool(self.grid.isfinite().all() and (self.grid.diff(dim=1) >= 0).all()):
             error_msgs.append(
-                f"{prefix}grid: knots must be finite and ascend; load an undamaged checkpoint"
+                f"{prefix}grid: knots must be finite and ascending; load an undamaged checkpoint"
             )
             return
         self.uniform_grid = are_uniform(self.grid, loaded.dtype)
@@ -265,12 +264,12 @@ class KANLinear(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "KANLinear":
         grid = self.grid
         super()._apply(fn, recurse)
-        if self.grid.dtype.itemsize < 4:  # knots never go to half types, where they may coincide
+        if self.grid.dtype.itemsize < 4:  # knots may coincide in half types
             self.grid = grid.to(self.grid.device)
         return self
 
     def extra_repr(self) -> str:
-        """What `print` shows of the layer."""
+        """Returns the arguments that ``print`` shows."""
         return (
             f"{self.in_features}, {self.out_features}, grid_size={self.grid_size}, "
             f"spline_order={self.spline_order}, uniform_grid={self.uniform_grid}"
@@ -281,18 +280,18 @@ class KAN(nn.Module):
     """KAN layers one after another: (..., layers[0]) -> (..., layers[-1]).
 
     Args:
-        layers: Widths, for instance `[dim, 64, dim]` for two layers.
-        grid_size: See `KANLinear`.
-        spline_order: See `KANLinear`.
-        grid_range: See `KANLinear`.
-        base_activation: See `KANLinear`.
-        scale_noise: See `KANLinear`.
-        dropout: Share of the values between layers that is dropped in training.
+        layers: Widths, for instance ``[dim, 64, dim]`` for two layers.
+        grid_size: See ``KANLinear``.
+        spline_order: See ``KANLinear``.
+        grid_range: See ``KANLinear``.
+        base_activation: See ``KANLinear``.
+        scale_noise: See ``KANLinear``.
+        dropout: Dropout of the values between layers.
         device: Device of the parameters.
         dtype: Type of the parameters.
 
     Raises:
-        ConfigError: If there are fewer than two widths, or an argument is out of range.
+        ConfigError: if there are fewer than two widths, or an argument is out of range.
     """
 
     def __init__(
@@ -312,7 +311,7 @@ class KAN(nn.Module):
         widths = list(layers)
         if len(widths) < 2:
             raise ConfigError(
-                f"KAN: layers must name at least two widths, got {widths}; type for instance "
+                f"KAN: layers must name at least two widths, got {widths}; use for instance "
                 "layers=[768, 64, 768]"
             )
         if not 0 <= dropout <= 1:
@@ -342,7 +341,7 @@ class KAN(nn.Module):
     def regularization_loss(
         self, activation_weight: float = 1.0, entropy_weight: float = 1.0
     ) -> Tensor:
-        """Sum over the layers of `KANLinear.regularization_loss`, a scalar."""
+        """Returns the sum of the layers' ``KANLinear.regularization_loss``, a scalar."""
         losses = [
             layer.regularization_loss(activation_weight, entropy_weight)
             for layer in self._kan_layers()
@@ -351,16 +350,16 @@ class KAN(nn.Module):
 
     @torch.no_grad()
     def update_grid(self, x: Tensor, margin: float = 0.01, grid_eps: float = 0.02) -> None:
-        """`KANLinear.update_grid` of each layer, on what the updated layers before it put out.
+        """Updates the grid of each layer with the outputs of the updated layers before it.
 
         Args:
-            x: Inputs `(..., layers[0])`.
-            margin: See `KANLinear.update_grid`.
-            grid_eps: See `KANLinear.update_grid`.
+            x: Inputs (..., layers[0]).
+            margin: See ``KANLinear.update_grid``.
+            grid_eps: See ``KANLinear.update_grid``.
 
         Raises:
-            ConfigError: See `KANLinear.update_grid`.
-            DataError: See `KANLinear.update_grid`.
+            ConfigError: See ``KANLinear.update_grid``.
+            DataError: See ``KANLinear.update_grid``.
         """
         for layer in self._kan_layers():
             layer.update_grid(x, margin, grid_eps)
@@ -386,7 +385,7 @@ def _check_range(grid_range: tuple[float, float], scale_noise: float) -> None:
     if len(grid_range) != 2 or not -math.inf < grid_range[0] < grid_range[1] < math.inf:
         raise ConfigError(
             f"KANLinear: grid_range must be two finite numbers, the smaller first, "
-            f"got {grid_range}; type for instance grid_range=(-1.0, 1.0)"
+            f"got {grid_range}; use for instance grid_range=(-1.0, 1.0)"
         )
     if not 0 <= scale_noise < math.inf:
         raise ConfigError(

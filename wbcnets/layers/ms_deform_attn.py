@@ -1,8 +1,8 @@
-"""Multi-scale deformable attention module.
+"""Multi-scale deformable attention.
 
-Source: Zhu et al., "Deformable DETR: Deformable Transformers for End-to-End Object Detection",
-ICLR 2021, equation 3 and appendix A.2; section 3.4 of the MFDS-DETR paper, equations 3 to 7.
-Parameter names are those of the original code, so that its weights load.
+Zhu et al., "Deformable DETR: Deformable Transformers for End-to-End Object Detection", ICLR 2021,
+equation 3 and appendix A.2; section 3.4 of the MFDS-DETR paper, equations 3 to 7. Parameter names
+are those of the original code, so its weights load.
 """
 
 import math
@@ -12,6 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from wbcnets.layers.self_attention import head_width
 from wbcnets.ops.ms_deform_attn import ms_deform_attn
 
 
@@ -20,15 +21,15 @@ class MultiScaleDeformableAttention(nn.Module):
 
     Args:
         embed_dim: Width of queries and values.
-        num_heads: Heads; a divisor of `embed_dim`.
+        num_heads: Heads; a divisor of ``embed_dim``.
         num_levels: Levels of the feature pyramid.
         num_points: Points sampled per head and level.
-        backend: Sampling backend, see `wbcnets.ops.ms_deform_attn`; None chooses by device.
+        backend: See ``wbcnets.ops.ms_deform_attn``; None chooses by device.
         device: Device of the parameters.
         dtype: Type of the parameters.
 
     Raises:
-        ValueError: `embed_dim` is not divisible by `num_heads`.
+        ConfigError: if ``num_heads`` does not divide ``embed_dim``.
     """
 
     def __init__(
@@ -42,8 +43,7 @@ class MultiScaleDeformableAttention(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if embed_dim % num_heads:
-            raise ValueError(f"embed_dim={embed_dim} is not divisible by num_heads={num_heads}")
+        head_width("MultiScaleDeformableAttention", embed_dim, num_heads)
         self.num_heads = num_heads
         self.num_levels = num_levels
         self.num_points = num_points
@@ -57,7 +57,7 @@ class MultiScaleDeformableAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Points start on rays around the reference, one direction a head, with equal weights."""
+        """Puts points on rays around the reference, one direction per head, with equal weights."""
         nn.init.zeros_(self.sampling_offsets.weight)
         nn.init.zeros_(self.attention_weights.weight)
         nn.init.zeros_(self.attention_weights.bias)
@@ -81,19 +81,18 @@ class MultiScaleDeformableAttention(nn.Module):
         spatial_shapes: Sequence[tuple[int, int]],
         padding_mask: Tensor | None = None,
     ) -> Tensor:
-        """`(B, Q, C), (B, Q, L, 2 or 4), (B, S, C) -> (B, Q, C)`.
+        """(B, Q, C), (B, Q, L, 2 or 4), (B, S, C) -> (B, Q, C).
 
         Args:
             query: Queries with their position encoding added.
-            reference_points: Per level, points `(x, y)` or boxes `(cx, cy, w, h)`, all as fractions
-                of the padded map. Offsets are pixels for points, and shares of half the box for
-                boxes.
+            reference_points: Per level, points (x, y) or boxes (cx, cy, w, h) in fractions of the
+                padded map. Offsets are in pixels for points, in half box sizes for boxes.
             value: The levels' features, flattened and concatenated.
-            spatial_shapes: `(H_l, W_l)` of every level.
-            padding_mask: `(B, S)`, True where a token is padding; its value counts as zero.
+            spatial_shapes: (H_l, W_l) of every level.
+            padding_mask: (B, S), True on padding; the value of such a token counts as zero.
 
         Raises:
-            ValueError: `reference_points` does not end in 2 or 4 numbers.
+            ValueError: if ``reference_points`` does not end in 2 or 4 numbers.
         """
         projected = self.value_proj(value)
         if padding_mask is not None:

@@ -1,7 +1,7 @@
-"""From red, green and blue to hue, saturation and value (section "Data enhancement").
+"""Conversion from RGB to hue, saturation and value (HSV).
 
-Smith, "Color Gamut Transform Pairs", SIGGRAPH 1978. ResNeXt-CC sees its images in this space, each
-channel from 0 to 1.
+Smith, "Color Gamut Transform Pairs", SIGGRAPH 1978. ResNeXt-CC sees its images in this color space,
+each channel in [0, 1] (section "Data enhancement").
 """
 
 import torch
@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 
 def rgb_to_hsv(rgb: Tensor) -> Tensor:
-    """RGB images in [0, 1] as HSV, each channel in [0, 1]: (B, 3, H, W) -> (B, 3, H, W).
+    """Converts RGB in [0, 1] to HSV in [0, 1]: (B, 3, H, W) -> (B, 3, H, W).
 
-    Gray has a hue of 0, and black a saturation of 0 as well; there, and where two channels share
-    the largest value, HSV has a kink or a jump, and the gradient is that of one side, or 0. It is
-    finite everywhere: differences and values too small to divide by count as gray and as black.
-    Computed in float32 or wider.
+    Gray has hue 0, and black has saturation 0 too. There, and where two channels are both the
+    largest, HSV has a kink or a jump; the gradient is that of one side, or 0. It is finite
+    everywhere: differences and values too small to divide by count as gray and as black. Computed
+    in float32 or wider.
 
     Args:
         rgb: Red, green and blue along the second dimension.
@@ -24,8 +24,8 @@ def rgb_to_hsv(rgb: Tensor) -> Tensor:
     largest = torch.maximum(torch.maximum(red, green), blue)
     smallest = torch.minimum(torch.minimum(red, green), blue)
     chroma = largest - smallest
-    # The divisors of gray and of black are replaced before the division: the gradient of a branch
-    # that is not taken must not be infinite either
+    # Replace the divisors of gray and black before the division: the gradient of an unused branch
+    # must be finite too
     smallest_divisor = torch.finfo(wide.dtype).tiny ** 0.5
     gray, black = chroma < smallest_divisor, largest < smallest_divisor
     divisor = chroma.masked_fill(gray, 1.0)
@@ -44,13 +44,13 @@ def rgb_to_hsv(rgb: Tensor) -> Tensor:
 
 
 class RgbToHsv(nn.Module):
-    """The first three of an image's channels as HSV; others pass, and so do images of one or two.
+    """Converts the first three channels to HSV: (B, C, H, W) -> (B, C, H, W).
 
-    (B, C, H, W) -> (B, C, H, W).
+    Further channels, and images of one or two channels, stay unchanged.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns the image in HSV."""
+        """Returns the image with its color in HSV."""
         if x.shape[1] < 3:
             return x
         hsv = rgb_to_hsv(x[:, :3])

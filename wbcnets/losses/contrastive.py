@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from wbcnets.errors import ConfigError
 from wbcnets.losses.inputs import hard_targets, require_features
+from wbcnets.ops.autocast import autocast_off
 
 
 class ContrastiveLoss(nn.Module):
@@ -42,7 +43,7 @@ class ContrastiveLoss(nn.Module):
         """Returns a scalar from features (B, C) and labels (B,) or probabilities (B, K)."""
         features = require_features("ContrastiveLoss", features, targets)
         labels = hard_targets(targets)
-        with torch.autocast(features.device.type, enabled=False):
+        with autocast_off(features):
             # Scale by the largest value first: squares of large features overflow
             scale = features.detach().abs().amax(dim=1, keepdim=True)
             unit = F.normalize(features / scale.clamp_min(torch.finfo(scale.dtype).tiny), dim=1)

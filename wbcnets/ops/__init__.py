@@ -1,1 +1,1 @@
-"""Fast paths behind the layers: one reference and one file per backend."""
+"""Fast paths of the layers: one reference and one file per backend; in-place tricks."""

@@ -1,4 +1,4 @@
-"""Whether operators on GPUs take their kernels in Triton."""
+"""Switch for the Triton kernels of the operators on GPUs."""
 
 import importlib.util
 import os
@@ -10,10 +10,9 @@ _INSTALLED = importlib.util.find_spec("triton") is not None
 
 
 def wants_triton(device: torch.device) -> bool:
-    """Whether `WBCNETS_TRITON=1` asks for them, on a GPU, and triton is there.
+    """Returns whether to use the kernels: on a GPU, with triton, if ``WBCNETS_TRITON=1``.
 
-    They have to be asked for as long as they have not been run on a GPU: so far their numbers were
-    checked by Triton's interpreter only.
+    They are opt-in because so far only Triton's interpreter has checked their numbers.
     """
     asked = os.environ.get(ENVIRONMENT_VARIABLE, "0") == "1"
     return asked and _INSTALLED and device.type == "cuda"

@@ -1,19 +1,19 @@
-"""The spline branch of a KAN layer: B-spline bases of every input, weighted and summed.
+"""The spline branch of a KAN layer: the weighted sum of each input's B-spline bases.
 
-Source: Liu et al., "KAN: Kolmogorov-Arnold Networks", 2024, section 2.2; the bases
-are those of de Boor, "A Practical Guide to Splines", chapters IX and X.
+Liu et al., "KAN: Kolmogorov-Arnold Networks", 2024, section 2.2; de Boor, "A Practical Guide to
+Splines", chapters IX and X.
 
-Bases come from a recursion for any knots (`cox_de_boor`) or a closed form for uniform cubic ones
-(`cardinal`); the sum over them is one expression (`plain`, the reference and what compilers see) or
-the fast path, which stores none of the bases for the backward pass (`recompute`).
+Bases come from a recursion for any knots (``cox_de_boor``) or from a closed form for uniform cubic
+ones (``cardinal``). Their sum is one expression (``plain``: the reference, and the form for
+compilers) or the fast path, which stores no bases for the backward pass (``recompute``).
 """
 
 import torch
 from torch import Tensor
 
-from wbcnets.ops.kan_spline.bases import bspline_bases
+from wbcnets.ops.autocast import autocast_off
 from wbcnets.ops.kan_spline.fused import fused_spline, has_loops
-from wbcnets.ops.kan_spline.plain import plain_spline
+from wbcnets.ops.kan_spline.plain import bspline_bases, plain_spline
 from wbcnets.ops.kan_spline.recompute import recomputed_spline
 from wbcnets.ops.triton_switch import wants_triton
 
@@ -30,28 +30,26 @@ def kan_spline(
     uniform: bool = False,
     linear: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """`y_o = sum_i scaler_oi * sum_j weight_oij * B_j(x_i)`: `(..., I), ... -> (..., O)`.
+    """Returns ``y_o = sum_i scaler_oi * sum_j weight_oij * B_j(x_i)``: (..., I) -> (..., O).
 
-    Runs in float32 or wider, also under autocast: half of a bfloat16 input's digits would be gone
-    before the first knot is found. Bases are 0 outside the knots, so that inputs of any size, and
-    infinite ones, give finite results and gradients; NaN stays NaN.
+    Runs in float32 or wider even under autocast: a bfloat16 input has too few digits to find its
+    knots. Bases are 0 outside the knots, so inputs of any size, and infinite ones, give finite
+    results and gradients. NaN stays NaN. The result has the widest type of the arguments, and
+    float32 for half types.
 
     Args:
-        x: Inputs `(..., I)`.
-        grid: Knots `(I, K)` in ascending order, one row for every input feature.
-        spline_weight: Coefficients `(O, I, K - order - 1)`.
-        spline_scaler: One factor per pair of an output and an input, `(O, I)`.
+        x: Inputs (..., I).
+        grid: Knots (I, K) in ascending order, one row per input feature.
+        spline_weight: Coefficients (O, I, K - order - 1).
+        spline_scaler: One factor per pair of an output and an input, (O, I).
         order: Degree of the polynomial pieces, 3 for cubic ones.
-        uniform: Every row of the grid is evenly spaced. Said by the caller and never looked up in
-            the grid, which would stop compilers and wait for the device.
-        linear: Inputs `(..., J)` and a matrix `(O, J)` whose product is added, as the base branch
-            of a KAN layer; cheaper here than as a sum of two results.
-
-    Returns:
-        `(..., O)`, in the widest type of the arguments, and in float32 for half types.
+        uniform: Whether every row of the grid is evenly spaced. The caller must know: a look at
+            the grid would stop compilers and wait for the device.
+        linear: Inputs (..., J) and a matrix (O, J) whose product is added, like the base branch of
+            a KAN layer; cheaper here than as a sum of two results.
 
     Raises:
-        ValueError: The shapes do not fit together.
+        ValueError: if the shapes do not match.
     """
     _check_shapes(x, grid, spline_weight, spline_scaler, order)
     wide = torch.promote_types(x.dtype, torch.float32)
@@ -62,14 +60,11 @@ def kan_spline(
         linear = (linear[0].to(wide), linear[1].to(wide))
     if wants_triton(x.device) and uniform and order == 3 and wide == torch.float32:
         return fused_spline(*tensors, linear)
-    # Compilers fuse the plain form and decide themselves what to recompute; an exported graph must
-    # run where this library is not
+    # Compilers fuse the plain form and decide what to recompute; an exported graph must run
+    # without this library
     exporting = _is_exporting() or torch.jit.is_tracing()
     compiling = torch.compiler.is_compiling() or exporting
-    if x.device.type == "meta":
-        evaluate = plain_spline if compiling else recomputed_spline
-        return evaluate(*tensors, order, uniform, linear)
-    with torch.autocast(x.device.type, enabled=False):
+    with autocast_off(x):
         if not compiling:
             return recomputed_spline(*tensors, order, uniform, linear)
         if not exporting and x.device.type == "cpu" and uniform and order == 3 and has_loops():
@@ -78,7 +73,7 @@ def kan_spline(
 
 
 def _is_exporting() -> bool:
-    """Releases of PyTorch that cannot tell get the form that is always right."""
+    """Returns whether a graph is exported; True if this PyTorch cannot tell, which is safe."""
     if not hasattr(torch.compiler, "is_exporting"):
         return True
     return torch.compiler.is_exporting()

@@ -1,8 +1,8 @@
-"""Cubic B-spline bases on evenly spaced knots: a closed form, plain, in place, and in C++.
+"""Cubic B-spline bases on evenly spaced knots in closed form: plain, in place, and in C++.
 
 With u the distance to the middle of a basis in knot spacings,
-`B(u) = (a^3 - 4 b^3) / 6`, `a = (2 - |u|)_+`, `b = (1 - |u|)_+`, and
-`B'(u) = -sign(u) (a^2 - 4 b^2) / 2`
+``B(u) = (a^3 - 4 b^3) / 6``, ``a = (2 - |u|)_+``, ``b = (1 - |u|)_+``, and
+``B'(u) = -sign(u) (a^2 - 4 b^2) / 2``
 (de Boor, "A Practical Guide to Splines", chapter IX: the cardinal B-spline of order 4).
 """
 
@@ -17,10 +17,11 @@ LIBRARY = "kan_spline"
 
 
 def cardinal_position(x: Tensor, grid: Tensor) -> Tensor:
-    """Where the inputs lie, in knot spacings from the middle of a uniform grid: `(..., I)` twice.
+    """Returns positions in knot spacings from the middle of a uniform grid: (..., I) -> (..., I).
 
-    From the middle and not from the first knot, as rounding grows with the distance. Positions stop
-    at the outer knots, where all bases and slopes are 0, so that powers cannot overflow.
+    They count from the middle, not from the first knot, because rounding grows with the distance.
+    They are clamped to the outer knots, where all bases and slopes are 0, so powers cannot
+    overflow.
     """
     first, last = grid[:, 0], grid[:, -1]
     intervals = grid.shape[1] - 1
@@ -29,20 +30,20 @@ def cardinal_position(x: Tensor, grid: Tensor) -> Tensor:
 
 
 def cardinal_center(basis: int, knots: int) -> float:
-    """Where a cubic basis has its middle, in knot spacings from the middle of the grid."""
+    """Returns the middle of a cubic basis, in knot spacings from the middle of the grid."""
     return basis + 2 - (knots - 1) / 2
 
 
 def cardinal_cubic_bases(x: Tensor, grid: Tensor) -> Tensor:
-    """Cubic bases on uniform knots without a recursion: `(..., I), (I, K) -> (..., K - 4, I)`.
+    """Returns cubic bases on uniform knots: (..., I), (I, K) -> (..., K - 4, I).
 
     With u the distance to the middle of a basis in knot spacings,
-    `B(u) = ((2 - |u|)_+^3 - 4 (1 - |u|)_+^3) / 6`.
+    ``B(u) = ((2 - |u|)_+^3 - 4 (1 - |u|)_+^3) / 6``.
     """
     knots = grid.shape[1]
     position = cardinal_position(x, grid)
     bases = []
-    # A basis at a time: compilers then write each block of the result in one loop over x
+    # One basis at a time: compilers then write each block of the result in one loop over x
     for index in range(knots - 4):
         distance = (position - cardinal_center(index, knots)).abs()
         outer = (2 - distance).clamp(min=0)
@@ -52,13 +53,13 @@ def cardinal_cubic_bases(x: Tensor, grid: Tensor) -> Tensor:
 
 
 class CardinalCubic:
-    """Bases for one block of rows at a time, in buffers that are filled again and again.
+    """Bases of one block of rows at a time, in reused buffers.
 
-    Values come six times as large, the division is for the weights, of which there are fewer.
+    The bases are six times as large; the division is left to the weights, which are fewer.
 
     Args:
-        grid: Uniform knots `(I, K)`.
-        rows: The largest number of rows in a block.
+        grid: Uniform knots (I, K).
+        rows: Largest number of rows in a block.
     """
 
     scale = 1 / 6
@@ -71,7 +72,7 @@ class CardinalCubic:
         self._two = grid.new_full((), 2.0)
 
     def bases(self, x: Tensor) -> Tensor:
-        """`(r, I) -> (r, n * I)`; overwritten by the next call."""
+        """(r, I) -> (r, n * I); overwritten by the next call."""
         position = cardinal_position(x, self.grid)
         bases = self._bases[: len(x)]
         outer, inner = self._steps[:2, : len(x)].unbind()
@@ -84,7 +85,7 @@ class CardinalCubic:
         return bases.flatten(1)
 
     def bases_and_input_gradient(self, x: Tensor, grad: Tensor, x_grad: Tensor) -> Tensor:
-        """`(r, I), (r, n * I) -> (r, n * I)`; `x_grad` takes `grad * slope`, summed over bases."""
+        """(r, I), (r, n * I) -> (r, n * I); ``x_grad`` receives the sum of ``grad * slope``."""
         position = cardinal_position(x, self.grid)
         bases = self._bases[: len(x)]
         outer, inner, sign, slope = self._steps[:, : len(x)].unbind()
@@ -107,18 +108,18 @@ class CardinalCubic:
         return bases.flatten(1)
 
     def _distances_to_parts(self, outer: Tensor, inner: Tensor) -> None:
-        """In place: distances `|u|` in `outer` become a, and `inner` becomes b."""
+        """Turns the distances ``|u|`` in ``outer`` into a, and fills ``inner`` with b."""
         torch.sub(self._two, outer, out=outer).clamp_min_(0)
         torch.sub(outer, 1.0, out=inner).clamp_min_(0)
 
 
 class NativeCardinalCubic:
-    """`CardinalCubic` by the loops of `wbcnets/ops/native/kan_spline.cpp`, one pass for all bases.
+    """``CardinalCubic`` in C++ (``wbcnets/ops/native/kan_spline.cpp``): one pass for all bases.
 
     Args:
-        library: What `find_native` returned.
-        grid: Uniform knots `(I, K)` on a processor.
-        rows: The largest number of rows in a block.
+        library: Result of ``find_native``.
+        grid: Uniform knots (I, K) on a CPU.
+        rows: Largest number of rows in a block.
     """
 
     scale = 1 / 6
@@ -133,13 +134,13 @@ class NativeCardinalCubic:
         self._library = library
 
     def bases(self, x: Tensor) -> Tensor:
-        """`(r, I) -> (r, n * I)`; overwritten by the next call."""
+        """(r, I) -> (r, n * I); overwritten by the next call."""
         bases = self._bases[: len(x)]
         self._call("bases", x.contiguous(), self._middle, self._spacings, bases)
         return bases
 
     def bases_and_input_gradient(self, x: Tensor, grad: Tensor, x_grad: Tensor) -> Tensor:
-        """`(r, I), (r, n * I) -> (r, n * I)`; `x_grad` takes `grad * slope`, summed over bases."""
+        """(r, I), (r, n * I) -> (r, n * I); ``x_grad`` receives the sum of ``grad * slope``."""
         bases = self._bases[: len(x)]
         tensors = (grad, self._middle, self._spacings, bases, x_grad)
         self._call("bases_and_input_gradient", x.contiguous(), *tensors)
@@ -151,7 +152,7 @@ class NativeCardinalCubic:
 
 
 def find_native(grid: Tensor) -> ctypes.CDLL | None:
-    """The loops, where they are compiled and fit the grid's device and type."""
+    """Returns the compiled loops; None if there are none for the grid's device and type."""
     if grid.device.type != "cpu" or grid.dtype not in TYPES:
         return None
     return load_library(LIBRARY)

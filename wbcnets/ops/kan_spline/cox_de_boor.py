@@ -1,4 +1,4 @@
-"""B-spline bases of any order on any knots: the recursion of Cox and de Boor.
+"""B-spline bases of any order on any knots, by the recursion of Cox and de Boor.
 
 de Boor, "A Practical Guide to Splines", chapters IX and X.
 """
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def cox_de_boor_bases(x: Tensor, grid: Tensor, order: int) -> Tensor:
-    """Bases of any order on any knots, by recursion: `(..., I), (I, K) -> (..., n, I)`."""
+    """Returns bases of any order on any knots: (..., I), (I, K) -> (..., n, I)."""
     knots = grid.t()
     bases = _boxes(x, knots)
     inside = _clamped(x, knots)
@@ -18,9 +18,9 @@ def cox_de_boor_bases(x: Tensor, grid: Tensor, order: int) -> Tensor:
 
 
 def cox_de_boor_bases_and_slopes(x: Tensor, grid: Tensor, order: int) -> tuple[Tensor, Tensor]:
-    """Bases and their derivatives with respect to the input, both `(..., n, I)`.
+    """Returns bases and their derivatives with respect to the input, each (..., n, I).
 
-    `B'_j,k = k (B_j,k-1 / (t_j+k - t_j) - B_j+1,k-1 / (t_j+k+1 - t_j+1))`.
+    ``B'_j,k = k (B_j,k-1 / (t_j+k - t_j) - B_j+1,k-1 / (t_j+k+1 - t_j+1))``.
     """
     if order == 0:
         bases = cox_de_boor_bases(x, grid, 0)
@@ -33,26 +33,26 @@ def cox_de_boor_bases_and_slopes(x: Tensor, grid: Tensor, order: int) -> tuple[T
 
 
 def _boxes(x: Tensor, knots: Tensor) -> Tensor:
-    """Order 0, 1 from a knot up to the next: `(..., I), (K, I) -> (..., K - 1, I)`."""
+    """Returns the bases of order 0: (..., I), (K, I) -> (..., K - 1, I)."""
     x = x.unsqueeze(-2)
     return ((x >= knots[:-1]) & (x < knots[1:])).to(knots.dtype)
 
 
 def _clamped(x: Tensor, knots: Tensor) -> Tensor:
-    """The inputs pulled to the outer knots, since infinity times a basis of 0 would be NaN."""
-    # Selected, as clamp by tensors halves the gradient of inputs that lie on an outer knot
+    """Returns inputs clamped to the outer knots: infinity times a basis of 0 would be NaN."""
+    # A plain clamp by tensors would halve the gradient of inputs on an outer knot
     inside = (x >= knots[0]) & (x <= knots[-1])
     return torch.where(inside, x, x.detach().clamp(knots[0], knots[-1])).unsqueeze(-2)
 
 
 def _inverse_widths(knots: Tensor, degree: int) -> Tensor:
-    """`1 / (t_j+degree - t_j)`, and 0 where these knots coincide: there 0 / 0 counts as 0."""
+    """Returns ``1 / (t_j+degree - t_j)``, or 0 for knots that coincide: 0 / 0 counts as 0."""
     widths = knots[degree:] - knots[:-degree]
     return torch.where(widths > 0, 1 / widths, torch.zeros_like(widths))
 
 
 def _raise_degree(bases: Tensor, x: Tensor, knots: Tensor, degree: int) -> Tensor:
-    """One step of the recursion: `(..., n + 1, I)` of degree - 1 to `(..., n, I)`."""
+    """Returns one step of the recursion, degree - 1 -> degree: (..., n + 1, I) -> (..., n, I)."""
     weighted = bases * _inverse_widths(knots, degree)
     rising = (x - knots[: -degree - 1]) * weighted[..., :-1, :]
     falling = (knots[degree + 1 :] - x) * weighted[..., 1:, :]
@@ -60,7 +60,7 @@ def _raise_degree(bases: Tensor, x: Tensor, knots: Tensor, degree: int) -> Tenso
 
 
 class CoxDeBoor:
-    """Bases for one block of rows at a time, as `wbcnets.ops.kan_spline.cardinal.CardinalCubic`."""
+    """Bases of one block of rows at a time, with the methods of ``CardinalCubic``."""
 
     scale = 1.0
 
@@ -68,11 +68,11 @@ class CoxDeBoor:
         self.grid, self.order = grid, order
 
     def bases(self, x: Tensor) -> Tensor:
-        """`(r, I) -> (r, n * I)`."""
+        """(r, I) -> (r, n * I)."""
         return cox_de_boor_bases(x, self.grid, self.order).flatten(1)
 
     def bases_and_input_gradient(self, x: Tensor, grad: Tensor, x_grad: Tensor) -> Tensor:
-        """`(r, I), (r, n * I) -> (r, n * I)`; `x_grad` takes `grad * slope`, summed over bases."""
+        """(r, I), (r, n * I) -> (r, n * I); ``x_grad`` receives the sum of ``grad * slope``."""
         bases, slopes = cox_de_boor_bases_and_slopes(x, self.grid, self.order)
         torch.sum(grad.view_as(slopes) * slopes, dim=1, out=x_grad)
         return bases.flatten(1)

@@ -1,7 +1,7 @@
-"""The spline branch as an operator of PyTorch's: C++ loops on processors, Triton on CUDA.
+"""The spline branch as a PyTorch operator: C++ loops on CPUs, Triton on CUDA.
 
-`torch.ops.wbcnets.kan_spline` is opaque to compilers, has shapes on the meta device, and a backward
-operator of its own, which makes the bases again.
+``torch.ops.wbcnets.kan_spline`` is opaque to compilers and has meta shapes. Its backward operator
+recomputes the bases.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ ORDER = 3
 
 @torch.compiler.assume_constant_result
 def has_loops() -> bool:
-    """Whether there are compiled loops for processors."""
+    """Returns whether there are compiled loops for CPUs."""
     return load_library(LIBRARY) is not None
 
 
@@ -30,9 +30,9 @@ def fused_spline(
     spline_scaler: Tensor,
     linear: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """`(..., I) -> (..., O)` on uniform cubic knots, in float32 or wider; on GPUs float32 alone.
+    """(..., I) -> (..., O) on uniform cubic knots, in float32 or wider; on GPUs in float32 only.
 
-    The arguments are those of `wbcnets.ops.kan_spline.kan_spline`.
+    See ``wbcnets.ops.kan_spline.kan_spline`` for the arguments.
     """
     activated, base_weight = (None, None) if linear is None else linear
     if activated is not None:

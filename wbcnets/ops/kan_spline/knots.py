@@ -1,13 +1,13 @@
-"""Knots of B-splines: evenly spaced, or fitted to data, and the move of a spline to other knots."""
+"""Knots of B-splines, evenly spaced or fitted to data, and refits of a spline to other knots."""
 
 import torch
 from torch import Tensor
 
-from wbcnets.ops.kan_spline.bases import bspline_bases
+from wbcnets.ops.kan_spline.plain import bspline_bases
 
-# Directions of the data that the new bases hardly see stay at 0 instead of growing huge
+# Directions of the data that the new bases hardly see stay at 0 instead of becoming huge
 RELATIVE_RANK_TOLERANCE = 1e-6
-# Rows times features that are refitted at once: some hundred megabytes in float64
+# Rows times features to refit at once: some hundred megabytes in float64
 REFIT_BLOCK = 1_048_576
 
 
@@ -19,20 +19,20 @@ def uniform_knots(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Knots of `grid_size` intervals over a range, and `order` more on either side: `(K,)`."""
+    """Returns knots of ``grid_size`` intervals over a range and ``order`` more per side, (K,)."""
     low, high = grid_range
     spacing = (high - low) / grid_size
     steps = torch.arange(-order, grid_size + order + 1, device=device, dtype=dtype)
-    # Rounded as in the released code, whose grids are then equal to the last bit
+    # In the order of the released code, whose grids are then equal to the last bit
     return steps * spacing + low
 
 
 def are_uniform(grid: Tensor, stored_dtype: torch.dtype) -> bool:
-    """Whether every row of knots `(I, K)` is evenly spaced but for the rounding of its type.
+    """Returns whether every row of knots (I, K) is evenly spaced, except for rounding.
 
     Args:
         grid: Ascending knots.
-        stored_dtype: The narrowest type that the knots have been in.
+        stored_dtype: Narrowest type that the knots have been stored in.
     """
     knots = grid.double()
     spacing = (knots[:, -1:] - knots[:, :1]) / (grid.shape[1] - 1)
@@ -43,13 +43,13 @@ def are_uniform(grid: Tensor, stored_dtype: torch.dtype) -> bool:
 
 
 def adaptive_knots(
-    rows: Tensor, grid_size: int, order: int, margin: float, uniform_share: float
+    rows: Tensor, grid_size: int, order: int, margin: float, uniform_fraction: float
 ) -> Tensor:
-    """Knots between the data's quantiles: `(R, I) -> (I, grid_size + 2 * order + 1)`.
+    """Returns knots that follow the data's quantiles: (R, I) -> (I, grid_size + 2 * order + 1).
 
-    Inner knots are `uniform_share * even + (1 - uniform_share) * quantiles`, the even ones from
-    `margin` below the smallest value to `margin` above the largest; outer knots follow at the even
-    spacing (Liu et al., 2024, section 2.2: grids follow the activations).
+    Inner knots are ``f * even + (1 - f) * quantiles`` with f = ``uniform_fraction``. The even ones
+    reach from ``margin`` below the smallest value to ``margin`` above the largest. Outer knots
+    follow at the even spacing (Liu et al., 2024, section 2.2: grids follow the activations).
     """
     ordered = rows.double().sort(dim=0).values
     chosen = torch.linspace(0, len(rows) - 1, grid_size + 1, dtype=torch.float64).round().long()
@@ -57,7 +57,8 @@ def adaptive_knots(
     low, high = ordered[0] - margin, ordered[-1] + margin
     spacing = ((high - low) / grid_size)[:, None]
     steps = torch.arange(grid_size + 1, device=rows.device, dtype=torch.float64)
-    inner = uniform_share * (low[:, None] + spacing * steps) + (1 - uniform_share) * quantiles
+    even = low[:, None] + spacing * steps
+    inner = uniform_fraction * even + (1 - uniform_fraction) * quantiles
     outside = torch.arange(1, order + 1, device=rows.device, dtype=torch.float64)
     left = inner[:, :1] - spacing * outside.flip(0)
     right = inner[:, -1:] + spacing * outside
@@ -67,20 +68,20 @@ def adaptive_knots(
 def refitted_weight(
     rows: Tensor, old_grid: Tensor, new_grid: Tensor, order: int, spline_weight: Tensor
 ) -> Tensor:
-    """Coefficients on new knots whose splines are nearest to the old ones on the data.
+    """Returns coefficients on new knots whose splines are nearest to the old ones on the data.
 
-    Least squares with the smallest coefficients among equals. Every edge of a feature shares that
-    feature's bases, so that one matrix `(n, n)` per feature moves all of them.
+    The least-squares solution with the smallest coefficients. All edges of a feature share its
+    bases, so one matrix (n, n) per feature moves all of them.
 
     Args:
-        rows: Data `(R, I)`.
-        old_grid: Knots `(I, K)`.
-        new_grid: Knots `(I, K)`.
+        rows: Data (R, I).
+        old_grid: Knots (I, K).
+        new_grid: Knots (I, K).
         order: Degree of the polynomial pieces.
-        spline_weight: Coefficients on the old knots, `(O, I, n)`.
+        spline_weight: Coefficients on the old knots, (O, I, n).
 
     Returns:
-        `(O, I, n)` in float64.
+        (O, I, n) in float64.
     """
     features = max(1, REFIT_BLOCK // len(rows))
     moved = []

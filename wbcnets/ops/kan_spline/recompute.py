@@ -1,8 +1,8 @@
-"""The spline branch with bases that are made block by block and made again in the backward pass.
+"""The spline branch with bases computed block by block, and again in the backward pass.
 
-A cubic layer with 8 bases makes 8 numbers of every input. Stored for autograd they, and the steps
-toward them, are the largest part of a KAN's memory; computed in place on some hundred rows at a
-time they stay in the processor's cache, and only the input is kept.
+A cubic layer with 8 bases makes 8 numbers of every input. Stored for autograd, they and their
+intermediate values are the largest part of a KAN's memory. Computed in place on some hundred rows
+at a time, they stay in the cache, and only the input is stored.
 """
 
 import math
@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wbcnets.ops.autocast import autocast_off
 from wbcnets.ops.kan_spline.cardinal import CardinalCubic, NativeCardinalCubic, find_native
 from wbcnets.ops.kan_spline.cox_de_boor import CoxDeBoor
 from wbcnets.ops.kan_spline.plain import plain_spline
 
-# Inputs that are worked on at once: about what a core's second-level cache holds; elsewhere enough
-# to fill the device, with buffers of some hundred megabytes
+# Inputs per block: on CPUs what fits a core's second-level cache, elsewhere enough to fill the
+# device, with buffers of some hundred megabytes
 CPU_BLOCK_PER_THREAD = 98_304
 DEVICE_BLOCK = 4_194_304
 
@@ -31,7 +32,7 @@ def recomputed_spline(
     uniform: bool,
     linear: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """`(..., I) -> (..., O)`; the arguments are those of `wbcnets.ops.kan_spline.kan_spline`."""
+    """(..., I) -> (..., O); see ``wbcnets.ops.kan_spline.kan_spline`` for the arguments."""
     rows = _as_rows(x)
     activated, base_weight = (None, None) if linear is None else (_as_rows(linear[0]), linear[1])
     y = _RecomputedSpline.apply(
@@ -50,12 +51,12 @@ def blockwise_forward(
     order: int,
     uniform: bool,
 ) -> Tensor:
-    """`(R, I) -> (R, O)`: the spline branch, and the product of the last two matrices added."""
+    """(R, I) -> (R, O): the spline branch plus ``activated`` times ``base_weight``."""
     block = _block_rows(x)
     form = _select_form(grid, order, uniform, block)
     matrix = _weight_matrix(spline_weight, spline_scaler * form.scale)
     y = x.new_empty(len(x), len(spline_weight))
-    # Added to by the blocks below: a second array of the output's size costs more than its sum
+    # The blocks below add to y: a second array of its size would cost more than the sum
     if activated is not None and base_weight is not None:
         torch.mm(activated, base_weight.t(), out=y)
     for x_block, y_block in zip(x.split(block), y.split(block)):
@@ -65,7 +66,7 @@ def blockwise_forward(
 
 
 class _RecomputedSpline(torch.autograd.Function):
-    """`(R, I) -> (R, O)`; keeps its arguments and nothing else."""
+    """(R, I) -> (R, O); saves only its arguments."""
 
     @staticmethod
     def forward(
@@ -92,12 +93,10 @@ class _RecomputedSpline(torch.autograd.Function):
         *arguments, activated, base_weight = ctx.saved_tensors
         spline = (*arguments, ctx.order, ctx.uniform)
         gradients: Sequence[Tensor | None]
-        if torch.is_grad_enabled():  # somebody wants derivatives of these derivatives
+        if torch.is_grad_enabled():  # second derivatives are needed
             gradients = _differentiable_gradients(grad, *spline)
-        elif grad.device.type == "meta":
-            gradients = blockwise_gradients(grad, *spline)
         else:
-            with torch.autocast(grad.device.type, enabled=False):
+            with autocast_off(grad):
                 gradients = blockwise_gradients(grad, *spline)
         x_grad, weight_grad, scaler_grad = gradients
         activated_grad = base_grad = None
@@ -115,7 +114,7 @@ def blockwise_gradients(
     order: int,
     uniform: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, the weight and the scaler."""
+    """Returns the gradients of x, the weight and the scaler."""
     block = _block_rows(x)
     form = _select_form(grid, order, uniform, block)
     matrix = _weight_matrix(spline_weight, spline_scaler * form.scale)
@@ -135,9 +134,9 @@ def blockwise_gradients(
 
 
 def _differentiable_gradients(grad: Tensor, *arguments: Any) -> list[Tensor | None]:
-    """The same through the plain form, which autograd can follow once more."""
+    """Returns the same through the plain form, which autograd can differentiate again."""
     x, grid, spline_weight, spline_scaler, order, uniform = arguments
-    # Views, so that no path between the arguments themselves is counted
+    # Views, so the arguments' dependence on each other is not counted
     inputs = [tensor.view_as(tensor) for tensor in (x, spline_weight, spline_scaler)]
     y = plain_spline(inputs[0], grid, inputs[1], inputs[2], order, uniform)
     followed = [tensor for tensor in inputs if tensor.requires_grad]
@@ -165,6 +164,6 @@ def _select_form(
 
 
 def _weight_matrix(spline_weight: Tensor, factors: Tensor) -> Tensor:
-    """`(O, I, n), (O, I) -> (n * I, O)`."""
+    """(O, I, n), (O, I) -> (n * I, O)."""
     scaled = spline_weight * factors.unsqueeze(-1)
     return scaled.permute(2, 1, 0).reshape(-1, len(spline_weight))

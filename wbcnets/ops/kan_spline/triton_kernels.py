@@ -1,13 +1,12 @@
 """The spline branch of a KAN layer for CUDA, in Triton: uniform cubic grids, float32.
 
-Bases live in registers only: a program makes those of a tile of inputs, one basis at a time, and
-multiplies them by the matching rows of the weight matrix `(n * I, O)` right away. Memory moves the
-inputs, the matrix and the result; with 8 bases that is a ninth of what the plain form moves.
-A tile of outputs makes its bases again, which costs some 10 operations for each against 2 times
-BLOCK_OUT of the product.
+Bases live only in registers: a program computes those of a tile of inputs, one basis at a time, and
+immediately multiplies them by the matching rows of the weight matrix (n * I, O). Memory traffic is
+the inputs, the matrix and the result; with 8 bases that is a ninth of the plain form's. Each tile
+of outputs recomputes its bases, at some 10 operations each against 2 * BLOCK_OUT for the product.
 
-The gradient of the matrix is a sum over rows: some programs share it, each writes its part, and the
-parts are added in a fixed order, so that the same inputs give the same bits.
+The gradient of the matrix is a sum over rows. Several programs share it, each writes its part, and
+the parts are added in a fixed order, so the same inputs give the same bits.
 """
 
 import torch
@@ -18,13 +17,13 @@ from torch import Tensor
 _BLOCK_ROWS = 64
 _BLOCK_IN = 32
 _BLOCK_OUT = 64
-# Programs that share the sum over rows: enough to fill a large device with a layer's few tiles
+# Programs that share the sum over rows; a layer's few tiles alone would not fill a large device
 _ROW_PARTS = 16
 
 
 @triton.jit
 def _positions(x, first, last, INTERVALS: tl.constexpr):
-    """In knot spacings from the middle of the grid, cut at the outer knots; NaN stays."""
+    """Returns positions in knot spacings from the grid's middle, clamped to it; NaN stays."""
     position = (x - (first + last) / 2) * (INTERVALS / (last - first))
     position = tl.where(position < -INTERVALS / 2, -INTERVALS / 2, position)
     return tl.where(position > INTERVALS / 2, INTERVALS / 2, position)
@@ -32,7 +31,7 @@ def _positions(x, first, last, INTERVALS: tl.constexpr):
 
 @triton.jit
 def _basis(position, index, INTERVALS: tl.constexpr):
-    """Six times a cubic basis: `(2 - |u|)_+^3 - 4 (1 - |u|)_+^3`."""
+    """Returns six times a cubic basis: ``(2 - |u|)_+^3 - 4 (1 - |u|)_+^3``."""
     distance = tl.abs(position - (index + 2 - INTERVALS / 2))
     outer = 2.0 - distance
     outer = tl.where(outer < 0, 0.0, outer)
@@ -43,7 +42,7 @@ def _basis(position, index, INTERVALS: tl.constexpr):
 
 @triton.jit
 def _slope(position, index, INTERVALS: tl.constexpr):
-    """Six times the derivative of a cubic basis, per knot spacing."""
+    """Returns six times the derivative of a cubic basis, per knot spacing."""
     u = position - (index + 2 - INTERVALS / 2)
     outer = 2.0 - tl.abs(u)
     outer = tl.where(outer < 0, 0.0, outer)
@@ -121,10 +120,10 @@ def _input_gradient_kernel(
     row64 = row.to(tl.int64)
     is_feature = feature < inputs
     is_input = (row < rows)[:, None] & is_feature[None, :]
-    places = row64[:, None] * inputs + feature[None, :]
+    offsets = row64[:, None] * inputs + feature[None, :]
     low = tl.load(first + feature, mask=is_feature, other=-1.0)
     high = tl.load(last + feature, mask=is_feature, other=1.0)
-    tile = tl.load(x + places, mask=is_input, other=0.0)
+    tile = tl.load(x + offsets, mask=is_input, other=0.0)
     position = _positions(tile, low[None, :], high[None, :], BASES + 3)
     total = tl.zeros((BLOCK_ROWS, BLOCK_IN), tl.float32)
     for index in tl.static_range(BASES):
@@ -144,7 +143,7 @@ def _input_gradient_kernel(
             of_basis = tl.dot(upstream, weight, of_basis, input_precision=PRECISION)
         total += _slope(position, index, BASES + 3) * of_basis
     total *= (BASES + 3) / (high - low)[None, :]
-    tl.store(grad_x + places, total, mask=is_input)
+    tl.store(grad_x + offsets, total, mask=is_input)
 
 
 @triton.jit
@@ -191,16 +190,16 @@ def _matrix_gradient_kernel(
         position = _positions(tile, low[:, None], high[:, None], BASES + 3)
         bases = _basis(position, index, BASES + 3)
         total = tl.dot(bases, upstream, total, input_precision=PRECISION)
-    place = ((part * BASES + index).to(tl.int64) * inputs + feature)[:, None] * outputs
+    offset = ((part * BASES + index).to(tl.int64) * inputs + feature)[:, None] * outputs
     tl.store(
-        parts + place + column[None, :],
+        parts + offset + column[None, :],
         total,
         mask=is_feature[:, None] & (column < outputs)[None, :],
     )
 
 
 def triton_forward(x: Tensor, grid: Tensor, spline_weight: Tensor, spline_scaler: Tensor) -> Tensor:
-    """`(R, I), (I, K), (O, I, K - 4), (O, I) -> (R, O)`, all in float32; the grid is uniform."""
+    """(R, I), (I, K), (O, I, K - 4), (O, I) -> (R, O), all in float32; the grid is uniform."""
     x, matrix = x.contiguous(), _weight_matrix(spline_weight, spline_scaler)
     (rows, inputs), outputs = x.shape, matrix.shape[1]
     y = x.new_empty(rows, outputs)
@@ -216,7 +215,7 @@ def triton_forward(x: Tensor, grid: Tensor, spline_weight: Tensor, spline_scaler
 def triton_backward(
     grad: Tensor, x: Tensor, grid: Tensor, spline_weight: Tensor, spline_scaler: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, weight and scaler, given that of the result `(R, O)`."""
+    """Returns the gradients of x, weight and scaler, given that of the result (R, O)."""
     grad, x = grad.contiguous(), x.contiguous()
     matrix = _weight_matrix(spline_weight, spline_scaler)
     (rows, inputs), outputs, bases = x.shape, matrix.shape[1], grid.shape[1] - 4
@@ -241,7 +240,7 @@ def triton_backward(
 
 
 def _weight_matrix(spline_weight: Tensor, spline_scaler: Tensor) -> Tensor:
-    """`(O, I, n), (O, I) -> (n * I, O)`, a sixth of it, as bases come six times as large."""
+    """(O, I, n), (O, I) -> (n * I, O), divided by six because the bases are six times as large."""
     scaled = spline_weight * (spline_scaler / 6).unsqueeze(-1)
     return scaled.permute(2, 1, 0).reshape(-1, len(spline_weight))
 

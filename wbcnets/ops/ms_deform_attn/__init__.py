@@ -1,7 +1,8 @@
 """Multi-scale deformable attention: the sampling operator and the choice of its backend.
 
-Source: Zhu et al., "Deformable DETR", ICLR 2021, equation 3; the MFDS-DETR paper, equations 3 to 7.
-Every backend takes and returns the same tensors and agrees with `grid_sample`, the reference.
+Zhu et al., "Deformable DETR: Deformable Transformers for End-to-End Object Detection", ICLR 2021,
+equation 3; the MFDS-DETR paper, equations 3 to 7. Every backend takes and returns the same tensors
+and agrees with ``grid_sample``, the reference.
 """
 
 import os
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from wbcnets.errors import ConfigError
+from wbcnets.ops.autocast import autocast_off
 from wbcnets.ops.ms_deform_attn.bag import bag_attention
 from wbcnets.ops.ms_deform_attn.fused import fused_attention
 from wbcnets.ops.ms_deform_attn.grid_sample import grid_sample_attention
@@ -36,29 +38,29 @@ def ms_deform_attn(
     attention_weights: Tensor,
     backend: str | None = None,
 ) -> Tensor:
-    """Sum of values sampled bilinearly at some points of every level, weighted per point.
+    """Returns the weighted sum of values sampled bilinearly at points of every level.
 
-    `(B, S, M, D), (B, Q, M, L, P, 2), (B, Q, M, L, P) -> (B, Q, M * D)` with M heads of D channels,
-    L levels of P points. Points outside a map read zeros. Sampling runs in float32 or wider, since
-    a bfloat16 coordinate is off by more than a pixel on a 640-pixel map.
+    (B, S, M, D), (B, Q, M, L, P, 2), (B, Q, M, L, P) -> (B, Q, M * D) with M heads of D channels,
+    L levels of P points. Points outside a map read zeros. Sampling runs in float32 or wider,
+    because a bfloat16 coordinate is off by more than a pixel on a 640-pixel map.
 
     Args:
         value: The projected maps of all levels, flattened and concatenated, S = sum of H_l * W_l.
-        spatial_shapes: `(H_l, W_l)` of every level.
-        sampling_locations: Points `(x, y)` as fractions of the map's size, 0 to 1 inside it.
+        spatial_shapes: (H_l, W_l) of every level.
+        sampling_locations: Points (x, y) as fractions of the map's size, 0 to 1 inside it.
         attention_weights: Weights of the points.
-        backend: A name of `BACKENDS`; None takes the environment variable `WBCNETS_MSDA`, else the
-            fastest one for the device.
+        backend: A name of ``BACKENDS``; None means that of the environment variable
+            ``WBCNETS_MSDA``, or else the fastest one for the device.
 
     Raises:
-        ConfigError: The backend's name is unknown.
-        ValueError: The shapes do not fit together.
+        ConfigError: if the backend's name is unknown.
+        ValueError: if the shapes do not match.
     """
     _check_shapes(value, spatial_shapes, sampling_locations, attention_weights)
     attend = BACKENDS[select_backend(value.device, backend)]
-    with torch.autocast(value.device.type, enabled=False):
+    with autocast_off(value):
         wide = torch.promote_types(value.dtype, torch.float32)
-        # The kernels for GPUs sum half values in float32 themselves
+        # The GPU kernels themselves sum half values in float32
         in_kernel = attend is fused_attention and value.is_cuda
         sampled = attend(
             value if in_kernel else value.to(wide),
@@ -70,12 +72,12 @@ def ms_deform_attn(
 
 
 def select_backend(device: torch.device, requested: str | None = None) -> str:
-    """Name of the backend to use on a device.
+    """Returns the name of the backend for a device.
 
-    Export and tracing always get `grid_sample`, whose operators every runtime knows.
+    Export and tracing always use ``grid_sample``, whose operators every runtime knows.
 
     Raises:
-        ConfigError: The requested name, or the one in `WBCNETS_MSDA`, is unknown.
+        ConfigError: if the requested name, or the one in ``WBCNETS_MSDA``, is unknown.
     """
     if torch.compiler.is_exporting() or torch.jit.is_tracing():
         return "grid_sample"

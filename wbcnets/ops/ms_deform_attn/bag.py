@@ -1,8 +1,8 @@
-"""Deformable attention as one weighted `embedding_bag` over the flattened values: for CPUs.
+"""Deformable attention as one weighted ``embedding_bag`` over the flattened values, for CPUs.
 
 A bilinear sample is a weighted sum of four rows of the value table, and attention is a weighted sum
-of samples. One query of one head therefore is one bag of 4 * L * P rows, whose weights are the
-products of both. The table is read in place, and nothing of size Q * L * P * D is ever written.
+of samples. One query of one head is therefore one bag of 4 * L * P rows, whose weights are the
+products of both. The table is read in place, and nothing of size Q * L * P * D is written.
 """
 
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ def bag_attention(
     sampling_locations: Tensor,
     attention_weights: Tensor,
 ) -> Tensor:
-    """`(B, S, M, D), (B, Q, M, L, P, 2), (B, Q, M, L, P) -> (B, Q, M * D)`.
+    """(B, S, M, D), (B, Q, M, L, P, 2), (B, Q, M, L, P) -> (B, Q, M * D).
 
-    The arguments are those of `wbcnets.ops.ms_deform_attn.ms_deform_attn`.
+    See ``wbcnets.ops.ms_deform_attn.ms_deform_attn`` for the arguments.
     """
     batch, tokens, heads, dim = value.shape
     queries = sampling_locations.shape[1]
@@ -40,7 +40,7 @@ def _corner_rows(
     sampling_locations: Tensor,
     attention_weights: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Rows of the value table around every point, and their weights: two `(B, Q, M, L, P, 4)`."""
+    """Returns rows of the value table around each point, and weights, each (B, Q, M, L, P, 4)."""
     batch, _, heads = sampling_locations.shape[:3]
     device = sampling_locations.device
     # 32-bit rows halve the memory traffic of the index arithmetic, and of the backward's sort
@@ -50,17 +50,17 @@ def _corner_rows(
     )
     limits = sizes[:, None].to(sampling_locations.dtype)  # (L, 1, 2)
 
-    # Pixel centers lie at integers. One pixel outside the map everything is zero already, so the
-    # clamp changes no value; it keeps huge coordinates from overflowing the integer index. It cuts
-    # at -2, since at -1, where the initial offsets of border tokens lie, the slope is not zero yet.
+    # Pixel centers lie at integers. The clamp keeps huge coordinates from overflowing the integer
+    # index. It changes no value, because everything is zero one pixel outside the map. It cuts at
+    # -2: at -1, where the initial offsets of border tokens lie, the slope is not yet zero.
     positions = sampling_locations * limits - 0.5
     positions = torch.minimum(positions.clamp(min=-2), limits)
     low = positions.detach().floor()
     fraction = positions - low
     corners = torch.stack([low, low + 1])  # (2, B, Q, M, L, P, 2)
     inside = (corners >= 0) & (corners < limits)
-    # Multiplied, not selected: a NaN coordinate has to reach the output
-    shares = torch.stack([1 - fraction, fraction]) * inside
+    # Multiplied, not selected: a NaN coordinate must reach the output
+    factors = torch.stack([1 - fraction, fraction]) * inside
     indices = torch.minimum(corners.to(index_type).clamp(min=0), sizes[:, None] - 1)
 
     areas = sizes.prod(dim=1, dtype=index_type)
@@ -70,8 +70,8 @@ def _corner_rows(
     starts = image_starts.view(-1, 1, 1, 1, 1) + level_starts.view(-1, 1)
     row_starts = row * sizes[:, :1] + starts  # (2, B, Q, M, L, P)
     head = torch.arange(heads, device=device, dtype=index_type).view(-1, 1, 1)
-    x_share, y_share = shares.unbind(-1)
-    y_share = y_share * attention_weights
+    x_factor, y_factor = factors.unbind(-1)
+    y_factor = y_factor * attention_weights
     rows = [(row_starts[y] + column[x]) * heads + head for y in (0, 1) for x in (0, 1)]
-    weights = [y_share[y] * x_share[x] for y in (0, 1) for x in (0, 1)]
+    weights = [y_factor[y] * x_factor[x] for y in (0, 1) for x in (0, 1)]
     return torch.stack(rows, dim=-1), torch.stack(weights, dim=-1)

@@ -1,7 +1,7 @@
-"""Deformable attention as an operator of PyTorch's: loops on processors, Triton on CUDA.
+"""Deformable attention as a PyTorch operator: C++ loops on CPUs, Triton on CUDA.
 
-`torch.ops.wbcnets.ms_deform_attn` is opaque to compilers, has shapes on the meta device, and a
-backward operator of its own, so that no graph of the arithmetic inside is kept.
+``torch.ops.wbcnets.ms_deform_attn`` is opaque to compilers and has meta shapes. It has its own
+backward operator, so autograd stores no graph of the arithmetic inside.
 """
 
 from collections.abc import Sequence
@@ -21,13 +21,13 @@ def fused_attention(
     sampling_locations: Tensor,
     attention_weights: Tensor,
 ) -> Tensor:
-    """`(B, S, M, D), (B, Q, M, L, P, 2), (B, Q, M, L, P) -> (B, Q, M * D)`.
+    """(B, S, M, D), (B, Q, M, L, P, 2), (B, Q, M, L, P) -> (B, Q, M * D).
 
-    The arguments are those of `wbcnets.ops.ms_deform_attn.ms_deform_attn`.
+    See ``wbcnets.ops.ms_deform_attn.ms_deform_attn`` for the arguments.
 
     Raises:
-        RuntimeError: There are no loops for this machine, see `wbcnets.ops.native`.
-        ModuleNotFoundError: The tensors are on a GPU, and triton is not installed.
+        RuntimeError: if there are no loops for this machine, see ``wbcnets.ops.native``.
+        ModuleNotFoundError: if the tensors are on a GPU and triton is not installed.
     """
     flat_shapes = [side for shape in spatial_shapes for side in shape]
     return _forward(value, flat_shapes, sampling_locations, attention_weights)

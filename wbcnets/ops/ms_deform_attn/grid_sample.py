@@ -1,4 +1,4 @@
-"""Deformable attention by `grid_sample`, a level at a time: the reference and the export path."""
+"""Deformable attention by ``grid_sample``, level by level: the reference and the export path."""
 
 from collections.abc import Sequence
 
@@ -13,9 +13,9 @@ def grid_sample_attention(
     sampling_locations: Tensor,
     attention_weights: Tensor,
 ) -> Tensor:
-    """`(B, S, M, D), (B, Q, M, L, P, 2), (B, Q, M, L, P) -> (B, Q, M * D)`.
+    """(B, S, M, D), (B, Q, M, L, P, 2), (B, Q, M, L, P) -> (B, Q, M * D).
 
-    The arguments are those of `wbcnets.ops.ms_deform_attn.ms_deform_attn`.
+    See ``wbcnets.ops.ms_deform_attn.ms_deform_attn`` for the arguments.
     """
     batch, _, heads, dim = value.shape
     queries = sampling_locations.shape[1]

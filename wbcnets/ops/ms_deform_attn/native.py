@@ -1,7 +1,7 @@
-"""Deformable attention by the loops of `wbcnets/ops/native/ms_deform_attn.cpp`: for processors.
+"""Deformable attention by the C++ loops of ``wbcnets/ops/native/ms_deform_attn.cpp``, for CPUs.
 
-Nothing is written but the result. A point costs 4 rows of D values read and 4 D multiply-adds, and
-in the backward pass as many rows written and twice the multiply-adds.
+They write only the result. A point costs 4 rows of D values read and 4 D multiply-adds; in the
+backward pass it also writes as many rows and takes twice the multiply-adds.
 """
 
 import ctypes
@@ -17,20 +17,20 @@ LIBRARY = "ms_deform_attn"
 
 @torch.compiler.assume_constant_result
 def is_available() -> bool:
-    """Whether the loops are compiled, or can be; graph compilers take the answer as constant."""
+    """Returns whether there are compiled loops; compilers of graphs treat it as constant."""
     return load_library(LIBRARY) is not None
 
 
 def native_forward(
     value: Tensor, spatial_shapes: Sequence[int], locations: Tensor, weights: Tensor
 ) -> Tensor:
-    """`(B, S, M, D), (B, Q, M, L, P, 2), (B, Q, M, L, P) -> (B, Q, M * D)`.
+    """(B, S, M, D), (B, Q, M, L, P, 2), (B, Q, M, L, P) -> (B, Q, M * D).
 
     Args:
-        value: See `wbcnets.ops.ms_deform_attn.ms_deform_attn`, in float32 or float64.
-        spatial_shapes: Height and width of every level, one after another.
-        locations: See there, in value's type.
-        weights: See there, in value's type.
+        value: See ``wbcnets.ops.ms_deform_attn.ms_deform_attn``, in float32 or float64.
+        spatial_shapes: Height and width of all levels in one sequence.
+        locations: See there, in the type of ``value``.
+        weights: See there, in the type of ``value``.
     """
     tensors = [tensor.contiguous() for tensor in (value, locations, weights)]
     batch, _, heads, dim = value.shape
@@ -42,7 +42,7 @@ def native_forward(
 def native_backward(
     grad: Tensor, value: Tensor, spatial_shapes: Sequence[int], locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of value, locations and weights, given that of the result `(B, Q, M * D)`."""
+    """Returns the gradients of value, locations and weights, given that of the result."""
     tensors = [tensor.contiguous() for tensor in (grad, value, locations, weights)]
     contiguous = torch.contiguous_format
     grads = (
@@ -65,7 +65,7 @@ def _call(
     if library is None:
         raise RuntimeError(
             "backend 'fused' needs its compiled loops, which are switched off or could not be "
-            "made (the log says why); choose backend='bag'"
+            "compiled (the log says why); choose backend='bag'"
         )
     batch, tokens, heads, dim = value.shape
     queries, levels, points = locations.shape[1], locations.shape[3], locations.shape[4]

@@ -1,10 +1,10 @@
 """Deformable attention for CUDA, in Triton: one program for some queries of one head.
 
-A program reads its queries' positions and weights once, gathers 4 * L * P rows of D values, sums in
-registers in float32 and writes one row. Memory therefore moves 4 L P D values in, mostly from the
-second-level cache as neighboring queries read neighboring rows, and D out; nothing of size
-Q * L * P * D exists. The backward pass adds to the gradient of the values by atomics in float32, so
-that its last bits depend on the order of programs; the other two gradients are written once.
+For each query a program reads positions and weights once, gathers 4 * L * P rows of D values, sums
+them in registers in float32 and writes one row. It reads 4 L P D values, mostly from the
+second-level cache because neighboring queries read neighboring rows, and writes D; nothing of size
+Q * L * P * D exists. The backward pass adds to the gradient of the values by float32 atomics, so
+its last bits depend on the order of programs; the other two gradients are written once.
 """
 
 import functools
@@ -15,14 +15,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Values of one program, in the registers of its four warps
+# Values per program, in the registers of its four warps
 _VALUES_PER_PROGRAM = 1024
 _LARGEST_BLOCK = 64
 
 
 @triton.jit
 def _pixel(location, size):
-    """A fraction of the map in pixels, cut one pixel outside of it; NaN stays."""
+    """Returns a fraction of the map in pixels, clamped outside of it; NaN stays."""
     pixel = location * size - 0.5
     pixel = tl.where(pixel < -2.0, -2.0, pixel)
     return tl.where(pixel > size, size, pixel)
@@ -72,15 +72,15 @@ def _forward_kernel(
                 along_x = x - left if corner % 2 == 1 else 1.0 - (x - left)
                 along_y = y - top if corner // 2 == 1 else 1.0 - (y - top)
                 token = tl.where(inside, line * width + column, 0.0).to(tl.int64) + start
-                place = ((image * tokens + token) * heads + head) * dim
+                offset = ((image * tokens + token) * heads + head) * dim
                 found = tl.load(
-                    value + place[:, None] + channel[None, :],
+                    value + offset[:, None] + channel[None, :],
                     mask=is_value & inside[:, None],
                     other=0.0,
                 )
                 total += (weight * along_x * along_y)[:, None] * found.to(tl.float32)
-    place = row * dim
-    tl.store(out + place[:, None] + channel[None, :], total, mask=is_value)
+    offset = row * dim
+    tl.store(out + offset[:, None] + channel[None, :], total, mask=is_value)
 
 
 @triton.jit
@@ -109,8 +109,8 @@ def _backward_kernel(
     is_query = query < queries
     is_value = is_query[:, None] & (channel < dim)[None, :]
     row = (image * queries + query) * heads + head
-    out_place = (row * dim)[:, None] + channel[None, :]
-    upstream = tl.load(grad + out_place, mask=is_value, other=0.0).to(tl.float32)
+    out_offset = (row * dim)[:, None] + channel[None, :]
+    upstream = tl.load(grad + out_offset, mask=is_value, other=0.0).to(tl.float32)
     for level in tl.static_range(LEVELS):
         height = tl.load(levels + 3 * level)
         width = tl.load(levels + 3 * level + 1)
@@ -136,12 +136,12 @@ def _backward_kernel(
                 slope_x = 1.0 if corner % 2 == 1 else -1.0
                 slope_y = 1.0 if corner // 2 == 1 else -1.0
                 token = tl.where(inside, line * width + column, 0.0).to(tl.int64) + start
-                place = ((image * tokens + token) * heads + head) * dim
-                places = place[:, None] + channel[None, :]
+                offset = ((image * tokens + token) * heads + head) * dim
+                offsets = offset[:, None] + channel[None, :]
                 is_inside = is_value & inside[:, None]
-                found = tl.load(value + places, mask=is_inside, other=0.0).to(tl.float32)
-                share = (weight * along_x * along_y)[:, None]
-                tl.atomic_add(grad_value + places, share * upstream, mask=is_inside)
+                found = tl.load(value + offsets, mask=is_inside, other=0.0).to(tl.float32)
+                factor = (weight * along_x * along_y)[:, None]
+                tl.atomic_add(grad_value + offsets, factor * upstream, mask=is_inside)
                 product = tl.sum(found * upstream, axis=1)
                 of_weight += along_x * along_y * product
                 of_x += slope_x * along_y * product
@@ -154,11 +154,11 @@ def _backward_kernel(
 def triton_forward(
     value: Tensor, spatial_shapes: Sequence[int], locations: Tensor, weights: Tensor
 ) -> Tensor:
-    """`(B, S, M, D), (B, Q, M, L, P, 2), (B, Q, M, L, P) -> (B, Q, M * D)`, in value's type.
+    """(B, S, M, D), (B, Q, M, L, P, 2), (B, Q, M, L, P) -> (B, Q, M * D), in value's type.
 
     Args:
         value: In float32, float16 or bfloat16; sums are in float32.
-        spatial_shapes: Height and width of every level, one after another.
+        spatial_shapes: Height and width of all levels in one sequence.
         locations: In float32.
         weights: In float32.
     """
@@ -173,7 +173,7 @@ def triton_forward(
 def triton_backward(
     grad: Tensor, value: Tensor, spatial_shapes: Sequence[int], locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of value, locations and weights, given that of the result `(B, Q, M * D)`."""
+    """Returns the gradients of value, locations and weights, given that of the result."""
     grad, value, locations, weights = (x.contiguous() for x in (grad, value, locations, weights))
     grad_value = torch.zeros_like(value, dtype=torch.float32)
     grad_locations, grad_weights = torch.empty_like(locations), torch.empty_like(weights)
@@ -206,7 +206,7 @@ def _launch(kernel: "triton.JITFunction", tensors: list[Tensor], value: Tensor, 
 
 @functools.lru_cache(maxsize=128)
 def _levels(spatial_shapes: tuple[int, ...], device: torch.device) -> Tensor:
-    """Height, width and first token of every level; kept, since a copy to the device waits."""
+    """Returns height, width and first token of every level; cached, as copies to a GPU wait."""
     rows, start = [], 0
     for height, width in zip(spatial_shapes[::2], spatial_shapes[1::2]):
         rows.append((height, width, start))

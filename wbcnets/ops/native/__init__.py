@@ -1,8 +1,8 @@
-"""Loops in C++ behind some operators on processors: compiled once on the user's machine.
+"""C++ loops of some operators on CPUs, compiled once on the user's machine.
 
-The sources use neither PyTorch's headers nor its binary interface, so that one second of any C++
-compiler is all they need, and no release of PyTorch can break them. Without a compiler, or with
-`WBCNETS_NATIVE=0`, operators take their forms in tensor operations.
+The sources use neither PyTorch's headers nor its binary interface: any C++ compiler builds them in
+a second, and no release of PyTorch can break them. Without a compiler, or with
+``WBCNETS_NATIVE=0``, the operators use tensor operations.
 """
 
 import ctypes
@@ -27,10 +27,10 @@ __all__ = ["ENVIRONMENT_VARIABLE", "TYPES", "call", "load_library"]
 
 ENVIRONMENT_VARIABLE = "WBCNETS_NATIVE"
 TYPES = {torch.float32: "float32", torch.float64: "float64"}
-Number = Any  # of ctypes, whose common base is private
+Number = Any  # a ctypes number; their common base class is private
 COMPILERS = ("c++", "g++", "clang++")
 COMPILE_SECONDS = 120
-# No -ffast-math: it would take NaN for a number, and change how the whole process rounds
+# No -ffast-math: it would treat NaN as a number and change the rounding of the whole process
 FLAGS = (
     "-std=c++17",
     "-O3",
@@ -40,7 +40,7 @@ FLAGS = (
     "-fPIC",
     "-shared",
 )
-# Compilers for x86 take half of a wide register otherwise; others do not know the flag
+# x86 compilers otherwise use half of a wide register; other compilers reject the flag
 X86_FLAGS = ("-mprefer-vector-width=512",)
 
 logger = logging.getLogger(__name__)
@@ -48,11 +48,11 @@ logger = logging.getLogger(__name__)
 
 @functools.cache
 def load_library(name: str) -> ctypes.CDLL | None:
-    """The compiled `NAME.cpp` of this folder, or None where it cannot be had.
+    """Returns the compiled ``NAME.cpp`` of this folder, or None if it is not available.
 
-    The first call on a machine compiles it into `WBCNETS_CACHE`, or `~/.cache/wbcnets`; the name of
-    the file there holds a hash of source, compiler, flags and processor. Why there is none is
-    logged once.
+    The first call on a machine compiles it into ``WBCNETS_CACHE``, or ``~/.cache/wbcnets``, under a
+    name with a hash of source, compiler, flags and processor. If that fails, the reason is logged
+    once.
     """
     if os.environ.get(ENVIRONMENT_VARIABLE, "1") == "0":
         return None
@@ -61,8 +61,8 @@ def load_library(name: str) -> ctypes.CDLL | None:
     except (OSError, subprocess.SubprocessError, RuntimeError) as error:
         reason = getattr(error, "stderr", None) or error
         logger.warning(
-            "The fast loops of %s are not available, slower tensor operations take their place; "
-            "install a C++ compiler with OpenMP, or set %s=0 to leave this message out. %s",
+            "The fast loops of %s are not available; slower tensor operations replace them. "
+            "Install a C++ compiler with OpenMP, or set %s=0 to silence this message. %s",
             name,
             ENVIRONMENT_VARIABLE,
             reason,
@@ -71,13 +71,13 @@ def load_library(name: str) -> ctypes.CDLL | None:
 
 
 def call(library: ctypes.CDLL, name: str, tensors: Sequence[Tensor], *numbers: Number) -> None:
-    """Runs a loop with as many threads as PyTorch takes.
+    """Runs a loop with as many threads as PyTorch uses.
 
     Args:
-        library: What `load_library` returned.
-        name: Of the function, without the type behind it.
-        tensors: Contiguous, all of the first one's type, which is one of `TYPES`.
-        numbers: What follows in the function's arguments; the threads come last.
+        library: Result of ``load_library``.
+        name: Name of the function without its type suffix.
+        tensors: Contiguous tensors of one type among ``TYPES``.
+        numbers: Further arguments of the function; the number of threads is added.
     """
     function = getattr(library, f"{name}_{TYPES[tensors[0].dtype]}")
     pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors)
@@ -97,7 +97,7 @@ def _compiled(source: Path) -> Path:
 
 
 def _compile(command: list[str], source: Path, library: Path) -> None:
-    # Under a name of its own first: several processes may compile at once
+    # A temporary name first: several processes may compile at the same time
     descriptor, unfinished = tempfile.mkstemp(suffix=".so", dir=library.parent)
     os.close(descriptor)
     try:
@@ -120,7 +120,7 @@ def _flags() -> tuple[str, ...]:
 
 def _find_compiler() -> str:
     if sys.platform == "win32":
-        raise RuntimeError("There is no build for Windows.")
+        raise RuntimeError("Windows is not supported.")
     for name in (os.environ.get("CXX", ""), *COMPILERS):
         found = shutil.which(name) if name else None
         if found:
@@ -129,7 +129,7 @@ def _find_compiler() -> str:
 
 
 def _cache_folder() -> Path:
-    """A folder that nobody else can write to, since what lies there is run."""
+    """Returns the cache folder; nobody else may write to it, because its libraries run."""
     chosen = os.environ.get("WBCNETS_CACHE")
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(chosen) if chosen else Path(cache) / "wbcnets"
@@ -149,7 +149,7 @@ def _first_line(*command: str) -> str:
 
 
 def _processor() -> str:
-    """What tells processors of different instruction sets apart, that share a home folder."""
+    """Returns the processor's model and flags: home folders may serve several processors."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,8 +1,8 @@
-// Dropout whose mask is a hash of seed and place: computed again in the backward pass and never
-// stored, by any number of threads with the same result.
+// Dropout whose mask is a hash of seed and index. The backward pass recomputes the mask, which is
+// never stored; the result does not depend on the number of threads.
 //
-// The hash is two rounds of a 32-bit finalizer with low bias, whose constants were found by
-// Wellons ("Prospecting for Hash Functions", 2018).
+// The hash is two rounds of a 32-bit finalizer with low bias, with constants from Wellons
+// ("Prospecting for Hash Functions", 2018).
 
 #include <cstdint>
 
@@ -19,8 +19,8 @@ inline uint32_t mix(uint32_t x) {
 
 constexpr int64_t kBlock = 1 << 16;
 
-// Calls body(first, last, key) for blocks of places; `key` is the seed mixed with the block's number,
-// so that places inside need 32 bits only.
+// Calls body(first, last, low, high) for blocks of indices. low and high are the seed mixed with the
+// number of the block, so indices inside need only 32 bits.
 template <typename Body>
 void for_blocks(int64_t count, uint64_t seed, int threads, Body body) {
   const int64_t blocks = (count + kBlock - 1) / kBlock;
@@ -34,8 +34,8 @@ void for_blocks(int64_t count, uint64_t seed, int threads, Body body) {
   }
 }
 
-inline bool is_kept(int64_t place, uint32_t low, uint32_t high, uint32_t threshold) {
-  return mix(mix(static_cast<uint32_t>(place) ^ low) + high) >= threshold;
+inline bool is_kept(int64_t index, uint32_t low, uint32_t high, uint32_t threshold) {
+  return mix(mix(static_cast<uint32_t>(index) ^ low) + high) >= threshold;
 }
 
 template <typename T>
@@ -44,7 +44,7 @@ void relu_dropout(T* x, int64_t count, uint64_t seed, uint32_t threshold, T scal
 #pragma omp simd
     for (int64_t i = first; i < last; ++i) {
       const T kept = is_kept(i - first, low, high, threshold) ? scale : T(0);
-      x[i] = (x[i] < T(0) ? T(0) : x[i]) * kept;  // NaN is not below 0, and stays
+      x[i] = (x[i] < T(0) ? T(0) : x[i]) * kept;  // NaN is not below 0 and stays
     }
   });
 }

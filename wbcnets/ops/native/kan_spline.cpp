@@ -1,5 +1,5 @@
-// Cubic B-spline bases on evenly spaced knots, and their slopes: the loops around the two matrix
-// products of a KAN layer, which stay with PyTorch.
+// Cubic B-spline bases on evenly spaced knots, and their slopes. PyTorch computes the two matrix
+// products of the KAN layer around these loops.
 //
 // With u the distance from the middle of a basis in knot spacings,
 // B(u) = (a^3 - 4 b^3) / 6 and B'(u) = -sign(u) (a^2 - 4 b^2) / 2, where a = (2 - |u|)_+ and
@@ -13,8 +13,8 @@
 
 namespace {
 
-// Where inputs lie, in knot spacings from the middle of the grid, stopped at the outer knots.
-// Written so that NaN stays: both comparisons are false for it.
+// Position of an input in knot spacings from the middle of the grid, clamped to the outer knots.
+// NaN stays: both comparisons are false for it.
 template <typename T>
 void find_positions(const T* x, const T* middle, const T* spacings, T limit, int64_t features,
                     T* positions) {

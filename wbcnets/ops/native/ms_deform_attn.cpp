@@ -1,10 +1,10 @@
 // Multi-scale deformable attention on processors: Zhu et al., "Deformable DETR", ICLR 2021,
 // equation 3, and its gradients.
 //
-// One head of one image at a time: its values, 128 bytes a token with 32 channels, stay in the
-// second-level cache while the queries pass. A query reads 4 * L * P rows and writes one; positions
-// and weights of its points live in registers. The backward pass gives every head to one thread,
-// which alone adds to that head's gradient of the values.
+// One head of one image at a time: its values, 128 bytes per token with 32 channels, stay in the
+// second-level cache during all queries. A query reads 4 * L * P rows and writes one; positions and
+// weights of its points live in registers. In the backward pass one thread handles a whole head, so
+// no other thread adds to that head's gradient of the values.
 
 #include <cmath>
 #include <cstdint>
@@ -18,12 +18,12 @@ struct Sizes {
   const int64_t* shapes;  // height and width of every level
 };
 
-// The four rows around a point. A row that lies outside the map has a share of 0 and offset 0.
+// The four rows around a point. A row outside the map has factor 0 and offset 0.
 template <typename T>
 struct Corners {
   int64_t offset[4];
   bool inside[4];
-  T x, y;  // how far the point lies behind the upper left row, 0 to 1
+  T x, y;  // distance of the point from the upper left row, in [0, 1]
   bool any, broken;
 };
 
@@ -34,8 +34,8 @@ inline Corners<T> find_corners(T location_x, T location_y, int64_t height, int64
   const T x = location_x * static_cast<T>(width) - T(0.5);
   const T y = location_y * static_cast<T>(height) - T(0.5);
   c.broken = std::isnan(x) || std::isnan(y);
-  // Huge coordinates end here, before they would overflow an integer. At -1 itself the value is 0,
-  // but not its slope, and the offsets that training starts from put border tokens just there.
+  // Clamp huge coordinates before they overflow an integer. At -1 the value is 0 but its slope is
+  // not, and the initial offsets put border tokens exactly there.
   c.any = x >= T(-1) && y >= T(-1) && x < static_cast<T>(width) && y < static_cast<T>(height);
   if (!c.any) return c;
   const T floor_x = std::floor(x), floor_y = std::floor(y);
@@ -51,14 +51,14 @@ inline Corners<T> find_corners(T location_x, T location_y, int64_t height, int64
 }
 
 template <typename T>
-inline T share(const Corners<T>& c, int corner) {
+inline T bilinear_weight(const Corners<T>& c, int corner) {
   if (!c.inside[corner]) return T(0);
   const T along_x = (corner & 1) ? c.x : T(1) - c.x;
   const T along_y = (corner >> 1) ? c.y : T(1) - c.y;
   return along_x * along_y;
 }
 
-// FIXED is the number of channels where it is known, so that sums stay in registers, else 0.
+// FIXED is the number of channels if known at compile time, so sums stay in registers, else 0.
 template <typename T, int FIXED>
 void forward_query(const Sizes& s, const T* value, const T* locations, const T* weights, T* out) {
   const int64_t dim = FIXED ? FIXED : s.dim;
@@ -75,7 +75,7 @@ void forward_query(const Sizes& s, const T* value, const T* locations, const T* 
         for (int64_t d = 0; d < dim; ++d) total[d] = NAN;
       }
       if (!c.any) {
-        // A weight that is not finite shows, as 0 times it does elsewhere
+        // A weight that is not finite shows in the result, as 0 times it would elsewhere
         const T nothing = *weights * T(0);
         for (int64_t d = 0; d < dim; ++d) total[d] += nothing;
         continue;
@@ -84,8 +84,8 @@ void forward_query(const Sizes& s, const T* value, const T* locations, const T* 
       const T* v1 = level_value + c.offset[1];
       const T* v2 = level_value + c.offset[2];
       const T* v3 = level_value + c.offset[3];
-      const T a0 = *weights * share(c, 0), a1 = *weights * share(c, 1);
-      const T a2 = *weights * share(c, 2), a3 = *weights * share(c, 3);
+      const T a0 = *weights * bilinear_weight(c, 0), a1 = *weights * bilinear_weight(c, 1);
+      const T a2 = *weights * bilinear_weight(c, 2), a3 = *weights * bilinear_weight(c, 3);
 #pragma omp simd
       for (int64_t d = 0; d < dim; ++d) {
         total[d] += (a0 * v0[d] + a1 * v1[d]) + (a2 * v2[d] + a3 * v3[d]);
@@ -119,7 +119,7 @@ void backward_query(const Sizes& s, const T* grad, const T* value, const T* loca
       for (int corner = 0; corner < 4; ++corner) {
         const T* v = level_value + c.offset[corner];
         T* g = level_grad + c.offset[corner];
-        const T factor = *weights * share(c, corner);
+        const T factor = *weights * bilinear_weight(c, corner);
         T dot = T(0);
         if (c.inside[corner]) {
 #pragma omp simd reduction(+ : dot)
