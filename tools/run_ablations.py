@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Trains the models of a paper's ablation tables, and prints the results beside the paper's.
 
-examples:
+Examples:
   python tools/run_ablations.py --paper sckansformer --data pbc --output runs/sck_ablations
   python tools/run_ablations.py --paper resnext_cc --data cnmc --tables 6 7 --output runs/cc
   python tools/run_ablations.py --paper conv_sparse_vit --data my_cells --output runs/sparse \\

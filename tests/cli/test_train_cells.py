@@ -16,8 +16,8 @@ def test_a_run_from_a_file_and_its_resumption(tmp_path, capsys):
     assert (run / "best.pth").is_file()
     assert main(["train", "cells", *command]) == 2
     assert "holds a run already" in capsys.readouterr().err
-    assert main(["train", "cells", "--resume", str(run), "data.workers=1"]) == 0
-    assert main(["train", "cells", "--resume", str(run), "training.epochs=5"]) == 2
+    assert main(["train", "cells", "--output", str(run), "--resume", "data.workers=1"]) == 0
+    assert main(["train", "cells", "--output", str(run), "--resume", "training.epochs=5"]) == 2
     assert "would change the result of the run" in capsys.readouterr().err
 
 
@@ -26,8 +26,8 @@ def test_mistakes_end_with_a_message(tmp_path, capsys):
     assert "presets are" in capsys.readouterr().err
     assert main(["train", "cells", "training.epoch=1"]) == 2
     assert "did you mean training.epochs" in capsys.readouterr().err
-    assert main(["train", "cells", "--resume", str(tmp_path), "--output", "x"]) == 2
-    assert "from the training itself" in capsys.readouterr().err
+    assert main(["train", "cells", "--resume"]) == 2
+    assert "--resume needs --output FOLDER" in capsys.readouterr().err
     missing = ["--data", str(tmp_path / "none"), "--output", str(tmp_path / "run")]
     assert main(["train", "cells", *missing]) == 1
     assert "there is no such folder" in capsys.readouterr().err

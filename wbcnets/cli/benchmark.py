@@ -1,6 +1,6 @@
 """Measures the speed and memory of models and operators against their peers, in turns.
 
-examples:
+Examples:
   wbcnets benchmark --list
   wbcnets benchmark --suite peers --output output/benchmark
   wbcnets benchmark --case sckansformer_base/inference kan/forward --rounds 15

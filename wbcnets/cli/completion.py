@@ -1,6 +1,6 @@
 """Prints the tab completion of all commands and options for a shell.
 
-examples:
+Examples:
   wbcnets completion bash > ~/.local/share/bash-completion/completions/wbcnets
   wbcnets completion zsh > ~/.zfunc/_wbcnets      (with ~/.zfunc in fpath)
 """

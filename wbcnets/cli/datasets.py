@@ -1,6 +1,6 @@
 """Lists the known datasets, or draws some images of one with their boxes.
 
-examples:
+Examples:
   wbcnets datasets list                     the dataset cards, and which splits are prepared
   wbcnets datasets show bccd_test           counts, and a sheet of random images
   wbcnets datasets show my.json --images my_images --count 4 --output my.png

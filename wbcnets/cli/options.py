@@ -67,7 +67,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "default": "none",
         "help": "the type of automatic mixed precision",
     },
-    "resume": {"type": Path, "metavar": "FOLDER", "help": "continue the training in this folder"},
+    "resume": {"action": "store_true", "help": "continue the training in the output folder"},
 }
 
 

@@ -1,6 +1,6 @@
 """Generates synthetic blood smears: images, exact boxes and COCO annotations.
 
-examples:
+Examples:
   wbcnets smears --output output/smears --images 100
       100 images that look like BCCD, with all seven classes of cells annotated
   wbcnets smears --output output/smears --images 2000 --classes leukocytes --workers 2

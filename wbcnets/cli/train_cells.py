@@ -1,11 +1,11 @@
 """Trains a classifier of cell images from a preset, a YAML file or settings KEY=VALUE.
 
-examples:
+Examples:
   wbcnets train cells --data my_cells --output runs/mine model.name=resnet50 training.epochs=20
       a model of timm or of wbcnets on a folder with one folder per class
   wbcnets train cells --config resnet18_pbc_cpu --output runs/resnet18
       a preset, on the dataset that it names
-  wbcnets train cells --resume runs/resnet18
+  wbcnets train cells --output runs/resnet18 --resume
       continue a training that was stopped or killed; it ends with the same weights
   torchrun --nproc-per-node 4 -m wbcnets train cells --config sckansformer_pbc --output runs/sck
 
@@ -46,11 +46,11 @@ def run(args: argparse.Namespace) -> int:
         FloatingPointError: if too many steps in a row are not finite.
     """
     overrides = [*args.overrides, *([f"data.source={args.data}"] if args.data else [])]
-    if args.resume is not None and (args.config or args.output):
-        raise ConfigError("--resume reads the settings and the folder from the training itself")
+    if args.resume and (args.config or not args.output):
+        raise ConfigError("--resume needs --output FOLDER, and reads the settings from there")
     try:
-        if args.resume is not None:
-            resume_training(args.resume, overrides)
+        if args.resume:
+            resume_training(args.output, overrides)
             return 0
         overrides += [f"output={args.output}"] if args.output else []
         config = load_config(args.config, overrides)
@@ -59,6 +59,6 @@ def run(args: argparse.Namespace) -> int:
         else:
             train_classifier(config)
     except KeyboardInterrupt:
-        print("stopped; continue with --resume FOLDER", file=sys.stderr)
+        print("stopped; --resume continues the training", file=sys.stderr)
         return 130
     return 0

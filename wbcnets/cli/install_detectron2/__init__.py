@@ -1,6 +1,6 @@
 """Installs Detectron2 for this Python: keeps the one it has, else builds 0.5 in pure Python.
 
-examples:
+Examples:
   wbcnets install-detectron2
   wbcnets install-detectron2 --sdist detectron2-cdo-0.5.tar.gz      without a network
   wbcnets install-detectron2 --force                                replace a broken one

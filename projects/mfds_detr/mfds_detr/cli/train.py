@@ -56,9 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=ANNOTATIONS.json:IMAGE_FOLDER",
         help="give a COCO-format dataset a name for DATASETS; may be repeated",
     )
-    parser.add_argument(
-        "--resume", action="store_true", help="continue from the newest checkpoint in OUTPUT_DIR"
-    )
+    add_option(parser, "resume")
     parser.add_argument(
         "--allow-config-change",
         action="append",
