@@ -27,8 +27,8 @@ _LISTERS: dict[str, Callable[[Path, ClassificationCard, Path], CellListing]] = {
     "cnmc": list_cnmc,
 }
 _SHOWN_LEAKS = 20
-# The side of a leak that is dropped; all other splits come last
-_TRAINING_SIDE = {"train": 0, "val": 1}
+# The split that loses an image that two splits share; the first one does
+_DROP_ORDER = {"train": 0, "val": 1}
 
 
 def prepare_cells(
@@ -166,7 +166,7 @@ def _training_side(leaks: Sequence[Leak], manifest: CellManifest) -> set[int]:
     dropped = set()
     for leak in leaks:
         pair = (leak.first, leak.second)
-        first = min(pair, key=lambda i: _TRAINING_SIDE.get(manifest.images[i].split, 2))
+        first = min(pair, key=lambda i: _DROP_ORDER.get(manifest.images[i].split, 2))
         image = manifest.images[first]
         if leak.reason != "same group":
             dropped.add(first)

@@ -20,7 +20,7 @@ class PrepareOptions:
         allow_other_counts: Whether the numbers of images and boxes may differ from the card.
         protocol: See ``wbcnets.data.cells.splits.parse_protocol``. "given" keeps the splits of the
             source. "" keeps them if there are any, and follows the card otherwise.
-        seed: Of the split and of the draw where classes are capped.
+        seed: Seed of the split, and of the draw from capped classes.
         leaks: What happens if given splits share images or patients: "stop" is an error, "drop"
             removes them from the training side, "keep" reports them. "" follows the card. Near
             duplicates are only reported or dropped.
