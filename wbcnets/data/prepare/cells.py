@@ -27,7 +27,7 @@ _LISTERS: dict[str, Callable[[Path, ClassificationCard, Path], CellListing]] = {
     "cnmc": list_cnmc,
 }
 _SHOWN_LEAKS = 20
-# The split that loses an image that two splits share; the first one does
+# Of two splits that share an image, the one that is earlier here loses it; others come last
 _DROP_ORDER = {"train": 0, "val": 1}
 
 
