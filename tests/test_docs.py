@@ -62,12 +62,14 @@ def parse_command(words, monkeypatch):
     monkeypatch.setattr(sys, "argv", arguments[1:] if is_module else arguments)
     for name in ("parse_args", "parse_intermixed_args"):
         monkeypatch.setattr(argparse.ArgumentParser, name, stopping(name))
-    with pytest.raises(ParsedError):  # noqa: PT012
+    with pytest.raises((ParsedError, SystemExit)) as stopped:  # noqa: PT012
         if is_module:
             runpy.run_module(arguments[1], run_name="__main__", alter_sys=False)
         else:
             monkeypatch.syspath_prepend(str((ROOT / arguments[0]).parent))
             runpy.run_path(str(ROOT / arguments[0]), run_name="__main__")
+    if isinstance(stopped.value, SystemExit) and stopped.value.code != 0:  # 0 is that of --help
+        raise stopped.value
 
 
 def stopping(name):
