@@ -1,10 +1,8 @@
 import numpy as np
 import pytest
 
-from tests.data.cells.cell_images import draw_cell, save_cell
+from tests.data.cells.cell_images import draw_cell
 from wbcnets.data.cells.augmentation import PRESETS, CellAugmentation, resize_square
-from wbcnets.data.cells.manifest import CellImage, CellManifest
-from wbcnets.data.cells.preview import preview_augmentation
 from wbcnets.errors import ConfigError, DataError
 
 RANDOM = [name for name in PRESETS if name not in ("none", "sckansformer_eval")]
@@ -103,20 +101,3 @@ def test_resizing_keeps_flat_images_flat_and_the_mean():
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     blocks = image.reshape(16, 4, 16, 4, 3).mean(axis=(1, 3))
     assert np.abs(resize_square(image, 16) - blocks).max() <= 0.5 + 1e-6
-
-
-def test_preview_shows_classes_in_turn(tmp_path):
-    images = []
-    for number, label in enumerate([0, 0, 0, 1, 2]):
-        save_cell(tmp_path / f"{number}.png", number)
-        images.append(CellImage(f"{number}.png", label))
-    manifest = CellManifest("set", tmp_path, ("a", "b", "c"), tuple(images))
-    augmentation = CellAugmentation("none", 40)
-    sheet = preview_augmentation(manifest, augmentation, n_images=3, n_versions=2, tile_width=40)
-    assert sheet.shape[1] == 3 * (40 + 12) + 12
-    # Without augmentation the version beside an original equals it; rows 2 and 3 are b and c
-    step = (sheet.shape[0] - 12) // 3
-    for row, number in ((1, 3), (2, 4)):
-        top = 12 + row * step
-        for left in (12, 64, 116):
-            assert (sheet[top : top + 40, left : left + 40] == draw_cell(number)).all()

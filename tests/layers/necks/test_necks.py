@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from wbcnets.errors import ConfigError
-from wbcnets.layers import HSFPN, create_neck, neck_names
+from wbcnets.layers import FPN, HSFPN, create_neck, neck_names, necks
+from wbcnets.layers.necks import register_neck
 
 CHANNELS = (8, 16, 32, 64)
 SIZES = [(25, 33), (13, 17), (7, 9), (4, 5)]
@@ -163,3 +164,16 @@ def test_unknown_options_list_the_valid_ones():
         create_neck("fpn", CHANNELS, ratio=2, cascade="top")
     with pytest.raises(ConfigError, match="'hs_fpn_top' has no option cascade; it takes"):
         create_neck("hs_fpn_top", CHANNELS, cascade="fused")
+
+
+def test_a_registered_neck_is_built_by_name(monkeypatch):
+    monkeypatch.setattr(necks, "_NECKS", dict(necks._NECKS))
+
+    @register_neck("copy_of_fpn")
+    class Copy(FPN):
+        """FPN under another name."""
+
+    assert type(create_neck("copy_of_fpn", [8, 16], 32)) is Copy
+    assert "copy_of_fpn" in neck_names()
+    with pytest.raises(ConfigError, match="'copy_of_fpn' is registered already"):
+        register_neck("copy_of_fpn")(Copy)

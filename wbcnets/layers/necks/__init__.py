@@ -1,8 +1,8 @@
 """Necks by name: MFDS-DETR's HS-FPN and its rivals of table 6."""
 
 import inspect
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from wbcnets.errors import ConfigError
 from wbcnets.layers.necks.base import PyramidNeck
@@ -13,6 +13,7 @@ from wbcnets.layers.necks.fpn import FPN
 from wbcnets.layers.necks.hs_fpn import HSFPN
 from wbcnets.layers.necks.pafpn import PAFPN
 
+Neck = TypeVar("Neck", bound=PyramidNeck)
 # Name -> class and fixed options; callers cannot set those again
 _NECKS: dict[str, tuple[type[PyramidNeck], dict[str, Any]]] = {
     "bifpn": (BiFPN, {}),
@@ -24,6 +25,25 @@ _NECKS: dict[str, tuple[type[PyramidNeck], dict[str, Any]]] = {
     "hs_fpn_top": (HSFPN, {"cascade": "top"}),
     "pafpn": (PAFPN, {}),
 }
+
+
+def register_neck(name: str) -> Callable[[type[Neck]], type[Neck]]:
+    """Returns a class decorator that makes a neck known to ``create_neck``.
+
+    Args:
+        name: A new name.
+
+    Raises:
+        ConfigError: if the name is taken.
+    """
+
+    def register(neck: type[Neck]) -> type[Neck]:
+        if name in _NECKS:
+            raise ConfigError(f"neck {name!r} is registered already; choose another name")
+        _NECKS[name] = (neck, {})
+        return neck
+
+    return register
 
 
 def neck_names() -> list[str]:
