@@ -12,7 +12,7 @@ import pytest
 
 from wbcnets.errors import ConfigError, DataError
 from wbcnets.synthetic.cells import ABSORBERS, DIAMETERS, Cell, Texture, draw_cell
-from wbcnets.synthetic.layout import Place, place_cells
+from wbcnets.synthetic.layout import CellPosition, place_cells
 from wbcnets.synthetic.optics import STAINS, stain_colors, transmit
 from wbcnets.synthetic.smears import (
     LEUKOCYTE_CLASSES,
@@ -98,7 +98,7 @@ def test_types_and_boxes_within_the_image(style: SmearStyle) -> None:
 def test_boxes_are_tight_around_what_is_drawn(name: str, spot: tuple[int, int]) -> None:
     cell, _ = drawn(name, seed=11, magnification=0.4)
     film = _Film(120, 160)
-    box = film.add(cell, Place(name, *spot, radius=1.0))
+    box = film.add(cell, CellPosition(name, *spot, radius=1.0))
     rows, columns = np.nonzero(film.absorbers.sum(axis=0) > 0.0)
     whole = np.count_nonzero(cell.cover > 0.5)
     if box is None:
@@ -138,9 +138,9 @@ def test_red_cell_below_a_leukocyte_is_not_annotated() -> None:
     leukocyte, _ = drawn("monocyte", seed=1)
     red_cell, _ = drawn("RBC", seed=2)
     film = _Film(200, 200)
-    assert film.add(leukocyte, Place("monocyte", 100, 100, 1.0)) is not None
-    assert film.add(red_cell, Place("RBC", 100, 100, 1.0)) is None
-    assert film.add(red_cell, Place("RBC", 30, 30, 1.0)) is not None
+    assert film.add(leukocyte, CellPosition("monocyte", 100, 100, 1.0)) is not None
+    assert film.add(red_cell, CellPosition("RBC", 100, 100, 1.0)) is None
+    assert film.add(red_cell, CellPosition("RBC", 30, 30, 1.0)) is not None
 
 
 def test_optical_densities_of_overlapping_cells_add_up() -> None:

@@ -1,7 +1,7 @@
-"""The cells of the synthetic smears: each one as the amounts of stain that it holds.
+"""The cells of synthetic smears, drawn as amounts of stain.
 
 A cell is drawn into its own small patch as four planes of absorber (hemoglobin, eosin, azure,
-methylene blue); `wbcnets.synthetic.smears` adds the patches up, and `wbcnets.synthetic.optics`
+methylene blue); ``wbcnets.synthetic.smears`` adds the patches up, and ``wbcnets.synthetic.optics``
 turns the sum into color. Sizes are in pixels at magnification 1.0, where a red cell of 7.5 um is
 about 105 pixels wide, as in BCCD; morphology follows the usual textbook description of each cell.
 """
@@ -20,7 +20,7 @@ FloatArray = npt.NDArray[np.float32]
 ABSORBERS = ("hemoglobin", "eosin", "azure", "methylene")
 HEMOGLOBIN, EOSIN, AZURE, METHYLENE = range(4)
 
-# Smallest and largest diameter of each kind of cell, in pixels at magnification 1.0.
+# Smallest and largest diameter of each class, in px at magnification 1.0
 DIAMETERS: dict[str, tuple[float, float]] = {
     "RBC": (92.0, 116.0),
     "platelet": (24.0, 44.0),
@@ -39,8 +39,8 @@ class Cell:
     """One rendered cell.
 
     Attributes:
-        absorbers: (4, h, w), amount of each of `ABSORBERS`; 0 outside of the cell.
-        cover: (h, w) in [0, 1], how much of each pixel the cell covers.
+        absorbers: (4, h, w), the amount of each of ``ABSORBERS``; 0 outside the cell.
+        cover: (h, w) in [0, 1], the fraction of each pixel that the cell covers.
     """
 
     absorbers: FloatArray
@@ -48,11 +48,11 @@ class Cell:
 
 
 class Texture:
-    """Noise that the cells of one smear share, each one cutting out its own window.
+    """Noise that the cells of one smear share; each cell cuts out its own window.
 
     Args:
         rng: Source of the noise.
-        magnification: Scale of the grain; the largest window is `LARGEST_DIAMETER` times that.
+        magnification: Scale of the grain; the largest window is ``LARGEST_DIAMETER`` times that.
     """
 
     def __init__(self, rng: np.random.Generator, magnification: float) -> None:
@@ -67,7 +67,7 @@ class Texture:
         return np.asarray(noise / noise.std(), dtype=np.float32)
 
     def windows(self, height: int, width: int) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Cuts three (height, width) windows of unit variance: coarse, medium and fine grain."""
+        """Returns three (height, width) windows of unit variance: coarse, medium and fine grain."""
         top = int(self._rng.integers(0, self._side - height + 1))
         left = int(self._rng.integers(0, self._side - width + 1))
         coarse, medium, fine = (p[top : top + height, left : left + width] for p in self._planes)
@@ -76,9 +76,9 @@ class Texture:
 
 @dataclass(frozen=True)
 class _Body:
-    """A cell's outline on its patch; x and y in units of the radius, turned at random.
+    """A cell's outline on its patch; x and y in radii, rotated at random.
 
-    `edge` is the distance from the center over the outline's distance in that direction, so that
+    ``edge`` is the distance from the center over the outline's distance in that direction, so that
     the cell is where it is below 1.
     """
 
@@ -93,7 +93,7 @@ class _Body:
         return self.cover.shape[0], self.cover.shape[1]
 
     def soft(self, distance: FloatArray, width: float = 1.6) -> FloatArray:
-        """Turns a signed distance (radii, negative inside) into a cover with a soft border."""
+        """Returns the cover, with a soft border, of a signed distance (radii, negative inside)."""
         return np.clip(0.5 - distance * np.float32(self.radius / width), 0.0, 1.0)
 
 
@@ -160,10 +160,10 @@ def _lobes(
     span: float,
     ring: float,
 ) -> FloatArray:
-    """Signed distance of a nucleus of lobes along an arc, joined by strands.
+    """Returns the signed distance of a nucleus of lobes along an arc, joined by strands.
 
-    Each lobe's `axes` are its half lengths along and across the arc, which covers `span` radians
-    of a circle of radius `ring`.
+    Each lobe's ``axes`` are its half lengths along and across the arc, which covers ``span``
+    radians of a circle of radius ``ring``.
     """
     centers: list[tuple[float, float]] = []
     distances: list[FloatArray] = []
@@ -182,7 +182,7 @@ def _lobes(
 def _granules(
     rng: np.random.Generator, body: _Body, count: int, size: float, reach: float = 0.92
 ) -> FloatArray:
-    """Scatters round granules over the cell's disc, (h, w) in [0, 1]; `size` in radii."""
+    """Returns round granules scattered over the cell, (h, w) in [0, 1]; ``size`` is in radii."""
     height, width = body.shape
     canvas = np.zeros((height, width), dtype=np.uint8)
     distance = reach * body.radius * np.sqrt(rng.random(count))
@@ -201,7 +201,7 @@ def _granules(
 def _chromatin(
     texture: tuple[FloatArray, FloatArray, FloatArray], clumps: float, lace: float
 ) -> FloatArray:
-    """Relative density of a nucleus: dark clumps (medium grain) with a lace of fine grain."""
+    """Returns the relative density of a nucleus: dark clumps with a lace of fine grain."""
     _, medium, fine = texture
     return np.clip(1.0 + clumps * np.tanh(medium) + lace * fine, 0.35, 1.6).astype(np.float32)
 
@@ -233,7 +233,7 @@ def _draw_rbc(rng: np.random.Generator, radius: float, texture: Texture) -> Cell
 
 
 def _bubble(rng: np.random.Generator, body: _Body) -> FloatArray:
-    """A refractile drying artifact: a dark ring around a bright spot, well inside a red cell."""
+    """Returns a refractile drying artifact of a red cell: a dark ring around a bright spot."""
     center = rng.uniform(-0.35, 0.35, 2).astype(np.float32)
     distance = cv2.magnitude(body.x - center[0], body.y - center[1])
     size = np.float32(rng.uniform(0.04, 0.16))
@@ -325,7 +325,7 @@ def _draw_lymphocyte(rng: np.random.Generator, radius: float, texture: Texture) 
 
 
 def _monocyte_nucleus(rng: np.random.Generator, x: FloatArray, y: FloatArray) -> FloatArray:
-    """Signed distance of a kidney, or of a horseshoe that is a thick arc."""
+    """Returns the signed distance of a kidney, or of a horseshoe: a thick arc."""
     if rng.random() < 0.6:
         axes = rng.uniform(0.6, 0.72), rng.uniform(0.48, 0.6)
         kidney = _ellipse(x, y, (0.05, 0.0), axes, math.pi / 2)
@@ -366,15 +366,12 @@ _DRAWERS: dict[str, _Draw] = {
 
 
 def draw_cell(name: str, rng: np.random.Generator, radius: float, texture: Texture) -> Cell:
-    """Draws one cell of the named class.
+    """Returns a cell on a patch with an odd number of rows and columns, centered.
 
     Args:
-        name: A key of `DIAMETERS`.
-        rng: Source of the cell's individuality.
-        radius: Mean radius in pixels.
+        name: The class, a key of ``DIAMETERS``.
+        rng: Source of the cell's shape.
+        radius: Mean radius in px.
         texture: The smear's noise.
-
-    Returns:
-        The cell on a patch with an odd number of rows and columns, its center in the middle.
     """
     return _DRAWERS[name](rng, radius, texture)

@@ -1,10 +1,10 @@
-"""From amounts of stain to a photograph: absorption, light and camera of the synthetic smears.
+"""Absorption, light and camera: turns amounts of stain into an image of a smear.
 
-Light that passes a stained film is absorbed by the Beer-Lambert law: the optical densities of what
-lies on top of each other add up, I = I0 * exp(-sum_k amount_k * absorption_k), per color channel.
-A Romanowsky stain colors by eosin (pink), by methylene blue (blue) and by the azure-eosin complex
-(purple nuclei); hemoglobin takes its own share in red cells. The absorptions were chosen by eye
-and by color statistics of published images, not measured with a spectrometer.
+A stained film absorbs light by the Beer-Lambert law: the optical densities of its layers add up,
+I = I0 * exp(-sum_k amount_k * absorption_k), per color channel. A Romanowsky stain colors by eosin
+(pink), by methylene blue (blue) and by the azure-eosin complex (purple nuclei); hemoglobin absorbs
+in red cells. The absorptions are chosen by eye and by color statistics of published images, not
+measured with a spectrometer.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Stain:
     Attributes:
         background: RGB of the empty film, 0 to 255.
         absorption: (4, 3), optical density in R, G and B of one unit of hemoglobin, eosin, azure
-            and methylene blue. A slightly negative blue is how cameras render fluorescent purple.
+            and methylene blue. Cameras render fluorescent purple as a slightly negative blue.
     """
 
     background: FloatArray
@@ -58,16 +58,16 @@ STAINS: dict[str, Stain] = {
 }
 
 
-# Share of the light that reaches the sensor without passing the cell: lens glare lifts the shadows.
+# Fraction of the light that reaches the sensor without passing the cell: glare lifts the shadows
 _GLARE = 0.1
 
 
 def stain_colors(stain: str | float) -> Stain:
-    """Looks a stain up by name, or mixes one by its balance.
+    """Returns a stain by name, or mixes one by its balance.
 
     Args:
-        stain: A key of `STAINS`, or a number from 0.0 (eosin-pink) to 1.0 (methylene-blue), for
-            which the "wright" stain's dyes shift in hue and strength.
+        stain: A key of ``STAINS``, or a number from 0.0 (eosin-pink) to 1.0 (methylene-blue), which
+            shifts hue and strength of the dyes of "wright".
     """
     if isinstance(stain, str):
         return STAINS[stain]
@@ -81,7 +81,7 @@ def stain_colors(stain: str | float) -> Stain:
 
 
 def jitter_stain(rng: np.random.Generator, stain: Stain) -> Stain:
-    """Varies a stain as batches and cameras do: strength and hue per dye, tint of the light."""
+    """Returns a stain varied as by batches and cameras: strength and hue per dye, tint of light."""
     strength = np.exp(rng.normal(0.0, 0.1, (4, 1)))
     hue = 1.0 + rng.normal(0.0, 0.07, (4, 3))
     absorption = stain.absorption * strength * hue
@@ -91,7 +91,7 @@ def jitter_stain(rng: np.random.Generator, stain: Stain) -> Stain:
 
 
 def light_field(rng: np.random.Generator, height: int, width: int, unevenness: float) -> FloatArray:
-    """Makes the illumination, (height, width) around 1: a gradient, a vignette and soft patches."""
+    """Returns the illumination, (height, width) around 1: gradient, vignette and soft patches."""
     y, x = np.mgrid[-1.0:1.0:12j, -1.0:1.0:16j]
     slope = rng.normal(0.0, 0.35, 2)
     center = rng.normal(0.0, 0.25, 2)
@@ -105,7 +105,7 @@ def light_field(rng: np.random.Generator, height: int, width: int, unevenness: f
 
 
 def _shade_dust(rng: np.random.Generator, light: np.ndarray, unevenness: float) -> None:
-    """Darkens a small blurred oval, as dust far from the focus does."""
+    """Darkens a small blurred oval, like dust out of focus."""
     height, width = light.shape
     y, x = np.ogrid[:height, :width]
     spread = min(height, width) * rng.uniform(0.012, 0.03, 2)
@@ -115,15 +115,12 @@ def _shade_dust(rng: np.random.Generator, light: np.ndarray, unevenness: float) 
 
 
 def transmit(absorbers: FloatArray, stain: Stain, light: FloatArray) -> FloatArray:
-    """Shines light through the film (Beer-Lambert).
+    """Returns the colors of the film by the Beer-Lambert law, (H, W, 3) RGB in about [0, 255].
 
     Args:
-        absorbers: (4, H, W) summed amounts.
-        stain: Colors.
-        light: (H, W) illumination.
-
-    Returns:
-        (H, W, 3) RGB, 0 to 255, neither rounded nor clipped.
+        absorbers: (4, H, W), the summed amounts.
+        stain: The colors of the dyes.
+        light: (H, W), the illumination.
     """
     amounts = absorbers.reshape(len(absorbers), -1).T
     density = (amounts @ stain.absorption).reshape(*light.shape, 3)
@@ -138,18 +135,15 @@ def transmit(absorbers: FloatArray, stain: Stain, light: FloatArray) -> FloatArr
 def photograph(
     rng: np.random.Generator, colors: FloatArray, blur: float, softness: float, noise: float
 ) -> np.ndarray:
-    """Takes the picture: focus, edge sharpening, chroma softness, sensor noise, 8 bits.
+    """Returns the camera's image, (H, W, 3) uint8 RGB: defocus, sharpening, noise, 8 bits.
 
     Args:
         rng: Source of the noise.
         colors: (H, W, 3) RGB, 0 to 255.
         blur: Standard deviation of the defocus in pixels.
-        softness: Standard deviation of the additional blur of the color differences in pixels,
-            as chroma-subsampled JPEG images have.
+        softness: Standard deviation of the additional blur of the color differences in pixels, as
+            in JPEG images with chroma subsampling.
         noise: Standard deviation of the noise in gray levels.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
     """
     if blur > 0:
         colors = np.asarray(cv2.GaussianBlur(colors, (0, 0), blur), dtype=np.float32)

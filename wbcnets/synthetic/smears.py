@@ -1,16 +1,15 @@
-"""Synthetic blood smears with exact boxes, for pretraining, examples and tests without a download.
+"""Synthetic blood smears with exact boxes: for pretraining, examples and tests without a download.
 
     smear = generate_smear(seed=0)                       # image, boxes, labels
     write_smear_dataset("output/smears", num_images=100)  # a COCO folder
 
 The same seed and style give the same bytes in every process. The defaults look like BCCD (640 x 480
-pixels, about 14 pixels per um); `SmearStyle` moves them to other stains, scales and cameras.
+pixels, about 14 pixels per um); ``SmearStyle`` has other stains, scales and cameras.
 """
 
 import dataclasses
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,8 +23,9 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from wbcnets.errors import DataError
+from wbcnets.io.atomic_files import write_atomically
 from wbcnets.synthetic.cells import EOSIN, HEMOGLOBIN, Cell, FloatArray, Texture, draw_cell
-from wbcnets.synthetic.layout import Place, place_cells
+from wbcnets.synthetic.layout import CellPosition, place_cells
 from wbcnets.synthetic.optics import (
     STAINS,
     jitter_stain,
@@ -63,12 +63,12 @@ _MARKER_NAME = "smears.json"
 
 @dataclass(frozen=True)
 class Smear:
-    """A picture and what is on it.
+    """An image with the boxes and classes of its cells.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
         boxes: (N, 4) float32, x1, y1, x2, y2 in pixels, tight around the visible part of the cell.
-        labels: (N,) int64, indices into `SMEAR_CLASSES`.
+        labels: (N,) int64, indices into ``SMEAR_CLASSES``.
     """
 
     image: npt.NDArray[np.uint8]
@@ -77,17 +77,17 @@ class Smear:
 
 
 class _Film:
-    """The smear while it is being composed: summed absorbers, and what leukocytes cover."""
+    """The film while cells are added: summed absorbers, and the cover of the leukocytes."""
 
     def __init__(self, height: int, width: int) -> None:
         self.absorbers = np.zeros((4, height, width), dtype=np.float32)
         self.leukocytes = np.zeros((height, width), dtype=np.float32)
 
-    def add(self, cell: Cell, place: Place) -> tuple[float, float, float, float] | None:
-        """Adds a cell, and returns the box of its visible part, or None for too small a part."""
+    def add(self, cell: Cell, position: CellPosition) -> tuple[float, float, float, float] | None:
+        """Adds a cell; returns the box of its visible part, or None if too little is visible."""
         height, width = self.leukocytes.shape
         rows, columns = cell.cover.shape
-        top, left = round(place.y) - rows // 2, round(place.x) - columns // 2
+        top, left = round(position.y) - rows // 2, round(position.x) - columns // 2
         y1, x1, y2, x2 = (
             max(top, 0),
             max(left, 0),
@@ -99,12 +99,12 @@ class _Film:
         frame = np.s_[y1:y2, x1:x2]
         patch = np.s_[y1 - top : y2 - top, x1 - left : x2 - left]
         cover, amounts = cell.cover[patch], cell.absorbers[(slice(None), *patch)]
-        if place.name in LEUKOCYTE_CLASSES:
+        if position.name in LEUKOCYTE_CLASSES:
             np.maximum(self.leukocytes[frame], cover, out=self.leukocytes[frame])
-        elif place.name == "RBC":
-            # Red cells are soft and give way to leukocytes, instead of showing through them.
+        elif position.name == "RBC":
+            # Red cells are soft: they give way to leukocytes instead of showing through them
             free = 1.0 - self.leukocytes[frame]
-            # Those that lie on each other press each other thinner.
+            # Red cells that overlap press each other thinner
             squeeze = 1.0 / (1.0 + 0.45 * self.absorbers[(HEMOGLOBIN, *frame)])
             cover, amounts = cover * free, amounts * (free * squeeze)
         self.absorbers[(slice(None), *frame)] += amounts
@@ -136,30 +136,30 @@ def generate_smear(
     seed: int | np.random.SeedSequence,
     style: SmearStyle = DEFAULT_STYLE,
 ) -> Smear:
-    """Draws one blood smear.
+    """Returns one blood smear.
 
-    Cells that the image's edge or a leukocyte hides to more than three quarters are drawn, but not
-    annotated. Overlapping red cells darken each other by the Beer-Lambert law.
+    A cell has a box only if at least a quarter of it is visible. Overlapping red cells darken each
+    other by the Beer-Lambert law.
 
     Args:
-        seed: Source of everything random; the same seed and style give the same bytes.
-        style: How the smear looks.
+        seed: The same seed and style give the same bytes.
+        style: The look of the smear.
     """
     rng = np.random.default_rng(seed)
     if style.vary:
         style = varied_style(rng, style)
     name = str(rng.choice(list(STAINS))) if style.stain == "random" else style.stain
     stain = jitter_stain(rng, stain_colors(name)) if style.vary else stain_colors(name)
-    places = place_cells(rng, style)
+    positions = place_cells(rng, style)
     texture = Texture(rng, style.magnification)
     film = _Film(style.height, style.width)
     boxes: list[tuple[float, float, float, float]] = []
     labels: list[int] = []
-    for place in places:
-        box = film.add(draw_cell(place.name, rng, place.radius, texture), place)
+    for position in positions:
+        box = film.add(draw_cell(position.name, rng, position.radius, texture), position)
         if box is not None:
             boxes.append(box)
-            labels.append(SMEAR_CLASSES.index(place.name))
+            labels.append(SMEAR_CLASSES.index(position.name))
     film.absorbers[EOSIN] += _haze(rng, style.height, style.width)
     light = light_field(rng, style.height, style.width, style.unevenness)
     colors = transmit(film.absorbers, stain, light)
@@ -177,20 +177,20 @@ def smears_to_coco(
     classes: Sequence[str] = SMEAR_CLASSES,
     info: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Describes smears in COCO's detection format.
+    """Returns smears in COCO's detection format.
 
     Args:
         smears: The smears.
-        file_names: The image file of each smear, relative to the folder of the images.
-        classes: Names from `SMEAR_CLASSES` to annotate; category ids count from 1 in this order.
+        file_names: The image file of each smear, relative to the folder of images.
+        classes: The classes of ``SMEAR_CLASSES`` to annotate; category ids count from 1.
         info: COCO's "info" block.
 
     Raises:
-        DataError: An unknown class, or not as many file names as smears.
+        DataError: if a class is unknown, or the numbers of smears and file names differ.
     """
     _check_classes(classes)
     if len(smears) != len(file_names):
-        raise DataError(f"smears_to_coco: {len(smears)} smears, but {len(file_names)} file names.")
+        raise DataError(f"smears_to_coco: {len(smears)} smears, but {len(file_names)} file names")
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     categories = {SMEAR_CLASSES.index(name): i for i, name in enumerate(classes, start=1)}
@@ -225,36 +225,24 @@ def _check_classes(classes: Sequence[str]) -> None:
     unknown = [name for name in classes if name not in SMEAR_CLASSES]
     if unknown or not classes or len(set(classes)) != len(classes):
         raise DataError(
-            f"Smear classes: got {list(classes)}; give each name once, out of {SMEAR_CLASSES}."
+            f"smear classes {list(classes)}: give each name once, out of {SMEAR_CLASSES}"
         )
 
 
-def _write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
 def _claim_folder(folder: Path, info: dict[str, Any]) -> None:
-    """Makes the folder, or empties one that this generator filled before."""
+    """Creates the folder, or empties one that this generator filled before."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if not (folder / _MARKER_NAME).is_file():
             raise DataError(
                 f"{folder}: holds files that the smear generator did not write (no {_MARKER_NAME});"
-                " give a new or an empty folder."
+                " give a new or an empty folder",
+                setting="output",
             )
         (folder / "annotations.json").unlink(missing_ok=True)
         for old in (folder / "images").glob("smear_*"):
             old.unlink()
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    _write_bytes(folder / _MARKER_NAME, json.dumps(info, indent=2).encode())
+    (folder / _MARKER_NAME).write_text(json.dumps(info, indent=2), encoding="utf-8")
 
 
 def _write_smear(index: int, folder: Path, seed: int, style: SmearStyle, suffix: str) -> Smear:
@@ -262,8 +250,8 @@ def _write_smear(index: int, folder: Path, seed: int, style: SmearStyle, suffix:
     pixels = cv2.cvtColor(smear.image, cv2.COLOR_RGB2BGR)
     options = [cv2.IMWRITE_JPEG_QUALITY, 92] if suffix == ".jpg" else []
     _, encoded = cv2.imencode(suffix, pixels, options)
-    _write_bytes(folder / "images" / f"smear_{index:06d}{suffix}", encoded.tobytes())
-    # What COCO needs of the picture is its size; keeping thousands of pictures would fill the RAM.
+    (folder / "images" / f"smear_{index:06d}{suffix}").write_bytes(encoded.tobytes())
+    # COCO needs only the size of the image; thousands of images would fill the memory
     return dataclasses.replace(smear, image=np.broadcast_to(np.uint8(0), smear.image.shape))
 
 
@@ -276,33 +264,33 @@ def write_smear_dataset(
     workers: int = 0,
     suffix: str = ".jpg",
 ) -> Path:
-    """Writes `folder/images/smear_000000.jpg` and so on, and `folder/annotations.json` (COCO).
+    """Writes ``folder/images/smear_000000.jpg`` and so on, and ``folder/annotations.json`` (COCO).
 
-    A folder written before is written anew; image i depends on seed, style and i alone, so that a
-    longer dataset begins with the shorter one. The annotations come last: where they exist, the
-    dataset is complete.
+    A folder that this function wrote before is overwritten. Image i depends only on seed, style and
+    i: a longer dataset begins with the shorter one. The annotations are written last: a folder that
+    has them is complete.
 
     Args:
-        folder: Where to write; made if missing.
-        num_images: How many images.
-        seed: Non-negative seed of the dataset.
-        style: How the smears look.
-        classes: Classes to annotate, e.g. `LEUKOCYTE_CLASSES`; the others are drawn all the same.
-        workers: Threads; 0 works in the calling thread. The result does not depend on it.
+        folder: The folder to write; created if missing.
+        num_images: The number of images.
+        seed: The seed of the dataset, at least 0.
+        style: The look of the smears.
+        classes: The classes to annotate, such as ``LEUKOCYTE_CLASSES``; the others are drawn only.
+        workers: Threads; 0 uses the calling thread. The files do not depend on it.
         suffix: ".jpg" (quality 92) or ".png".
 
     Returns:
         The path of annotations.json.
 
     Raises:
-        DataError: The folder holds other files, or an argument is out of range.
+        DataError: if the folder holds other files, or an argument is out of range.
     """
     folder = Path(folder)
     _check_classes(classes)
     if num_images < 1 or seed < 0 or workers < 0 or suffix not in (".jpg", ".png"):
         raise DataError(
             f"{folder}: num_images must be at least 1, seed and workers at least 0 and suffix .jpg"
-            f" or .png; got {num_images}, {seed}, {workers} and {suffix!r}."
+            f" or .png; got {num_images}, {seed}, {workers} and {suffix!r}"
         )
     info = {
         "description": GENERATOR_NAME,
@@ -319,5 +307,6 @@ def write_smear_dataset(
         smears = [write(index) for index in tqdm(range(num_images), "smears")]
     names = [f"smear_{index:06d}{suffix}" for index in range(num_images)]
     path = folder / "annotations.json"
-    _write_bytes(path, json.dumps(smears_to_coco(smears, names, classes, info)).encode())
+    coco = json.dumps(smears_to_coco(smears, names, classes, info))
+    write_atomically(path, lambda file: file.write(coco.encode()))
     return path

@@ -1,4 +1,4 @@
-"""What the synthetic smears show and how: their classes, and the parameters of their look."""
+"""The classes of synthetic smears, and the parameters of their look."""
 
 import dataclasses
 import math
@@ -21,8 +21,8 @@ SMEAR_CLASSES = (
 )
 LEUKOCYTE_CLASSES = SMEAR_CLASSES[2:]
 
-# Shares of neutrophils, eosinophils, basophils, lymphocytes and monocytes among the leukocytes:
-# "blood" is the middle of the usual adult reference ranges.
+# Fractions of neutrophils, eosinophils, basophils, lymphocytes and monocytes among the leukocytes;
+# "blood" is the middle of the usual adult reference ranges
 DIFFERENTIALS = {
     "uniform": (0.2, 0.2, 0.2, 0.2, 0.2),
     "blood": (0.60, 0.03, 0.01, 0.30, 0.06),
@@ -31,7 +31,7 @@ DIFFERENTIALS = {
 
 @dataclass(frozen=True)
 class SmearStyle:
-    """How the smears of a dataset look.
+    """The look of the smears of a dataset.
 
     Args:
         height: Image height in pixels, at least 32.
@@ -40,12 +40,12 @@ class SmearStyle:
             from 0.0 (eosin-pink) to 1.0 (methylene-blue).
         magnification: Size of the cells; at 1.0 a red cell is about 105 pixels wide, a leukocyte
             120 to 250, a platelet 24 to 44. Between 0.1 and 4.
-        red_cells: Mean number of red cells on 640 x 480 pixels at magnification 1.0; it follows
-            the area that the image shows.
+        red_cells: Mean number of red cells on 640 x 480 pixels at magnification 1.0; proportional
+            to the area of the film in the image.
         platelets: Mean number of platelets, on the same area.
         leukocytes: Mean number of leukocytes in an image, whatever its area; one image in 16 has
             none.
-        differential: Shares of the leukocyte classes, a key of `DIFFERENTIALS`.
+        differential: Fractions of the leukocyte classes, a key of ``DIFFERENTIALS``.
         unevenness: Strength of vignette and gradient of the light, 0 to 0.5.
         blur: Defocus, standard deviation in pixels.
         softness: Additional blur of the colors, standard deviation in pixels.
@@ -99,7 +99,7 @@ def _broken(style: SmearStyle) -> Iterator[tuple[str, str, object]]:
 
 
 def varied_style(rng: np.random.Generator, style: SmearStyle) -> SmearStyle:
-    """Draws one image's scale, density, light and camera around those of its dataset."""
+    """Returns a style with the scale, density, light and camera of one image varied."""
     scale = float(np.clip(math.exp(rng.normal(0.0, 0.06)), 0.85, 1.18))
     return dataclasses.replace(
         style,
