@@ -1,4 +1,4 @@
-"""Writes the table of models: parameters and multiply-accumulates, beside timm's peers."""
+"""Makes the table of models in wbcnets/models/README.md: parameters and MACs, with timm's peers."""
 
 import argparse
 import sys
@@ -13,7 +13,7 @@ PEERS = ("vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224"
 
 
 def model_table() -> str:
-    """The Markdown table of every registered model, then timm's peers."""
+    """Returns the Markdown table of every registered model and of timm's peers."""
     rows = ["| model | parameters (M) | GMACs at 224 |", "| --- | ---: | ---: |"]
     for name in (*wbcnets.list_models(), *PEERS):
         size = measure_registered(name)
@@ -22,28 +22,28 @@ def model_table() -> str:
     return "\n".join(rows)
 
 
-def with_table(document: str, table: str) -> str:
-    """The document with what stands between the two marks replaced."""
+def replace_table(document: str, table: str) -> str:
+    """Returns the document with another table between the two marks."""
     before, _, rest = document.partition(START)
     _, _, after = rest.partition(END)
     return f"{before}{START}\n{table}\n{END}{after}"
 
 
 def main() -> None:
-    """Prints the table, writes it into the document, or compares the two."""
+    """Prints the table, writes it into the document, or compares it with the document's."""
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="Models are counted on the meta device with 1,000 classes: no memory, no download.",
+        epilog="Counts run on the meta device with 1,000 classes: no memory, no download.",
     )
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--write", action="store_true", help=f"write it into {DOCUMENT.name}")
     choice.add_argument(
-        "--check", action="store_true", help=f"end with 1 where {DOCUMENT.name} says something else"
+        "--check", action="store_true", help=f"exit with 1 if the table in {DOCUMENT.name} differs"
     )
     arguments = parser.parse_args()
     table = model_table()
     if arguments.write:
-        DOCUMENT.write_text(with_table(DOCUMENT.read_text(), table))
+        DOCUMENT.write_text(replace_table(DOCUMENT.read_text(), table))
     elif arguments.check:
         if table not in DOCUMENT.read_text():
             sys.exit(f"{DOCUMENT} is out of date; run: python tools/model_table.py --write")

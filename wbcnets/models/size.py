@@ -1,4 +1,4 @@
-"""How large a model is: parameters, and multiply-accumulate operations of one image."""
+"""Size of a model: parameters, and multiply-accumulate operations (MACs) of one image."""
 
 from typing import Any, NamedTuple, cast
 
@@ -9,19 +9,19 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 class ModelSize(NamedTuple):
-    """Parameters, and multiply-accumulates (MACs) of one image."""
+    """Parameters, and MACs of one image."""
 
     parameters: int
     macs: int
 
 
 def measure_model(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224)) -> ModelSize:
-    """Counts a model's parameters and the MACs of its matrix products, convolutions and attention.
+    """Returns a model's parameters and the MACs of its matrix products, convolutions and attention.
 
-    On the meta device, nothing is computed.
+    On the meta device nothing is computed.
 
     Args:
-        model: Any model that takes images.
+        model: A model that takes images.
         input_size: Channels, height and width of the image.
     """
     parameter = next(model.parameters())
@@ -37,6 +37,6 @@ def measure_model(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 
 
 
 def measure_registered(name: str, num_classes: int = 1000) -> ModelSize:
-    """Counts for a registered model at its default size, without allocating it."""
+    """Returns the size of a registered model at its default input, without allocating it."""
     model = timm.create_model(name, num_classes=num_classes, device="meta")
     return measure_model(model, cast(dict[str, Any], model.default_cfg)["input_size"])
