@@ -4,13 +4,13 @@ import importlib
 import re
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
+from torchvision.ops import box_convert
 
 from mfds_detr.config import read_config
 from wbcnets.benchmark.case import BenchmarkOptions, Candidate, Case, Pair, Target
@@ -19,7 +19,6 @@ from wbcnets.benchmark.scaling import ScalingCase
 HEIGHT, WIDTH = 480, 640
 NUM_CLASSES, NUM_QUERIES = 3, 100
 TRAINING_BATCH, BOXES_PER_IMAGE = 2, 14
-CONFIG = Path(__file__).resolve().parents[1] / "configs" / "mfds_detr_r50_base.yaml"
 FROZEN_PARTS = re.compile(r"backbone\.model\.(conv1|layer1\..*)\.weight$")
 PEER = "transformers' Deformable-DETR"
 
@@ -38,8 +37,8 @@ def detector_cases() -> list[Case | ScalingCase]:
         ),
         Case(
             "mfds_detr/training",
-            f"{sizes}, batch {TRAINING_BATCH}, {BOXES_PER_IMAGE} boxes an image, with loss and "
-            f"AdamW, over {PEER}",
+            f"{sizes}, batch {TRAINING_BATCH}, {BOXES_PER_IMAGE} boxes per image, with loss "
+            f"and AdamW, over {PEER}",
             _compare_training,
             suites,
             Target(time=1 / 2.5),
@@ -59,20 +58,19 @@ def _scaled(options: BenchmarkOptions) -> Callable[[int, int, int], Callable[[],
 
 
 def create_ours(options: BenchmarkOptions) -> nn.Module:
-    """MFDS-DETR as the project's config has it, with random weights."""
+    """Creates the full MFDS-DETR with random weights."""
     torch.manual_seed(options.seed)
-    overrides = ["MODEL.MFDS_DETR.NUM_CLASSES", str(NUM_CLASSES)]
-    overrides += ["MODEL.DEVICE", options.device.type]
-    return build_model(read_config(str(CONFIG), overrides)).to(options.dtype)
+    overrides = ["MODEL.MFDS_DETR.NUM_CLASSES", NUM_CLASSES, "MODEL.DEVICE", options.device.type]
+    return build_model(read_config("mfds_detr_r50_base", overrides)).to(options.dtype)
 
 
 def create_peer(options: BenchmarkOptions) -> nn.Module:
-    """Deformable-DETR of transformers with the same widths and depths, and random weights.
+    """Creates transformers' Deformable-DETR of the same width and depth, with random weights.
 
-    As in ours, batch norms are constants, and the stem and the first stage are not trained.
+    As in ours, batch norms are frozen, and the stem and the first stage are not trained.
 
     Raises:
-        ModuleNotFoundError: transformers is not installed.
+        ModuleNotFoundError: if transformers is not installed.
     """
     transformers: Any = importlib.import_module("transformers")
     torch.manual_seed(options.seed)
@@ -87,7 +85,9 @@ def create_peer(options: BenchmarkOptions) -> nn.Module:
     )
     model = transformers.DeformableDetrForObjectDetection(config)
     frozen = [p for name, p in model.named_parameters() if FROZEN_PARTS.search(name)]
-    assert len(frozen) == 1 + 10  # the stem's convolution, and three blocks with one shortcut
+    assert (
+        len(frozen) == 1 + 10
+    )  # the convolutions of the stem, and of three blocks with one shortcut
     for parameter in frozen:
         parameter.requires_grad_(False)
     return model.to(options.device, options.dtype)
@@ -120,7 +120,7 @@ def _compare_training(options: BenchmarkOptions) -> Pair:
 
 
 def _objects(options: BenchmarkOptions) -> list[tuple[Tensor, Tensor]]:
-    """Labels and boxes ``(cx, cy, w, h)`` in fractions of the image, the same for both."""
+    """Returns labels and boxes (cx, cy, w, h) in fractions of the image, the same for both."""
     generator = torch.Generator().manual_seed(options.seed)
     objects = []
     for _ in range(TRAINING_BATCH):
@@ -134,10 +134,9 @@ def _our_step(options: BenchmarkOptions) -> Callable[[], Any]:
     model = create_ours(options).train()
     inputs = []
     for labels, boxes in _objects(options):
-        centers, sides = boxes.split(2, dim=1)
-        corners = torch.cat([centers - sides / 2, centers + sides / 2], dim=1)
+        boxes_xyxy = box_convert(boxes, "cxcywh", "xyxy")
         instances = Instances((HEIGHT, WIDTH))
-        instances.gt_boxes = Boxes(corners * torch.tensor([WIDTH, HEIGHT, WIDTH, HEIGHT]))
+        instances.gt_boxes = Boxes(boxes_xyxy * torch.tensor([WIDTH, HEIGHT, WIDTH, HEIGHT]))
         instances.gt_classes = labels
         inputs.append({"image": torch.rand(3, HEIGHT, WIDTH) * 255, "instances": instances})
     return _step(model, lambda: torch.stack(list(model(inputs).values())).sum())

@@ -3,9 +3,9 @@
 Example:
   wbcnets export smears --weights output/mine/model_best.pth --output mine.safetensors
 
-Takes the moving average if there is one, and leaves optimizer and progress out. The class names are
-in the file, and its config is written beside it, so that both are all that a prediction needs. From
-a clone, python projects/mfds_detr/export_weights.py takes the same options.
+Takes the moving average if there is one, without optimizer and progress. The class names are in the
+file, and its config is written beside it: a prediction needs nothing else. In a clone,
+python projects/mfds_detr/export_weights.py takes the same options.
 """
 
 import argparse

@@ -6,7 +6,7 @@ Examples:
 
 Writes predictions.json (COCO), counts.csv (cells per image and class) and overlays/ (images with
 boxes). Images that cannot be read are listed in unreadable.csv, and the exit code is 1; all others
-are processed. From a clone, python projects/mfds_detr/predict.py takes the same options.
+are processed. In a clone, python projects/mfds_detr/predict.py takes the same options.
 """
 
 import argparse

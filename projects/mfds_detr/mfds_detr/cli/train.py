@@ -1,20 +1,22 @@
 """Trains MFDS-DETR, a detector of leukocytes in blood smears; resumes and evaluates it.
 
-Any key of the config may follow as KEY VALUE. Examples:
+Any key of the config may follow as KEY VALUE.
+
+Examples:
   wbcnets train smears --config mfds_detr_tiny_bccd --output output/first SOLVER.MAX_ITER 1000
   wbcnets train smears --config mfds_detr_tiny_bccd --output output/first --resume
   wbcnets train smears --config mfds_detr_r50_base --output output/mine \\
       --dataset mine_train=train.json:images --dataset mine_test=test.json:images \\
       DATASETS.TRAIN "('mine_train',)" DATASETS.TEST "('mine_test',)"
 
-From a clone, python projects/mfds_detr/train_net.py takes the same options. Without a GPU the
-training runs on the CPU.
+In a clone, python projects/mfds_detr/train_net.py takes the same options.
 """
 
 import argparse
 import logging
 import sys
 from datetime import timedelta
+from itertools import chain
 
 from detectron2.config import CfgNode
 from detectron2.engine import launch
@@ -33,28 +35,28 @@ from wbcnets.errors import ProcessError, WbcnetsError
 logger = logging.getLogger("mfds_detr")
 BESIDE = " (default: NAME.yaml or config.yaml beside the weights)"
 
-# The options that all trainings share, and the config keys they set
+# The options that all trainings share, the config keys they set, and their meanings
 _KEYS = {
-    "weights": "MODEL.WEIGHTS",
-    "output": "OUTPUT_DIR",
-    "device": "MODEL.DEVICE",
-    "batch-size": "SOLVER.IMS_PER_BATCH",
-    "workers": "DATALOADER.NUM_WORKERS",
-    "seed": "SEED",
+    "weights": ("MODEL.WEIGHTS", "weights to start from"),
+    "output": ("OUTPUT_DIR", "the folder to write"),
+    "device": ("MODEL.DEVICE", "auto (a GPU if there is one), cpu, cuda or cuda:1"),
+    "batch-size": ("SOLVER.IMS_PER_BATCH", "images per step, in all processes together"),
+    "workers": ("DATALOADER.NUM_WORKERS", "processes that load images"),
+    "seed": ("SEED", "equal seeds give equal results"),
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds Detectron2's usual options, and those that all trainings share."""
     add_config_file(parser)
-    for name, key in _KEYS.items():
-        add_option(parser, name, default=None, required=False, help=f"sets {key}")
+    for name, (key, meaning) in _KEYS.items():
+        add_option(parser, name, default=None, required=False, help=f"{meaning} ({key})")
     parser.add_argument(
         "--dataset",
         action="append",
         default=[],
         metavar="NAME=ANNOTATIONS.json:IMAGE_FOLDER",
-        help="give a COCO-format dataset a name for DATASETS; may be repeated",
+        help="a COCO-format dataset, and its name in DATASETS; may be repeated",
     )
     add_option(parser, "resume")
     parser.add_argument(
@@ -121,9 +123,9 @@ def run(args: argparse.Namespace) -> int:
 
 def read_run_config(args: argparse.Namespace) -> CfgNode:
     """Returns the config of the command line: the file, the options, then the overrides."""
-    values = {key: getattr(args, name.replace("-", "_")) for name, key in _KEYS.items()}
-    given = [str(part) for item in values.items() if item[1] is not None for part in item]
-    return read_config(args.config_file, [*given, *args.opts])
+    options = {key: getattr(args, name.replace("-", "_")) for name, (key, _) in _KEYS.items()}
+    given = {key: str(value) for key, value in options.items() if value is not None}
+    return read_config(args.config_file, [*chain(*given.items()), *args.opts])
 
 
 def _run_process(cfg: CfgNode, options: RunOptions) -> None:
