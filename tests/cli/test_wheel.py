@@ -26,9 +26,28 @@ for name in COMMANDS:
 """
 
 
+def make_environment(folder):
+    """Makes an environment with the packages of this one, but none of its editable ones."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    # A line of a .pth file: the .pth files of that folder itself are not read
+    (site / "others.pth").write_text(sysconfig.get_path("purelib"))
+
+    def run(program, *arguments):
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        command = [str(folder / "bin" / program), *map(str, arguments)]
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """Runs a program of a fresh environment that has the wheel and this one's other packages."""
+    """Runs programs of a fresh environment in which the wheel is installed."""
     root = tmp_path_factory.mktemp("wheel")
     (root / "source").mkdir()
     for name in SOURCES:
@@ -39,23 +58,20 @@ def installed(tmp_path_factory):
     build = ["wheel", "--no-deps", "--no-index", "--no-build-isolation", "-w", str(root)]
     subprocess.run([*pip, *build, str(root / "source")], check=True, capture_output=True)
     shutil.rmtree(root / "source")
-    venv = root / "venv"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
+    run = make_environment(root / "venv")
     (wheel,) = root.glob("*.whl")
-    install = ["--python", str(venv / "bin" / "python"), "install", "--no-deps", "--no-index"]
-    subprocess.run([*pip, *install, str(wheel)], check=True, capture_output=True)
-    # The other packages, but not the .pth files of editable installations among them
-    (site,) = venv.glob("lib/python*/site-packages")
-    (site / "others.pth").write_text(sysconfig.get_path("purelib"))
-
-    def run(program, *arguments):
-        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-        command = [str(venv / "bin" / program), *map(str, arguments)]
-        done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
+    python = ["--python", str(root / "venv" / "bin" / "python")]
+    install = [*python, "install", "--no-deps", "--no-index", str(wheel)]
+    subprocess.run([*pip, *install], check=True, capture_output=True)
     return run
+
+
+def test_the_installer_of_detectron2_runs_from_a_clone_without_the_wheel(tmp_path):
+    run = make_environment(tmp_path / "venv")
+    assert run("python", "-c", "import importlib.util as u; print(u.find_spec('wbcnets'))") == (
+        "None\n"
+    )
+    assert "--sdist" in run("python", REPOSITORY / "tools" / "install_detectron2.py", "--help")
 
 
 def test_packages_come_from_the_wheel(installed):
