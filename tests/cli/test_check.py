@@ -43,7 +43,7 @@ def test_exit_codes_and_json(tmp_path, capsys):
 
     assert check(path, "--strict", "--json", str(out)) == 1
     assert "zero area" in json.loads(out.read_text())["sets"][0]["problems"][0]
-    assert check(path, "--bad-box", "error") == 1
+    assert check(path, "--bad-box", "refuse") == 1
     path.write_text('{"images": [')
     assert check(path, "--json", str(out)) == 2
     assert "no valid JSON" in json.loads(out.read_text())["sets"][0]["error"]
@@ -60,7 +60,7 @@ def test_many_problems_in_one_pass(tmp_path, capsys):
     shown = capsys.readouterr().out
     for text in ("image_id 99", "category_id 9", "four numbers", "gone.png"):
         assert text in shown
-    assert "4 problems to mend" in shown
+    assert "4 problems; --fix-to" in shown
 
 
 @pytest.mark.parametrize(

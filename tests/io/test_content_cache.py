@@ -37,10 +37,19 @@ def test_a_fact_is_found_out_once(tmp_path, file):
     find, calls = counting()
     for _ in range(2):
         cache = ContentCache(tmp_path / "cache")
-        assert cache.facts(file, "kind", find) == {"value": "v", "size": 7}
+        assert cache.facts(file, "kind", find)[1] == {"value": "v", "size": 7}
     assert len(calls) == 1
     cache.facts(file, "another kind", find)
     assert len(calls) == 2
+
+
+def test_facts_of_another_release_are_never_used(tmp_path, file):
+    old, _ = counting("gray made RGB, in the words of an old release")
+    ContentCache(tmp_path / "cache", "0.0.9").facts(file, "kind", old)
+    find, calls = counting("new")
+    for _ in range(2):
+        assert ContentCache(tmp_path / "cache").facts(file, "kind", find)[1]["value"] == "new"
+    assert len(calls) == 1
 
 
 def test_a_copy_is_known_by_its_content(tmp_path, file):
@@ -86,7 +95,7 @@ def test_without_a_usable_cache_everything_works(tmp_path, file, damage):
         lock.execute("BEGIN EXCLUSIVE")
     find, calls = counting()
     cache = ContentCache(folder)
-    assert cache.facts(file, "kind", find)["value"] == "v"
+    assert cache.facts(file, "kind", find)[1]["value"] == "v"
     assert len(calls) == 1
     if lock is not None:
         lock.close()
@@ -99,8 +108,10 @@ def test_facts_of_images(tmp_path, monkeypatch):
     first = image_facts(path)
     assert (first.width, first.height) == (64, 48)
     again = image_facts(path)
-    assert again.digest == first.digest
-    assert (again.hash == first.hash).all()
+    assert (again.sha256, again.conversions) == (first.sha256, first.conversions)
+    assert again.fingerprint.digest == first.fingerprint.digest
+    assert (again.fingerprint.hash == first.fingerprint.hash).all()
+    assert (again.fingerprint.thumbnail == first.fingerprint.thumbnail).all()
     path.write_bytes(b"broken")
     for _ in range(2):
         with pytest.raises(DataError, match=r"x\.png: the image cannot be read"):

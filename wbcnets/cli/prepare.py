@@ -15,13 +15,13 @@ classes, counts, license, source and citation.
 import argparse
 from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 from wbcnets.cli.options import add_option
 from wbcnets.data.cards import CARDS
-from wbcnets.data.cards.card import ClassificationCard, DatasetCard
+from wbcnets.data.cards.card import ClassificationCard, DatasetCard, LeakPolicy
 from wbcnets.data.cards.classification import CLASSIFICATION_CARDS
 from wbcnets.data.prepare import PrepareOptions, prepare_dataset
-from wbcnets.data.prepare.options import LEAK_CHOICES
 
 _OPTIONS = {field.name for field in fields(PrepareOptions)}
 _CELLS = """\
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="REGEX",
         help="find the patient or slide in a file name, such as '^(?P<group>P[0-9]+)_'",
     )
-    _add_split(command, "stop")
+    _add_split(command, "refuse")
 
 
 def _add_shared(command: argparse.ArgumentParser) -> None:
@@ -106,9 +106,9 @@ def _add_split(command: argparse.ArgumentParser, leaks: str) -> None:
     add_option(command, "seed", help="the seed of the split")
     command.add_argument(
         "--leaks",
-        choices=LEAK_CHOICES,
+        choices=get_args(LeakPolicy),
         default=leaks,
-        help="if given splits share an image or a patient: stop, drop it from the training side, "
+        help="if given splits share an image or a patient: refuse, drop it from the training side, "
         "or keep it and report it",
     )
     command.add_argument(

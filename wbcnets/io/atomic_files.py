@@ -127,6 +127,17 @@ def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
         _sync_folder(path.parent)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8 as ``write_atomically`` does; half a character in a file name is escaped.
+
+    Raises:
+        CheckpointError: if the file cannot be written; the old one is untouched.
+    """
+    # Names of files need not be valid UTF-8
+    content = text.encode("utf-8", errors="backslashreplace")
+    write_atomically(path, lambda file: file.write(content))
+
+
 @contextmanager
 def _written_beside(path: Path, write: Callable[[Any], object]) -> Iterator[Path]:
     """A temporary file in the same folder, written and synced; gone afterwards."""

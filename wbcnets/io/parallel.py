@@ -1,14 +1,41 @@
-"""Work on many files in a few threads, with all problems in one error."""
+"""Work on many images in a few threads, with all problems in one error."""
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from tqdm import tqdm
+
 from wbcnets.errors import DataError
 
-THREADS = 4
+_THREADS = 4
+# From this many images on a person wants to see the progress
+_MANY = 2000
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def try_images(
+    function: Callable[[Item], Result], items: Iterable[Item], title: str
+) -> list[Result | DataError]:
+    """Returns the result or the error of a function for each image.
+
+    Args:
+        function: Handles one image and raises ``DataError`` if it cannot.
+        items: The images in any form.
+        title: The name of the set, for the progress bar.
+    """
+
+    def attempt(item: Item) -> Result | DataError:
+        try:
+            return function(item)
+        except DataError as error:
+            return error
+
+    images = list(items)
+    few = len(images) < _MANY
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(tqdm(pool.map(attempt, images), title, len(images), unit="image", disable=few))
 
 
 def map_images(
@@ -28,15 +55,7 @@ def map_images(
     Raises:
         DataError: if the function raises it for any image; its problems are all the messages.
     """
-
-    def attempt(item: Item) -> Result | DataError:
-        try:
-            return function(item)
-        except DataError as error:
-            return error
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        results = list(pool.map(attempt, items))
+    results = try_images(function, items, title)
     problems = [str(result) for result in results if isinstance(result, DataError)]
     if problems:
         raise DataError(f"{title}: {len(problems)} images {failure}", problems)

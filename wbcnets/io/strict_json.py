@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from wbcnets.errors import DataError
-from wbcnets.io.atomic_files import write_atomically
+from wbcnets.io.atomic_files import write_text
 
 MAX_BYTES = 1 << 30
 
@@ -72,7 +72,7 @@ def write_json(value: dict[str, Any], path: str | os.PathLike[str]) -> None:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    write_atomically(target, lambda file: file.write(text.encode("utf-8")))
+    write_text(target, text)
 
 
 def _refuse_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -15,13 +15,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
+from wbcnets.data.cards.card import LeakPolicy
 from wbcnets.data.cards.classification import CLASSIFICATION_CARDS
 from wbcnets.data.cells.augmentation import CellAugmentation
 from wbcnets.data.cells.checks import fingerprint_manifest
 from wbcnets.data.cells.dataset import CellDataset
 from wbcnets.data.cells.loading import is_prepared, load_cells
 from wbcnets.data.cells.manifest import CellManifest
-from wbcnets.data.cells.splits import find_leaks, find_shared_files, repeat_classes, split_cells
+from wbcnets.data.cells.splits import repeat_classes, split_cells
+from wbcnets.data.duplicates.leaks import apply_leak_policy, cell_sides, find_leaks
 from wbcnets.engine.distributed import DistributedContext
 from wbcnets.engine.worker_watchdog import DEFAULT_TIMEOUT, WatchedDataset, watched_batches
 from wbcnets.errors import ConfigError, DataError
@@ -86,7 +88,7 @@ def _joined(manifest: CellManifest, names: str) -> CellManifest:
 
 
 def _check_leaks(train: CellManifest, val: CellManifest, data: DataConfig) -> None:
-    """Images and patients on both sides are an error, near duplicates a warning.
+    """Refuses images and patients on both sides, and warns of near duplicates.
 
     Prepared sets were searched for near duplicates when they were made, which takes a while.
     """
@@ -96,23 +98,10 @@ def _check_leaks(train: CellManifest, val: CellManifest, data: DataConfig) -> No
         for image in manifest.images
     )
     joint = replace(train, images=images)
-    if is_prepared(data.source):
-        leaks = find_shared_files(joint)
-    else:
-        leaks = find_leaks(joint, fingerprint_manifest(joint))
-    near = [leak.describe(joint) for leak in leaks if leak.reason == "near duplicate"]
-    certain = [leak.describe(joint) for leak in leaks if leak.reason != "near duplicate"]
-    if near:
-        logger.warning(
-            "%d pairs of near duplicates in training and evaluation, such as %s", len(near), near[0]
-        )
-    if certain and not data.allow_leaks:
-        raise DataError(
-            f"{train.name}: {len(certain)} leaks between training and evaluation, so that the "
-            "figures would be too good - remove them, or go on with data.allow_leaks=true",
-            certain,
-        )
-    for line in certain:
+    fingerprints = () if is_prepared(data.source) else fingerprint_manifest(joint)
+    leaks = find_leaks(cell_sides(joint, fingerprints), "cells")
+    policy: LeakPolicy = "keep" if data.allow_leaks else "refuse"
+    for line in apply_leak_policy(leaks, policy, train.name, "set data.allow_leaks=true"):
         logger.warning("leak: %s", line)
 
 

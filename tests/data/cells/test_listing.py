@@ -12,10 +12,10 @@ from wbcnets.data.cells.listing import list_cells
 from wbcnets.errors import ConfigError, DataError
 
 
-def check(folder, names=None, drop=True, **options):
+def check(folder, names=None, policy="drop", **options):
     listing = list_cells(folder)
     table = ClassTable(names or listing.class_texts)
-    return check_cells("set", listing, table, drop_unusable=drop, **options)
+    return check_cells("set", listing, table, policy=policy, **options)
 
 
 def test_class_folders_in_natural_order(tmp_path):
@@ -176,9 +176,9 @@ def test_one_image_in_two_classes_stops(tmp_path):
     make_class_folders(tmp_path, {"a": 2, "b": 1})
     # Another file, but the same pixels
     Image.open(tmp_path / "a" / "1.png").save(tmp_path / "b" / "copy.bmp")
-    for drop in (True, False):
+    for policy in ("drop", "refuse"):
         with pytest.raises(DataError) as caught:
-            check(tmp_path, drop=drop)
+            check(tmp_path, policy=policy)
         assert caught.value.problems == (
             "a/1.png (a) and b/copy.bmp (b) are the same image in two classes - remove one",
         )

@@ -1,4 +1,3 @@
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,16 +9,15 @@ from tests.data.cells.cell_images import draw_cell, make_class_folders, save_cel
 from wbcnets.data.cells.manifest import CellImage, CellManifest
 from wbcnets.data.cells.splits import (
     cap_classes,
-    find_leaks,
     find_units,
     parse_protocol,
     repeat_classes,
     select_fold,
     split_cells,
 )
-from wbcnets.data.duplicates.hashes import similar_pairs
-from wbcnets.data.duplicates.near_duplicates import duplicate_pairs, fingerprint_image
+from wbcnets.data.duplicates.near_duplicates import duplicate_pairs
 from wbcnets.errors import ConfigError, DataError
+from wbcnets.io.image_facts import fingerprint_image
 
 
 def unlike(number):
@@ -99,33 +97,6 @@ def test_near_duplicates_stay_together_and_patients_join_them():
     assert all(0.95 <= correlations[pair] < 1 for pair in ((0, 30), (1, 31)))
 
 
-def test_flat_images_are_alike_only_if_equally_bright():
-    flat = [np.full((32, 32, 3), value, dtype=np.uint8) for value in (100, 101, 180)]
-    pairs = [(a, b) for a, b, _ in duplicate_pairs([fingerprint_image(image) for image in flat])]
-    assert pairs == [(0, 1)]
-
-
-def test_leaks_are_named_with_their_reason():
-    images = [draw_cell(seed, side=96) for seed in range(6)]
-    images[4], images[5] = np.roll(images[1], 3, axis=1), images[0].copy()
-    manifest = make((6,), ["", "", "p", "p", "", ""])
-    splits = ["train", "train", "train", "val", "val", "val"]
-    manifest = replace(
-        manifest, images=tuple(replace(i, split=s) for i, s in zip(manifest.images, splits))
-    )
-    prints = [fingerprint_image(image) for image in images]
-    leaks = find_leaks(manifest, prints)
-    assert [(leak.reason, leak.first, leak.second) for leak in leaks] == [
-        ("equal pixels", 0, 5),
-        ("near duplicate", 1, 4),
-        ("same group", 2, 3),
-    ]
-    text = leaks[1].describe(manifest)
-    assert "00001.png [train] and 00004.png [val]: near duplicate (correlation 0.9" in text
-    divided = split_cells(manifest, "2 folds", 0, prints)
-    assert find_leaks(divided, prints) == []
-
-
 def test_small_classes_are_named():
     manifest, prints = make((40, 3, 0, 4)), unlike(47)
     with pytest.raises(DataError) as caught:
@@ -167,27 +138,6 @@ def test_caps_and_repeats():
         repeat_classes(manifest, {"other": 2})
     with pytest.raises(DataError, match="1 or more"):
         repeat_classes(manifest, {"class1": 0})
-
-
-def test_distances_of_hashes_bit_by_bit():
-    generator = np.random.default_rng(3)
-    a = generator.integers(0, 256, (30, 8), dtype=np.uint8)
-    b = a[:20] ^ generator.integers(0, 2, (20, 8), dtype=np.uint8)
-    expected = {
-        (i, j, sum(bin(x ^ y).count("1") for x, y in zip(a[i].tolist(), b[j].tolist())))
-        for i in range(30)
-        for j in range(20)
-    }
-    assert set(similar_pairs(a, b, 64)) == expected
-    assert set(similar_pairs(a, b, 6)) == {entry for entry in expected if entry[2] <= 6}
-
-
-def test_twenty_thousand_hashes_take_seconds():
-    hashes = np.random.default_rng(0).integers(0, 256, (20_000, 8), dtype=np.uint8)
-    start = time.perf_counter()
-    pairs = sum(first < second for first, second, _ in similar_pairs(hashes, hashes, 4))
-    assert time.perf_counter() - start < 60
-    assert pairs == 0
 
 
 def test_images_are_read_where_no_fingerprints_are_given(tmp_path):

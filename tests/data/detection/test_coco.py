@@ -58,7 +58,9 @@ def test_to_json_is_clean_and_survives_a_second_pass(load, coco, tmp_path):
     assert [i["id"] for i in cleaned["images"]] == [7, 3]
     assert [i["file_name"] for i in cleaned["images"]] == ["a.png", "b.png"]
     assert cleaned["categories"] == [{"id": 0, "name": "RBC"}, {"id": 4, "name": "WBC"}]
-    again = load_coco(saved, tmp_path / "images", strict=True)
+    again = load_coco(saved, tmp_path / "images")
+    assert again.counts.n_used == again.counts.n_read == 2
+    assert again.report.lines() == []
     assert again.to_json()["annotations"] == cleaned["annotations"]
 
 
@@ -113,9 +115,9 @@ ERRORS = {
     "category as text": (annotation(0, category_id="4"), "category_id '4' is unknown"),
     "duplicate category id": (append("categories", {"id": 4, "name": "x"}), "own id"),
     "duplicate category name": (append("categories", {"id": 5, "name": "wbc "}), "same name"),
-    "category without name": (append("categories", {"id": 5}), "is no name"),
+    "category without name": (append("categories", {"id": 5}), "is not a name"),
     "crowd as text": (annotation(0, iscrowd="yes"), "iscrowd 'yes' must be 0 or 1"),
-    "annotation is a list": (append("annotations", []), r"annotations\[2\]: \[\] is no annotation"),
+    "annotation is a list": (append("annotations", []), r"annotations\[2\]: \[\] is not an"),
     "no images": (lambda coco: coco["images"].clear(), '"images" is empty'),
     "no annotations": (lambda coco: coco["annotations"].clear(), '"annotations" is empty'),
     "annotations missing": (lambda coco: coco.pop("annotations"), '"annotations" is missing'),
@@ -170,7 +172,7 @@ def test_corners_stored_as_sizes_are_named_for_the_whole_file(load, coco):
     for number in range(4):
         coco["annotations"].append({**BOX, "id": 20 + number, "bbox": [20 + number, 15, 40, 40]})
     with pytest.raises(DataError, match=r"4 of 6 boxes.*convert the file"):
-        load(coco, bad_box="fix")
+        load(coco, policy="fix")
 
 
 DROPS = {
@@ -187,22 +189,20 @@ def test_drops_are_counted_and_named(load, coco, kind):
     coco["annotations"].append({**BOX, "bbox": box})
     dataset = load(coco)
     assert (dataset.counts.n_read, dataset.counts.n_dropped) == (3, 1)
-    assert len(dataset.dropped) == 1
-    assert dataset.dropped[0].startswith('val.json: annotations[2] (id=9, image "a.png"): ')
-    assert reason.replace("\\", "") in dataset.dropped[0]
-    with pytest.raises(DataError, match="strict"):
-        load(coco, strict=True)
+    assert len(dataset.report.dropped) == 1
+    assert dataset.report.dropped[0].startswith('val.json: annotations[2] (id=9, image "a.png"): ')
+    assert reason.replace("\\", "") in dataset.report.dropped[0]
     if kind != "duplicate":
-        with pytest.raises(DataError, match="bad_box=drop"):
-            load(coco, bad_box="error")
+        with pytest.raises(DataError, match="remove it"):
+            load(coco, policy="refuse")
 
 
 def test_fix_swaps_corners_and_clips(load, coco):
     coco["annotations"][0]["bbox"] = [30, 30, -20, -20]
     coco["annotations"][1]["bbox"] = [50, 5, 30, 12]
-    dataset = load(coco, bad_box="fix")
+    dataset = load(coco, policy="fix")
     np.testing.assert_array_equal(dataset.images[0].boxes, [[10, 10, 20, 20], [50, 5, 14, 12]])
-    assert dataset.counts.n_repaired == len(dataset.repaired) == 2
+    assert dataset.counts.n_repaired == len(dataset.report.repaired) == 2
 
 
 def test_small_overhang_is_clipped_and_counted_but_rounding_is_not(load, coco):
@@ -229,8 +229,8 @@ def test_missing_values_are_filled_in(load, coco):
     del coco["annotations"][0]["area"], coco["annotations"][1]["iscrowd"]
     dataset = load(coco, check_images=False)
     assert [(i.width, i.height) for i in dataset.images] == [(64, 48), (64, 48)]
-    assert len(dataset.repaired) == 2
-    assert "2 annotations lacked area or iscrowd" in dataset.notes[0]
+    assert len(dataset.report.repaired_images) == 2
+    assert "2 annotations lacked area or iscrowd" in dataset.report.notes[0]
     assert [a["area"] for a in dataset.to_json()["annotations"]] == [400, 125]
 
 
@@ -241,10 +241,11 @@ def test_notes(load, coco, tmp_path):
     coco["images"].append({**coco["images"][0], "id": 12})
     coco["annotations"].append({**BOX, "bbox": [10, 10, 20, 20.1]})
     dataset = load(coco)
-    assert "backslashes" in dataset.repaired[0]
+    assert "backslashes" in dataset.report.repaired_images[0]
     assert dataset.images[1].file_name.endswith("sub/b.png")
-    assert "same file as images[0]" in dataset.notes[0]
-    assert "annotations 0 and 9 cover nearly the same box" in dataset.notes[1]
+    assert "same file as images[0]" in dataset.report.notes[0]
+    assert "annotations[0]" in dataset.report.notes[1]
+    assert "cover nearly the same box" in dataset.report.notes[1]
 
 
 @pytest.mark.parametrize(
@@ -275,8 +276,8 @@ def test_byte_order_mark_and_other_encodings(coco, tmp_path):
         load_coco(tmp_path / "other.json", tmp_path / "images")
     with pytest.raises(DataError, match="image folder"):
         parse_coco(coco, tmp_path / "none", source="x")
-    with pytest.raises(DataError, match="bad_box='clip' is unknown"):
-        parse_coco(coco, tmp_path, source="x", bad_box="clip")
+    with pytest.raises(DataError, match="policy='clip' is unknown"):
+        parse_coco(coco, tmp_path, source="x", policy="clip")
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -319,7 +320,7 @@ def test_no_annotation_is_ever_lost(coco, tmp_path, rows):
     data = {**coco, "annotations": annotations}
     try:
         dataset = parse_coco(
-            data, tmp_path / "images", source="x", bad_box="fix", check_images=False
+            data, tmp_path / "images", source="x", policy="fix", check_images=False
         )
     except DataError:
         reject()
@@ -327,8 +328,8 @@ def test_no_annotation_is_ever_lost(coco, tmp_path, rows):
     counts = dataset.counts
     assert counts.n_read == len(rows) == counts.n_used + counts.n_repaired + counts.n_dropped
     assert kept == counts.n_used + counts.n_repaired
-    assert len(dataset.dropped) == counts.n_dropped
-    assert len(dataset.repaired) == counts.n_repaired
+    assert len(dataset.report.dropped) == counts.n_dropped
+    assert len(dataset.report.repaired) == counts.n_repaired
     for image in dataset.images:
         ends = image.boxes[:, :2].astype(np.float64) + image.boxes[:, 2:]
         assert (image.boxes[:, :2] >= 0).all()

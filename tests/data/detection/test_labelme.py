@@ -3,7 +3,8 @@ import json
 import pytest
 from PIL import Image
 
-from wbcnets.data.detection.labelme import labelme_to_coco
+from wbcnets.data.detection.labelme import load_labelme
+from wbcnets.data.detection.report import Counts
 from wbcnets.errors import DataError
 
 
@@ -28,7 +29,8 @@ def convert(tmp_path):
             **values,
         }
         path.write_text(json.dumps(content))
-        return labelme_to_coco([path], tmp_path / "images", ("RBC", "WBC"), aliases=aliases)
+        dataset = load_labelme([path], tmp_path / "images", ("RBC", "WBC"), aliases=aliases)
+        return dataset.to_json(), dataset.report
 
     return run
 
@@ -49,7 +51,7 @@ def convert(tmp_path):
 def test_shapes_become_their_bounding_boxes(convert, kind, points, box):
     coco, report = convert([shape(points, kind)])
     assert coco["annotations"][0]["bbox"] == box
-    assert report.n_used == 1
+    assert report.counts.n_used == 1
 
 
 @pytest.mark.parametrize(
@@ -66,7 +68,7 @@ def test_shapes_become_their_bounding_boxes(convert, kind, points, box):
 def test_shapes_without_extent_are_dropped_by_name(convert, kind, points, reason):
     coco, report = convert([shape([[10, 5], [30, 25]]), shape(points, kind)])
     assert len(coco["annotations"]) == 1
-    assert (report.n_read, report.n_dropped) == (2, 1)
+    assert (report.counts.n_read, report.counts.n_dropped) == (2, 1)
     assert report.dropped[0].startswith('a.json: shapes[1] "WBC": ')
     assert reason in report.dropped[0]
 
@@ -82,7 +84,7 @@ def test_shapes_of_a_group_are_one_cell(convert):
     )
     boxes = {tuple(a["bbox"]): a["category_id"] for a in coco["annotations"]}
     assert boxes == {(10, 5, 20, 20): 2, (40, 5, 10, 10): 2, (1, 1, 4, 4): 1}
-    assert (report.n_read, report.n_used, report.n_repaired, report.n_dropped) == (4, 2, 1, 1)
+    assert report.counts == Counts(4, 2, 1, 1)
     assert "part of a.json: shapes[0]" in report.dropped[0]
 
 
@@ -133,6 +135,6 @@ def test_missing_images_and_images_annotated_twice(convert, tmp_path):
     (tmp_path / "c.json").write_text(text.replace("a.png", "c.png"))
     files = [tmp_path / f"{letter}.json" for letter in "abc"]
     with pytest.raises(DataError) as caught:
-        labelme_to_coco(files, tmp_path / "images", ("RBC", "WBC"))
+        load_labelme(files, tmp_path / "images", ("RBC", "WBC"))
     assert "same image as a.json" in caught.value.problems[0]
     assert 'imagePath "c.png"' in caught.value.problems[1]

@@ -3,8 +3,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from wbcnets.data.detection.coco import parse_coco
-from wbcnets.data.detection.voc import voc_to_coco
+from wbcnets.data.detection.voc import load_voc
 from wbcnets.errors import DataError
 
 CLASSES = ("RBC", "WBC", "Platelets")
@@ -37,7 +36,8 @@ def convert(tmp_path):
             Image.new("RGB", (64, 48)).save(tmp_path / "images" / f"{letter}.jpg")
             paths.append(tmp_path / f"{letter}.xml")
             paths[-1].write_bytes(text if isinstance(text, bytes) else text.encode())
-        return voc_to_coco(paths, tmp_path / "images", CLASSES, **options)
+        dataset = load_voc(paths, tmp_path / "images", CLASSES, **options)
+        return dataset.to_json(), dataset.report
 
     return run
 
@@ -49,7 +49,7 @@ def test_one_based_inclusive_boxes(convert):
     assert [a["category_id"] for a in coco["annotations"]] == [2, 1]
     assert coco["images"] == [{"id": 1, "file_name": "a.jpg", "width": 64, "height": 48}]
     assert "start at 1" in report.notes[0]
-    assert (report.n_read, report.n_used) == (2, 2)
+    assert (report.counts.n_read, report.counts.n_used) == (2, 2)
 
 
 def test_auto_finds_zero_based_files_and_the_origin_can_be_given(convert):
@@ -69,24 +69,24 @@ def test_zero_area_is_dropped_by_name_under_either_origin(convert):
     for origin in (0, 1):
         coco, report = convert(text, origin=origin)
         assert len(coco["annotations"]) == 1
-        assert (report.n_read, report.n_dropped) == (2, 1)
+        assert (report.counts.n_read, report.counts.n_dropped) == (2, 1)
         assert report.dropped[0].startswith('a.xml: object[0] "RBC": ')
-        assert "zero area" in report.summary()
+        assert "zero area" in "\n".join(report.lines())
 
 
 def test_swapped_corners(convert):
     text = voc_file([voc_object("RBC", (30, 41, 10, 20))])
     with pytest.raises(DataError, match=r'a.xml: object\[0\] "RBC".*negative size'):
         convert(text, origin=1)
-    coco, report = convert(text, origin=1, bad_box="fix")
+    coco, report = convert(text, origin=1, policy="fix")
     assert coco["annotations"][0]["bbox"] == [9, 19, 21, 22]
-    assert report.n_repaired == 1
+    assert report.counts.n_repaired == 1
 
 
 def test_difficult_is_ignored_in_evaluation(convert):
     coco, report = convert(voc_file([voc_object("RBC", (3, 4, 10, 20), difficult=1)]))
     assert coco["annotations"][0]["iscrowd"] == 1
-    assert report.n_repaired == 1
+    assert report.counts.n_repaired == 1
 
 
 @pytest.mark.parametrize(
@@ -108,11 +108,11 @@ def test_the_filename_serves_where_the_stem_does_not(convert, tmp_path):
     (tmp_path / "x.xml").write_text(voc_file([voc_object("RBC", (3, 4, 10, 20))], "sub\\p.png"))
     (tmp_path / "images" / "sub").mkdir()
     Image.new("RGB", (64, 48)).save(tmp_path / "images" / "sub" / "p.png")
-    coco, _ = voc_to_coco([tmp_path / "x.xml"], tmp_path / "images", CLASSES)
-    assert coco["images"][0]["file_name"] == "sub/p.png"
+    dataset = load_voc([tmp_path / "x.xml"], tmp_path / "images", CLASSES)
+    assert dataset.images[0].file_name == str(tmp_path / "images" / "sub" / "p.png")
     (tmp_path / "y.xml").write_text(voc_file([], "../x.xml"))
     with pytest.raises(DataError, match=r'"y\.\*" nor the <filename> "../x.xml"'):
-        voc_to_coco([tmp_path / "y.xml"], tmp_path / "images", CLASSES)
+        load_voc([tmp_path / "y.xml"], tmp_path / "images", CLASSES)
 
 
 BOMB = '<!DOCTYPE a [<!ENTITY x "' + "y" * 50 + '">]><annotation>&x;</annotation>'
@@ -168,27 +168,25 @@ def test_problems_of_all_files_are_listed(convert):
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-def test_round_trip(convert, tmp_path, corners):
+def test_round_trip(convert, corners):
     corners = {(x, y, min(x + w, 64), min(y + h, 48)) for x, y, w, h in corners}
     written = sorted(corners)
     coco, report = convert(voc_file([voc_object("WBC", c) for c in written]), origin=1)
-    assert report.n_used == len(written)
-    dataset = parse_coco(coco, tmp_path / "images", source="x")
-    for box, (xmin, ymin, xmax, ymax) in zip(dataset.images[0].boxes.tolist(), written):
-        x, y, w, h = box
+    assert report.counts.n_used == len(written)
+    for annotation, (xmin, ymin, xmax, ymax) in zip(coco["annotations"], written):
+        x, y, w, h = annotation["bbox"]
         assert (x + 1, y + 1, x + w, y + h) == pytest.approx((xmin, ymin, xmax, ymax), abs=1e-4)
 
 
 def test_bccd_has_4888_boxes_of_which_two_are_dropped(bccd_source):
     files = sorted((bccd_source / "Annotations").glob("*.xml"))
-    coco, report = voc_to_coco(files, bccd_source / "JPEGImages", CLASSES)
-    assert (report.n_read, report.n_used, report.n_dropped) == (4888, 4886, 2)
+    dataset = load_voc(files, bccd_source / "JPEGImages", CLASSES)
+    report = dataset.report
+    assert (report.counts.n_read, report.counts.n_used, report.counts.n_dropped) == (4888, 4886, 2)
     assert report.read == {"RBC": 4155, "WBC": 372, "Platelets": 361}
     assert [line.split(":")[0] for line in report.dropped] == [
         "BloodImage_00338.xml",
         "BloodImage_00343.xml",
     ]
     assert "start at 1" in report.notes[0]
-    dataset = parse_coco(coco, bccd_source / "JPEGImages", source="bccd")
-    assert dataset.counts.n_used == 4886
     assert len(dataset.images) == 364

@@ -3,7 +3,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from wbcnets.data.detection.yolo import yolo_to_coco
+from wbcnets.data.detection.yolo import load_yolo
 from wbcnets.errors import DataError
 
 
@@ -22,7 +22,8 @@ def convert(tmp_path):
             if text is not None:
                 (labels / f"{letter}.txt").write_text(text, encoding="utf-8")
         options = {"image_root": tmp_path, **options}
-        return yolo_to_coco(images, labels, ("RBC", "WBC"), **options)
+        dataset = load_yolo(images, labels, ("RBC", "WBC"), **options)
+        return dataset.to_json(), dataset.report
 
     return run
 
@@ -41,7 +42,7 @@ def test_boxes_names_and_negatives(convert):
 def test_zero_size_and_duplicates_are_dropped(convert):
     line = "1 0.5 0.5 0.1 0.2\n"
     _, report = convert(line + "0 0.5 0.5 0 0.2\n" + line)
-    assert (report.n_read, report.n_used, report.n_dropped) == (3, 1, 2)
+    assert (report.counts.n_read, report.counts.n_used, report.counts.n_dropped) == (3, 1, 2)
     assert report.dropped[0].startswith("a.txt:2: ")
     assert report.dropped[1] == "a.txt:3: exact duplicate of a.txt:1"
 
@@ -54,8 +55,8 @@ def test_zero_size_and_duplicates_are_dropped(convert):
         ("1.0 0.5 0.5 0.1 0.1", "whole number"),
         ("-1 0.5 0.5 0.1 0.1", "whole number"),
         ("2 0.5 0.5 0.1 0.1", "class 2 is unknown"),
-        ("0 0,5 0.5 0.1 0.1", "no number"),
-        ("0 nan 0.5 0.1 0.1", "no number"),
+        ("0 0,5 0.5 0.1 0.1", "not a number"),
+        ("0 nan 0.5 0.1 0.1", "not a number"),
         ("0 0.5 0.5 0.1", "4 columns"),
         ("0 0.5 0.5 0.1 0.1 0.9", "6 columns"),
         ("0 100 50 20 10", "must lie in 0..1"),
@@ -98,6 +99,6 @@ def test_round_trip_within_half_a_pixel(convert, boxes):
     ]
     lines, places = list(dict.fromkeys(lines)), [lines.index(x) for x in dict.fromkeys(lines)]
     coco, report = convert("\n".join(lines))
-    assert report.n_used == len(lines)
+    assert report.counts.n_used == len(lines)
     for found, place in zip(coco["annotations"], places):
         assert found["bbox"] == pytest.approx(boxes[place], abs=0.5)

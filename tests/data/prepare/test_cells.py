@@ -10,7 +10,8 @@ from wbcnets.data.cards.classification import CLASSIFICATION_CARDS
 from wbcnets.data.cells.checks import fingerprint_manifest
 from wbcnets.data.cells.loading import load_cells
 from wbcnets.data.cells.manifest import read_manifest, verify_hashes
-from wbcnets.data.cells.splits import find_leaks, repeat_classes
+from wbcnets.data.cells.splits import repeat_classes
+from wbcnets.data.duplicates.leaks import cell_sides, find_leaks
 
 
 def zip_folder(folder, archive):
@@ -224,7 +225,11 @@ def test_leaks_between_given_splits(prepare, leaky, tmp_path, capsys):
     options = ("--group-pattern", r"^(?P<group>\w\d)_")
     assert prepare("cells", leaky, tmp_path / "out", *options) == 1
     message = capsys.readouterr().err
-    for part in ("p0_1.png [train]", "q0_copy.bmp [val]: equal pixels", 'same group ("p2")'):
+    for part in (
+        "p0_1.png [train]",
+        "q0_copy.bmp [val]: equal pixels",
+        'patient or slide "p2" is in train and val',
+    ):
         assert part in message
     assert not (tmp_path / "out" / "manifest.csv").exists()
     options = (*options, "--leaks")
@@ -234,7 +239,7 @@ def test_leaks_between_given_splits(prepare, leaky, tmp_path, capsys):
     assert prepare("cells", leaky, tmp_path / "repaired", *options, "drop") == 0
     repaired = load_cells(tmp_path / "repaired")
     assert repaired.splits == {"train": 3, "val": 9}
-    assert find_leaks(repaired, fingerprint_manifest(repaired)) == []
+    assert find_leaks(cell_sides(repaired, fingerprint_manifest(repaired)), "cells") == []
     assert "15 read = 12 used as they are + 0 repaired + 3 dropped" in capsys.readouterr().out
 
 
@@ -243,7 +248,7 @@ def test_given_splits_can_be_replaced_and_must_be_whole(prepare, leaky, tmp_path
     assert prepare("cells", leaky, tmp_path / "out", *options) == 0
     manifest = load_cells(tmp_path / "out")
     assert set(manifest.splits) == {"fold0", "fold1"}
-    assert find_leaks(manifest, fingerprint_manifest(manifest)) == []
+    assert find_leaks(cell_sides(manifest, fingerprint_manifest(manifest)), "cells") == []
     assert prepare("cells", leaky / "val", tmp_path / "x", "--protocol", "given") == 1
     assert (
         "have no split - choose a protocol, such as 8:2; see --protocol" in capsys.readouterr().err

@@ -7,7 +7,8 @@ from PIL import Image
 
 from wbcnets.data.cards.detection import DETECTION_CARDS
 from wbcnets.data.detection.coco import load_coco
-from wbcnets.data.duplicates.hashes import find_overlaps
+from wbcnets.data.detection.voc import load_voc
+from wbcnets.data.duplicates.leaks import find_leaks, smear_sides
 from wbcnets.data.prepare.sources import copy_images, find_layout
 from wbcnets.errors import DataError
 
@@ -43,11 +44,15 @@ def test_txl_pbc_and_its_bccd_images(prepare, shared, tmp_path, capsys):
     assert everything[0].class_names == ("RBC", "WBC", "Platelets")
     bccd = shared("bccd")
     stems = (bccd / "ImageSets" / "Main" / "test.txt").read_text().split()
-    test = [bccd / "JPEGImages" / f"{stem}.jpg" for stem in stems]
-    files = [[image.file_name for d in sets for image in d.images] for sets in (everything, rest)]
-    assert len(find_overlaps(files[0], test).exact) == 26
-    left = find_overlaps(files[1], test)
-    assert (left.exact, left.near) == ([], [])
+    files = [bccd / "Annotations" / f"{stem}.xml" for stem in stems]
+    test = smear_sides(load_voc(files, bccd / "JPEGImages"), "test")
+
+    def leaks(datasets):
+        train = [image for dataset in datasets for image in smear_sides(dataset, "train")]
+        return find_leaks([*train, *test], "smears")
+
+    assert sum(leak.certain for leak in leaks(everything)) == 26
+    assert leaks(rest) == []
 
 
 def test_txl_pbc_subtypes(prepare, shared, tmp_path):

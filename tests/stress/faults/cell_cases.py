@@ -81,7 +81,7 @@ add("D69", "broken image", cells(None, lambda root: cut(root / "neutrophil" / "0
     r"neutrophil/0\.png.*cannot be read")  # fmt: skip
 add("D69", "broken image, to be repaired",
     cells(None, lambda root: cut(root / "neutrophil" / "0.png")), "repair", r"dropped: .*0\.png",
-    repair=True)  # fmt: skip
+    policy="skip")  # fmt: skip
 add("D70", "bomb", cells(None, lambda root: bomb(root / "neutrophil" / "0.png")), "error",
     r"0\.png.*exceed the limit")  # fmt: skip
 
@@ -104,7 +104,7 @@ add("D71", "image in two classes",
     "error", "same image in two classes")  # fmt: skip
 add("D71", "image in two classes, to be repaired",
     cells(None, lambda r: Image.open(r / "neutrophil" / "0.png").save(r / "lymphocyte" / "x.bmp")),
-    "repair", "the same image is in the classes", repair=True)  # fmt: skip
+    "repair", "the same image is in the classes", policy="skip")  # fmt: skip
 add("D71", "image twice in a class",
     cells(None, lambda r: Image.open(r / "neutrophil" / "0.png").save(r / "neutrophil" / "x.bmp")),
     "note", "duplicates within a class")  # fmt: skip

@@ -46,7 +46,7 @@ def image(**fields):
 
 
 add = catalog.add
-FIX = {"bad_box": "fix"}
+FIX = {"policy": "fix"}
 # Boxes
 for title, box in (("width 0", [5, 5, 0, 9]), ("height 0", [5, 5, 9, 0]), ("both 0", [5, 5, 0, 0])):
     add("D01", title, with_box(box), "repair", NAMES_ITEM + "zero area")
@@ -111,7 +111,7 @@ add(
     "D10", "image id twice", changed(double_image), "error", r"images\[1\].*already that of.*a\.png"
 )
 add("D10", "image id twice, to be repaired", changed(double_image), "repair",
-    r"images\[1\].*already", repair=True)  # fmt: skip
+    r"images\[1\].*already", policy="skip")  # fmt: skip
 
 
 def double_annotation(data):
@@ -120,7 +120,7 @@ def double_annotation(data):
 
 add("D11", "annotation id twice", changed(double_annotation), "error", r"annotations\[1\].*already")
 add("D11", "annotation id twice, to be repaired", changed(double_annotation), "repair",
-    "numbered anew", repair=True)  # fmt: skip
+    "numbered anew", policy="skip")  # fmt: skip
 add("D12", "annotation id 0", annotation(id=0), "accept")
 add("D12", "annotation id -1", annotation(id=-1), "accept")
 add("D12", "annotation id is a text", annotation(id="1"), "error", "id '1' must be an integer")
@@ -129,7 +129,7 @@ for value in (99, "1", None, 1.0, True):
     add("D13", f"image_id {value!r}", annotation(image_id=value), "error",
         r"annotations\[0\].*image_id .* is no image")  # fmt: skip
 add("D13", "annotation without its image, to be repaired", annotation(image_id=99), "repair",
-    r"annotations\[0\].*image_id 99", repair=True)  # fmt: skip
+    r"annotations\[0\].*image_id 99", policy="skip")  # fmt: skip
 
 
 def remove_picture(folder):
@@ -138,7 +138,7 @@ def remove_picture(folder):
 
 add("D14", "image missing", changed(None, remove_picture), "error", r"a\.png.*does not exist")
 add("D14", "image missing, to be repaired", changed(None, remove_picture), "repair",
-    r"dropped image: .*a\.png", repair=True)  # fmt: skip
+    r"dropped image: .*a\.png", policy="skip")  # fmt: skip
 
 
 def remove_all_pictures(folder):
@@ -226,7 +226,7 @@ add("D24", "empty annotations", changed(lambda d: {**d, "annotations": []}), "er
 add("D24", "annotations is an object", changed(lambda d: {**d, "annotations": {"a": 1}}), "error",
     "expected a list")  # fmt: skip
 add("D24", "annotation is a number", changed(lambda d: d["annotations"].append(7)), "error",
-    r"annotations\[4\].*no annotation")  # fmt: skip
+    r"annotations\[4\].*not an annotation")  # fmt: skip
 add("D25", "iscrowd missing", annotation(iscrowd="REMOVED"), "note", "lacked area or iscrowd")
 add("D25", "area missing", annotation(area="REMOVED"), "note", "lacked area or iscrowd")
 add("D25", "area is wrong", annotation(area=-5), "accept")

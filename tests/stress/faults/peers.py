@@ -28,7 +28,7 @@ def is_for(peer: str, case: Case) -> bool:
     """Returns whether a peer reads such input: both read COCO, torchvision class folders, too."""
     if case.expected == "accept" or case.reader not in ("check", "training"):
         return False
-    if any(key in case.options for key in ("repair", "bad_box", "class_names", "group_pattern")):
+    if any(key in case.options for key in ("policy", "class_names", "group_pattern")):
         return False
     name = case.id.split("-")[0]
     if name.startswith("I") or (name.startswith("D") and int(name[1:]) <= 34):

@@ -14,7 +14,7 @@ from tests.stress.faults.case import Catalog
 
 catalog = Catalog()
 add = catalog.add
-FIX = {"bad_box": "fix"}
+FIX = {"policy": "fix"}
 
 
 def voc(text=None, **options):
@@ -167,9 +167,9 @@ LINE = r"a\.txt:1: "
 for title, text, answer in (
     ("values over 1", "0 1.5 0.5 0.2 0.2", "must lie in 0..1"),
     ("pixels", "0 32 24 10 10", "must lie in 0..1"),
-    ("nan", "0 nan 0.5 0.2 0.2", "no number"),
-    ("inf", "0 inf 0.5 0.2 0.2", "no number"),
-    ("decimal commas", "0 0,5 0,5 0,2 0,2", "no number"),
+    ("nan", "0 nan 0.5 0.2 0.2", "not a number"),
+    ("inf", "0 inf 0.5 0.2 0.2", "not a number"),
+    ("decimal commas", "0 0,5 0,5 0,2 0,2", "not a number"),
     ("four columns", "0 0.5 0.5 0.2", "4 columns"),
     ("six columns", "0 0.5 0.5 0.2 0.2 0.9", "6 columns"),
     ("unknown class", "7 0.5 0.5 0.2 0.2", "class 7 is unknown"),
@@ -185,7 +185,7 @@ for title, text, answer in (
 add("D53", "no width", yolo("0 0.5 0.5 0 0.2"), "repair", LINE + ".*zero area")
 add("D53", "line twice", yolo("0 0.5 0.5 0.2 0.2\n" * 2), "repair", r"a\.txt:2.*duplicate")
 add("D53", "byte-order mark", yolo(b"\xef\xbb\xbf0 0.5 0.5 0.2 0.2"), "accept")
-add("D53", "not UTF-8", yolo(b"0 0.5 0.5 0.2 0.2 \xff\xfe"), "error", r"a\.txt.*no UTF-8")
+add("D53", "not UTF-8", yolo(b"0 0.5 0.5 0.2 0.2 \xff\xfe"), "error", r"a\.txt.*not UTF-8")
 add("D53", "empty label file", yolo(""), "accept")
 add("D53", "no label file", yolo("", lambda f: (f / "labels" / "a.txt").unlink()), "note",
     "1 images have no label file")  # fmt: skip

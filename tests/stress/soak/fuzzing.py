@@ -51,9 +51,9 @@ def seeds() -> dict[str, list[bytes]]:
 def targets(folder: Path) -> dict[str, Callable[[bytes], object]]:
     """Returns the readers as functions of bytes; they work in ``folder``."""
     from wbcnets.data.detection.coco import parse_coco
-    from wbcnets.data.detection.labelme import labelme_to_coco
-    from wbcnets.data.detection.voc import voc_to_coco
-    from wbcnets.data.detection.yolo import yolo_to_coco
+    from wbcnets.data.detection.labelme import load_labelme
+    from wbcnets.data.detection.voc import load_voc
+    from wbcnets.data.detection.yolo import load_yolo
     from wbcnets.io.checkpoints import read_checkpoint
     from wbcnets.io.images import read_image_bytes
     from wbcnets.io.strict_json import read_json
@@ -73,14 +73,14 @@ def targets(folder: Path) -> dict[str, Callable[[bytes], object]]:
         return parse_coco(data, folder, source="x.json", check_images=False)
 
     def voc(content: bytes) -> object:
-        return voc_to_coco([written("a.xml", content)], folder, ("WBC",))
+        return load_voc([written("a.xml", content)], folder, ("WBC",))
 
     def labelme(content: bytes) -> object:
-        return labelme_to_coco([written("a.json", content)], folder, ("NEU",))
+        return load_labelme([written("a.json", content)], folder, ("NEU",))
 
     def yolo(content: bytes) -> object:
         written("labels/a.txt", content)
-        return yolo_to_coco([folder / "a.png"], labels, ("a", "b"), image_root=folder)
+        return load_yolo([folder / "a.png"], labels, ("a", "b"), image_root=folder)
 
     return {
         "coco": coco,

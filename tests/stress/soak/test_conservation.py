@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from tests.stress.faults.builders import HEIGHT, WIDTH, voc_text, write_pictures, write_voc
 from tests.stress.soak.scale import LONG, scaled
 from tests.stress.soak.strategies import coco_objects, junk
-from wbcnets.data.detection.box_checks import BAD_BOX_CHOICES
+from wbcnets.data.detection.box_checks import POLICIES
 from wbcnets.data.detection.coco import parse_coco
-from wbcnets.data.detection.voc import voc_to_coco
-from wbcnets.data.detection.yolo import yolo_to_coco
+from wbcnets.data.detection.voc import load_voc
+from wbcnets.data.detection.yolo import load_yolo
 from wbcnets.errors import DataError
 
 pytestmark = pytest.mark.timeout(3600 if LONG else 300)
@@ -32,33 +32,29 @@ def images(tmp_path_factory):
 
 
 @patient
-@given(coco_objects(), st.sampled_from(BAD_BOX_CHOICES))
-def test_coco(images, data, bad_box):
+@given(coco_objects(), st.sampled_from(POLICIES))
+def test_coco(images, data, policy):
     n_read = len(data["annotations"])
-    repaired = parse_or_none(data, images, bad_box, repair=True)
+    repaired = parse_or_none(data, images, "skip")
     if repaired is not None:
         counts = repaired.counts
         assert counts.n_read == n_read
         assert counts.n_used + counts.n_repaired + counts.n_dropped == n_read
-        assert (len(repaired.repaired), len(repaired.dropped)) == (
-            counts.n_repaired,
-            counts.n_dropped,
-        )
         kept = sum(len(image.boxes) for image in repaired.images)
         assert kept == counts.n_used + counts.n_repaired
         check_boxes(repaired)
         again = parse_coco(repaired.to_json(), images, source="again")
         assert again.counts.n_dropped == 0
         assert again.counts.n_read == kept
-    strict = parse_or_none(data, images, bad_box, repair=False)
-    if strict is not None:
-        assert strict.counts.n_read == n_read
-        check_boxes(strict)
+    found = parse_or_none(data, images, policy)
+    if found is not None:
+        assert found.counts.n_read == n_read
+        check_boxes(found)
 
 
-def parse_or_none(data, images, bad_box, repair):
+def parse_or_none(data, images, policy):
     try:
-        return parse_coco(data, images, source="x.json", bad_box=bad_box, repair=repair)
+        return parse_coco(data, images, source="x.json", policy=policy)
     except DataError as error:
         if not error.problems:
             raise
@@ -99,10 +95,9 @@ def test_voc(tmp_path_factory, entries):
     write_voc(folder, voc_text(escaped).encode("utf-8", errors="replace"))
     files = sorted((folder / "Annotations").iterdir())
     images = folder / "JPEGImages"
-    _, report = voc_to_coco(files, images, ("RBC", "WBC"), bad_box="fix", repair=True)
+    report = load_voc(files, images, ("RBC", "WBC"), policy="skip").report
     readable = not any("a.xml" in line for line in report.dropped_images)
-    assert report.n_read == 1 + (len(entries) if readable else 0)
-    assert report.counts.n_read == report.n_read
+    assert report.counts.n_read == 1 + (len(entries) if readable else 0)
     assert report.kept.total() == report.counts.n_used + report.counts.n_repaired
 
 
@@ -120,16 +115,17 @@ def test_yolo(images, tmp_path_factory, rows):
     labels = tmp_path_factory.mktemp("labels")
     text = "\n".join(rows)
     (labels / "a.txt").write_text(text)
-    _, report = yolo_to_coco(
+    (labels / "b.txt").write_text("0 0.5 0.5 0.2 0.2")
+    report = load_yolo(
         [images / "a.png", images / "b.png"],
         labels,
         ("neutrophil", "lymphocyte"),
         image_root=images,
-        repair=True,
-    )
-    n_lines = sum(bool(line.strip()) for line in text.splitlines())
-    assert report.n_read == n_lines
-    assert report.counts.n_used + report.counts.n_repaired + report.counts.n_dropped == n_lines
+        policy="skip",
+    ).report
+    n_lines = 1 + sum(bool(line.strip()) for line in text.splitlines())
+    assert report.counts.n_read == n_lines
+    assert report.kept.total() == report.counts.n_used + report.counts.n_repaired
 
 
 @settings(patient, max_examples=scaled(100, 2_000))
@@ -142,6 +138,5 @@ def test_any_object_is_answered(images, data):
 def test_bccd(shared_data):
     source = shared_data / "bccd"
     files = sorted((source / "Annotations").glob("*.xml"))
-    _, report = voc_to_coco(files, source / "JPEGImages", ("Platelets", "RBC", "WBC"))
-    counts = report.counts
+    counts = load_voc(files, source / "JPEGImages", ("Platelets", "RBC", "WBC")).counts
     assert (counts.n_read, counts.n_used, counts.n_repaired, counts.n_dropped) == (4888, 4886, 0, 2)

@@ -2,8 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from wbcnets.data.cards.classes import CellClass
+
+# If splits share images or patients: refuse, drop them from the training side, or keep and report
+LeakPolicy = Literal["refuse", "drop", "keep"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +119,7 @@ class ClassificationCard(DatasetCard):
     caps: Mapping[str, int] = field(default_factory=dict)
     repeats: Mapping[str, int] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
-    leaks: str = "stop"
+    leaks: LeakPolicy = "refuse"
 
     @property
     def class_names(self) -> tuple[str, ...]:

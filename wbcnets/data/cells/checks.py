@@ -2,27 +2,21 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from wbcnets.data.cards.classes import ClassTable, normalize_name
 from wbcnets.data.cells.listing import CellFile, CellListing
 from wbcnets.data.cells.manifest import CellImage, CellManifest, path_problem
+from wbcnets.data.detection.box_checks import Policy
 from wbcnets.data.detection.report import Counts
-from wbcnets.data.duplicates.near_duplicates import Fingerprint, fingerprint_image
 from wbcnets.errors import DataError
-from wbcnets.io.content_cache import shared_cache
-from wbcnets.io.images import MAX_PIXELS, image_conversions, read_image
-from wbcnets.io.parallel import THREADS, map_images
+from wbcnets.io.image_facts import Fingerprint, ImageFacts, image_facts
+from wbcnets.io.parallel import map_images, try_images
 
 # Fewer pixels do not show the class of a cell
 MIN_SIDE = 8
 _NAMED_PER_LINE = 5
-# Increment when the reader or the fingerprint changes
-_KIND = f"cell 3 {MAX_PIXELS} {MIN_SIDE}"
-_PLACEHOLDER = "<the image>"
 
 
 @dataclass
@@ -81,20 +75,12 @@ class CheckedCells:
         return replace(self, manifest=manifest, fingerprints=tuple(entry for _, entry in pairs))
 
 
-@dataclass(frozen=True)
-class _Inspected:
-    sha256: str
-    fingerprint: Fingerprint
-    conversions: tuple[str, ...]
-
-
 def check_cells(
     name: str,
     listing: CellListing,
     table: ClassTable,
     *,
-    drop_unusable: bool,
-    drop_conflicts: bool = False,
+    policy: Policy,
     left_out: Sequence[str] = (),
 ) -> CheckedCells:
     """Checks the images of a source and makes a manifest of the usable ones.
@@ -103,15 +89,14 @@ def check_cells(
         name: The name of the manifest.
         listing: The images; its root becomes that of the manifest.
         table: The classes.
-        drop_unusable: Whether unreadable and tiny images, and the second of two equal images of a
-            class and split, are dropped. Otherwise the former are problems, the latter are noted.
-        drop_conflicts: Whether an image that is in two classes is dropped from both. Otherwise it
-            is a problem.
+        policy: With "refuse", unreadable and tiny images are problems, and the second of two equal
+            images of a class and split is noted. Otherwise they are dropped. With "skip", an image
+            that is in two classes is dropped from both. Otherwise it is a problem.
         left_out: Classes of the source to leave out.
 
     Raises:
         DataError: if a class is unknown, a file name is not valid, no image is left, or images are
-            problems by the options above; all are listed.
+            problems by the policy; all are listed.
     """
     report = CellReport()
     files, problems = _select_classes(listing, table, left_out, report)
@@ -119,26 +104,25 @@ def check_cells(
     problems += [line for line in map(_name_problem, names) if line]
     images: list[CellImage] = []
     fingerprints: list[Fingerprint] = []
-    with ThreadPoolExecutor(THREADS) as pool:
-        results = list(pool.map(_inspect, (file.path for file in files)))
+    results = try_images(_inspect, [file.path for file in files], name)
     for file, file_name, result in zip(files, names, results):
         label = table.find(file.class_text)
         if label is None:
             continue
         report.read[table.names[label]] += 1
-        if isinstance(result, str):
-            report.dropped[file_name] = result
+        if isinstance(result, DataError):
+            report.dropped[file_name] = str(result).removeprefix(f"{file.path}: ")
             continue
         if result.conversions:
             report.converted[file_name] = result.conversions
         images.append(CellImage(file_name, label, file.split, file.group, result.sha256))
         fingerprints.append(result.fingerprint)
-    if not drop_unusable:
+    if policy == "refuse":
         problems += [f"{file}: {reason}" for file, reason in report.dropped.items()]
     manifest = CellManifest(name, listing.root, table.names, tuple(images))
     checked = CheckedCells(manifest, tuple(fingerprints), report)
-    problems += _drop_conflicts(checked, drop_conflicts)
-    _drop_duplicates(checked, drop_unusable)
+    problems += _drop_conflicts(checked, policy == "skip")
+    _drop_duplicates(checked, policy != "refuse")
     checked = checked.select(i for i, e in enumerate(images) if e.file not in report.dropped)
     if not checked.manifest.images and not problems:
         problems.append("no image is left")
@@ -157,13 +141,8 @@ def fingerprint_manifest(manifest: CellManifest) -> tuple[Fingerprint, ...]:
         DataError: if images cannot be read; all are listed.
     """
 
-    def fingerprint(image: CellImage) -> Fingerprint:
-        result = _inspect(manifest.path(image))
-        if isinstance(result, str):
-            raise DataError(f"{image.file}: {result}")
-        return result.fingerprint
-
-    return tuple(map_images(fingerprint, manifest.images, manifest.name))
+    paths = [manifest.path(image) for image in manifest.images]
+    return tuple(facts.fingerprint for facts in map_images(_inspect, paths, manifest.name))
 
 
 def _select_classes(
@@ -202,29 +181,17 @@ def _name_problem(name: str) -> str | None:
     return path_problem(name)
 
 
-def _inspect(path: Path) -> _Inspected | str:
-    """Decodes an image, or recalls an earlier result; a text says why it cannot be used."""
-    try:
-        found = shared_cache().facts(path, _KIND, _find)
-        digest = shared_cache().digest(path)
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
-    if "error" in found:
-        return str(found["error"]).replace(_PLACEHOLDER, path.name)
-    return _Inspected(digest, Fingerprint.from_json(found), tuple(found["conversions"]))
+def _inspect(path: Path) -> ImageFacts:
+    """Returns the facts of a cell image.
 
-
-def _find(path: Path) -> dict[str, Any]:
-    try:
-        image = read_image(path)
-        height, width = image.shape[:2]
-        if min(height, width) < MIN_SIDE:
-            return {"error": f"{width}x{height} px are too few - each side needs {MIN_SIDE} px"}
-        conversions = image_conversions(path)
-    except DataError as error:
-        text = str(error).removeprefix(f"{path}: ")
-        return {"error": text.replace(str(path), _PLACEHOLDER)}
-    return {**fingerprint_image(image).as_json(), "conversions": conversions}
+    Raises:
+        DataError: if it cannot be read, or is too small to show a cell.
+    """
+    facts = image_facts(path)
+    if min(facts.size) < MIN_SIDE:
+        size = f"{facts.width}x{facts.height} px"
+        raise DataError(f"{path}: {size} are too few - each side needs {MIN_SIDE} px")
+    return facts
 
 
 def _drop_conflicts(checked: CheckedCells, drop: bool) -> list[str]:

@@ -57,7 +57,7 @@ def load_cells(
         return manifest
     listing = list_cells(path, group_pattern)
     table = ClassTable(class_names if class_names is not None else listing.class_texts)
-    checked = check_cells(path.stem, listing, table, drop_unusable=False)
+    checked = check_cells(path.stem, listing, table, policy="refuse")
     for note in checked.report.notes:
         _LOGGER.warning("%s: %s", path, note)
     return checked.manifest

@@ -9,47 +9,20 @@ Single images then fill each class up to its exact fraction.
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from wbcnets.data.cells.checks import fingerprint_manifest
 from wbcnets.data.cells.manifest import CellManifest
-from wbcnets.data.duplicates.near_duplicates import Fingerprint, duplicate_pairs
+from wbcnets.data.duplicates.near_duplicates import duplicate_pairs
 from wbcnets.errors import ConfigError, DataError
+from wbcnets.io.image_facts import Fingerprint
 
 GIVEN = "given"
 _RATIO = re.compile(r"\d+(:\d+){1,2}")
 _FOLDS = re.compile(r"(\d+) folds?")
-
-
-@dataclass(frozen=True)
-class Leak:
-    """Images of two splits that should be in one.
-
-    Args:
-        reason: "equal pixels", "near duplicate" or "same group".
-        first: Index of an image in the manifest.
-        second: Index of an image of another split.
-        correlation: Of the two images, see `wbcnets.data.duplicates.near_duplicates`; 1 for
-            equal pixels and 0 for groups.
-    """
-
-    reason: str
-    first: int
-    second: int
-    correlation: float = 0.0
-
-    def describe(self, manifest: CellManifest) -> str:
-        """The leak in words."""
-        first, second = manifest.images[self.first], manifest.images[self.second]
-        detail = {
-            "near duplicate": f"correlation {self.correlation:.3f}",
-            "same group": f'"{first.group}"',
-        }.get(self.reason)
-        reason = f"{self.reason} ({detail})" if detail else self.reason
-        return f"{first.file} [{first.split}] and {second.file} [{second.split}]: {reason}"
 
 
 def parse_protocol(protocol: str) -> dict[str, float]:
@@ -164,49 +137,6 @@ def repeat_classes(manifest: CellManifest, repeats: Mapping[str, int]) -> CellMa
     times = [repeats.get(name, 1) for name in manifest.class_names]
     images = tuple(image for image in manifest.images for _ in range(times[image.label]))
     return replace(manifest, images=images)
-
-
-def find_leaks(manifest: CellManifest, fingerprints: Sequence[Fingerprint]) -> list[Leak]:
-    """Finds what two splits share.
-
-    Args:
-        manifest: Images with splits.
-        fingerprints: One per image.
-
-    Returns:
-        Pairs of images with equal pixels or of the same cell, and one pair for each two splits that
-        share a group.
-    """
-    splits = [image.split for image in manifest.images]
-    leaks = []
-    for first, second, correlation in duplicate_pairs(fingerprints):
-        if splits[first] != splits[second]:
-            reason = "equal pixels" if correlation == 1.0 else "near duplicate"
-            leaks.append(Leak(reason, first, second, correlation))
-    return leaks + _shared_groups(manifest)
-
-
-def find_shared_files(manifest: CellManifest) -> list[Leak]:
-    """What `find_leaks` finds by the manifest alone: equal files, and groups."""
-    first: dict[str, int] = {}
-    leaks = []
-    for index, image in enumerate(manifest.images):
-        other = first.setdefault(image.sha256 or f"{index}", index)
-        if manifest.images[other].split != image.split:
-            leaks.append(Leak("equal pixels", other, index, 1.0))
-    return leaks + _shared_groups(manifest)
-
-
-def _shared_groups(manifest: CellManifest) -> list[Leak]:
-    members: dict[str, dict[str, int]] = defaultdict(dict)
-    for index, image in enumerate(manifest.images):
-        if image.group:
-            members[image.group].setdefault(image.split, index)
-    leaks = []
-    for found in members.values():
-        first, *others = found.values()
-        leaks += [Leak("same group", first, other) for other in others]
-    return leaks
 
 
 def find_units(manifest: CellManifest, fingerprints: Sequence[Fingerprint]) -> list[list[int]]:

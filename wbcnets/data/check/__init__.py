@@ -4,8 +4,7 @@ Training, evaluation and prediction read data through the same readers and valid
 (`wbcnets.data`), so that what passes here passes there.
 """
 
-from wbcnets.data.check.checking import CheckOptions, check_datasets
-from wbcnets.data.check.repair import write_repaired
+from wbcnets.data.check.checking import CheckOptions, check_datasets, fix_datasets
 from wbcnets.data.check.results import CheckResult, SetResult
 
-__all__ = ["CheckOptions", "CheckResult", "SetResult", "check_datasets", "write_repaired"]
+__all__ = ["CheckOptions", "CheckResult", "SetResult", "check_datasets", "fix_datasets"]

@@ -1,282 +1,233 @@
-"""The check itself: every set by the reader that training uses, then what sets share."""
+"""The check itself: every set by the reader that training uses, then the search for leaks."""
 
+import contextlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from wbcnets.data.cards.classes import ClassTable, normalize_name
+from wbcnets.data.cards.classes import ClassTable
+from wbcnets.data.cards.paths import DATASET_NAMES, dataset_paths, dataset_root
 from wbcnets.data.cells.checks import CellReport, CheckedCells, check_cells, fingerprint_manifest
 from wbcnets.data.cells.listing import list_cells
 from wbcnets.data.cells.manifest import read_manifest, verify_hashes
-from wbcnets.data.check.formats import Source, find_sources
+from wbcnets.data.check.formats import FoundSet, find_sets
+from wbcnets.data.check.repair import write_repaired
 from wbcnets.data.check.results import CheckResult, SetResult
-from wbcnets.data.detection.box_checks import BadBox
-from wbcnets.data.detection.coco import CocoDataset, load_coco, parse_coco
-from wbcnets.data.detection.labelme import labelme_to_coco
-from wbcnets.data.detection.report import ConversionReport, Counts
-from wbcnets.data.detection.voc import read_xml, voc_to_coco
-from wbcnets.data.detection.yolo import yolo_to_coco
-from wbcnets.data.duplicates.leaks import find_shared
+from wbcnets.data.detection.box_checks import Policy
+from wbcnets.data.detection.coco import load_coco
+from wbcnets.data.detection.dataset import CocoDataset
+from wbcnets.data.detection.labelme import load_labelme
+from wbcnets.data.detection.voc import load_voc
+from wbcnets.data.detection.yolo import load_yolo
+from wbcnets.data.duplicates.leaks import (
+    Leak,
+    SideImage,
+    cell_sides,
+    describe_leaks,
+    find_leaks,
+    smear_sides,
+)
 from wbcnets.errors import DataError
-from wbcnets.io.image_files import IMAGE_SUFFIXES, find_image_files, natural_order
-from wbcnets.io.strict_json import read_json
+from wbcnets.io.archives import unpacked
+from wbcnets.io.image_files import IMAGE_SUFFIXES, find_image_files
 
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """How sets are checked.
+    """The options of a check.
 
     Args:
-        images: Folder of the images of all sets; looked for beside the annotations by default.
-        format: See `wbcnets.data.check.formats.find_sources`; found out by default.
+        images: Folder of the images of all sets; searched beside the annotations by default.
+        format: One of ``wbcnets.data.check.formats.FORMATS``; detected by default.
         class_names: The classes; those of the set by default.
-        bad_box: See `wbcnets.data.detection.box_checks.check_box`.
-        voc_origin: See `wbcnets.data.detection.voc.voc_to_coco`.
+        policy: How far readers go with faulty items, see
+            ``wbcnets.data.detection.box_checks.Policy``. Faulty images of cells are problems,
+            except with "skip".
+        voc_origin: See ``wbcnets.data.detection.voc.load_voc``.
         strict: Whether repairs, drops and notes are problems too.
-        repair: Whether what cannot be used is left out and listed instead of being a problem.
-        leaks: Whether images that two sets or splits share are looked for.
-        group_pattern: Regular expression with a part `(?P<group>...)`, the patient or slide, in
-            the files' names.
+        leaks: Whether to search for images that two sets or splits share.
+        group_pattern: Regular expression with a part ``(?P<group>...)``, the patient or slide, in
+            the names of the files.
     """
 
     images: Path | None = None
     format: str = ""
     class_names: tuple[str, ...] = ()
-    bad_box: BadBox = "drop"
+    policy: Policy = "drop"
     voc_origin: Literal["auto", 0, 1] = "auto"
     strict: bool = False
-    repair: bool = False
     leaks: bool = True
     group_pattern: str = ""
 
 
 def check_datasets(paths: Sequence[Path], options: CheckOptions) -> CheckResult:
-    """Checks sets of any format; the user's files are only read.
+    """Checks sets of any format; the files of the user are only read.
 
     Args:
-        paths: Files and folders; what two of them share is a leak.
-        options: How.
+        paths: Files, folders, zips and names of prepared sets; images that two of them share are
+            leaks.
+        options: The options.
+
+    Raises:
+        ConfigError: if the group pattern is wrong.
     """
-    results = []
-    for path in paths:
-        try:
-            sources = find_sources(path, options.images, options.format)
-        except DataError as error:
-            results.append(SetResult(str(path), options.format or "unknown", error=str(error)))
-            continue
-        results += [_check(source, options) for source in sources]
-    result = CheckResult(results)
-    if options.leaks:
-        result.leaks, result.suspicions = find_shared(results, options.group_pattern)
-    return result
+    with contextlib.ExitStack() as stack:
+        return _check_places([_open_path(path, stack) for path in paths], options)
 
 
-def _check(source: Source, options: CheckOptions) -> SetResult:
-    result = SetResult(str(source.path), source.format)
-    checks: dict[str, Callable[[Source, CheckOptions, SetResult], None]] = {
-        "coco": _check_coco,
-        "voc": _check_voc,
-        "labelme": _check_labelme,
-        "yolo": _check_yolo,
-        "cells": _check_cells,
-        "manifest": _check_manifest,
-    }
+def fix_datasets(paths: Sequence[Path], options: CheckOptions, folder: Path) -> list[Path]:
+    """Writes a copy of sets without their problems, see ``write_repaired``.
+
+    Args:
+        paths: As for ``check_datasets``.
+        options: As for ``check_datasets``.
+        folder: A new or empty folder.
+
+    Returns:
+        The files that training can use: a JSON file or a manifest for each set.
+
+    Raises:
+        ConfigError: if the folder is in use.
+        DataError: if a problem has no certain repair.
+    """
+    options = replace(options, policy="skip", strict=False)
+    with contextlib.ExitStack() as stack:
+        places = [_open_path(path, stack) for path in paths]
+        return write_repaired(_check_places(places, options), folder)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """One path to check.
+
+    Args:
+        name: As the user gave it.
+        path: Where the data lies.
+        images: Folder of its images, if that is known.
+        error: Why it cannot be opened.
+    """
+
+    name: str
+    path: Path
+    images: Path | None = None
+    error: str = ""
+
+
+def _open_path(path: Path, stack: contextlib.ExitStack) -> _Place:
+    """Unpacks a zip, and finds a prepared set by its name."""
     try:
-        checks[source.format](source, options, result)
+        if path.suffix.lower() == ".zip":
+            return _Place(str(path), stack.enter_context(unpacked(path)))
+        if path.exists() or len(path.parts) > 1 or path.suffix:
+            return _Place(str(path), path)
+        prepared = dataset_root(None) / path.name
+        if prepared.is_dir():
+            return _Place(str(path), prepared)
+        if path.name not in DATASET_NAMES:
+            return _Place(str(path), path)
+        return _Place(str(path), *dataset_paths(path.name))
     except DataError as error:
-        if error.problems:
-            result.problems = [*result.problems, *error.problems]
-        else:
-            result.error = str(error)
-    if options.strict and not result.error:
-        found = [*result.dropped_images, *result.dropped, *result.repaired, *result.notes]
-        result.problems = [*result.problems, *(f"{line} (strict)" for line in found)]
+        return _Place(str(path), path, error=str(error))
+
+
+def _check_places(places: Sequence[_Place], options: CheckOptions) -> CheckResult:
+    result = CheckResult([entry for place in places for entry in _check_place(place, options)])
+    if options.leaks:
+        _search_leaks(result, options.group_pattern)
     return result
 
 
-def _check_coco(source: Source, options: CheckOptions, result: SetResult) -> None:
-    bad_box: BadBox = "fix" if options.repair else options.bad_box
-    dataset = load_coco(source.path, source.images, bad_box=bad_box, repair=options.repair)
-    if options.class_names:
-        _require_class_names(dataset, options.class_names)
-    _take_dataset(result, dataset)
-    result.counts, result.image_counts = dataset.counts, dataset.image_counts
-    result.repaired, result.dropped = dataset.repaired, dataset.dropped
-    result.dropped_images, result.notes = dataset.dropped_images, dataset.notes
+def _check_place(place: _Place, options: CheckOptions) -> list[SetResult]:
+    try:
+        if place.error:
+            raise DataError(place.error)
+        found = find_sets(place.path, options.images or place.images, options.format)
+    except DataError as error:
+        return [SetResult(place.name, options.format or "unknown", error=str(error))]
+    results = [_check_set(entry, options) for entry in found]
+    for entry in results:  # an unpacked zip goes by its own name
+        entry.name = entry.name.replace(str(place.path), place.name)
+    return results
 
 
-def _require_class_names(dataset: CocoDataset, names: Sequence[str]) -> None:
-    unknown = sorted(set(dataset.class_names) - set(names))
+def _search_leaks(result: CheckResult, group_pattern: str) -> None:
+    short = Counter(Path(entry.name).name for entry in result.sets)
+    cells: list[SideImage] = []
+    smears: list[SideImage] = []
+    for entry in result.sets:
+        name = Path(entry.name).name
+        name = name if short[name] == 1 else entry.name
+        if entry.cells is not None:
+            cells += cell_sides(entry.cells.manifest, entry.cells.fingerprints, name)
+        if entry.dataset is not None:
+            smears += smear_sides(entry.dataset, name, group_pattern)
+    leaks = find_leaks(cells, "cells")
+    leaks += [leak for leak in find_leaks(smears, "smears") if not _is_union(leak, smears)]
+    result.leaks = describe_leaks([leak for leak in leaks if leak.certain])
+    result.suspicions = describe_leaks([leak for leak in leaks if not leak.certain])
+    several = any(len({image.side for image in images}) > 1 for images in (cells, smears))
+    if several and not any(image.group for image in cells + smears):
+        result.suspicions.append(
+            "patients or slides: unknown; a group pattern finds them in the names of the files"
+        )
+
+
+def _is_union(leak: Leak, images: Sequence[SideImage]) -> bool:
+    """Tells whether one side is the union that many sets publish beside its parts."""
+    stems = {Path(images[index].side).stem.casefold() for index in (leak.first, leak.second)}
+    return "trainval" in stems and bool(stems & {"train", "val"})
+
+
+def _check_set(found: FoundSet, options: CheckOptions) -> SetResult:
+    result = SetResult(str(found.path), found.format)
+    try:
+        if found.format in ("cells", "manifest"):
+            result.set_cells(_read_cells(found, options))
+        else:
+            result.set_boxes(_read_boxes(found, options))
+    except DataError as error:
+        result.problems = list(error.problems)
+        result.error = "" if error.problems else str(error)
+    if options.strict and not result.error:
+        changed = [*result.dropped_images, *result.dropped, *result.repaired, *result.notes]
+        result.problems += [f"{line} (strict)" for line in changed]
+    return result
+
+
+def _read_boxes(found: FoundSet, options: CheckOptions) -> CocoDataset:
+    names, policy = options.class_names or found.class_names, options.policy
+    if found.format == "voc":
+        return load_voc(found.files, found.images, names, options.voc_origin, policy=policy)
+    if found.format == "labelme":
+        return load_labelme(found.files, found.images, names, policy=policy)
+    if found.format == "yolo":
+        images = find_image_files(found.images, recursive=False, outside_links=True)
+        if not images:
+            suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+            raise DataError(f"{found.images}: holds no image ({suffixes}) - name their folder")
+        root = found.images
+        return load_yolo(images, found.files[0], names, image_root=root, policy=policy)
+    dataset = load_coco(found.path, found.images, policy=policy)
+    unknown = sorted(set(dataset.class_names) - set(names or dataset.class_names))
     if unknown:
-        raise DataError(
-            f"{dataset.source}: 1 problem",
-            [f"categories: {', '.join(unknown)} are none of the classes {list(names)}"],
-        )
+        problem = f"categories: {', '.join(unknown)} are none of the classes {list(names)}"
+        raise DataError(f"{found.path}: 1 problem", [problem])
+    return dataset
 
 
-def _check_voc(source: Source, options: CheckOptions, result: SetResult) -> None:
-    names = options.class_names or _names_found(_voc_names(source.files), result)
-    data, report = voc_to_coco(
-        source.files,
-        source.images,
-        names,
-        options.voc_origin,
-        bad_box="fix" if options.repair else options.bad_box,
-        repair=options.repair,
-    )
-    _take_conversion(source, data, report, result)
-
-
-def _voc_names(files: Sequence[Path]) -> list[str]:
-    names: list[str] = []
-    for file in files:
-        try:
-            names += [entry.findtext("name") or "" for entry in read_xml(file).findall("object")]
-        except DataError:  # the conversion names it
-            continue
-    return names
-
-
-def _check_labelme(source: Source, options: CheckOptions, result: SetResult) -> None:
-    names = options.class_names or _names_found(_labelme_names(source.files), result)
-    data, report = labelme_to_coco(
-        source.files,
-        source.images,
-        names,
-        bad_box="fix" if options.repair else options.bad_box,
-        repair=options.repair,
-    )
-    _take_conversion(source, data, report, result)
-
-
-def _labelme_names(files: Sequence[Path]) -> list[str]:
-    names: list[str] = []
-    for file in files:
-        try:
-            shapes = read_json(file).get("shapes")
-        except DataError:
-            continue
-        for shape in shapes if isinstance(shapes, list) else ():
-            label = shape.get("label") if isinstance(shape, dict) else None
-            names += [label] if isinstance(label, str) else []
-    return names
-
-
-def _names_found(names: Sequence[str], result: SetResult) -> tuple[str, ...]:
-    """The classes of a set that does not list them; two spellings of one are a problem."""
-    counts = Counter(names)
-    spellings: dict[str, list[str]] = {}
-    for name in counts:
-        spellings.setdefault(normalize_name(name), []).append(name)
-    result.problems = [
-        f"{' and '.join(repr(name) for name in found)} are the same class, spelled in "
-        f"{len(found)} ways - choose one"
-        for found in spellings.values()
-        if len(found) > 1
-    ]
-    if "" in spellings:
-        result.problems = [*result.problems, "objects without a name - give them one"]
-    return tuple(sorted(counts, key=natural_order)) or ("none",)
-
-
-def _check_yolo(source: Source, options: CheckOptions, result: SetResult) -> None:
-    labels = source.files[0]
-    images = find_image_files(source.images, recursive=False, outside_links=True)
-    if not images:
-        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise DataError(f"{source.images}: holds no image ({suffixes}) - name it with --images")
-    names = options.class_names or source.class_names or _yolo_numbers(labels)
-    data, report = yolo_to_coco(
-        images,
-        labels,
-        names,
-        image_root=source.images,
-        bad_box="fix" if options.repair else options.bad_box,
-        repair=options.repair,
-    )
-    _take_conversion(source, data, report, result)
-
-
-def _yolo_numbers(labels: Path) -> tuple[str, ...]:
-    """Names such as "class 3" for a set that has numbers alone, up to the largest of them."""
-    largest = 0
-    for file in labels.glob("*.txt"):
-        for line in file.read_bytes()[: 1 << 20].split(b"\n"):
-            first = line.split()[:1]
-            if first and first[0].isdigit() and len(first[0]) <= 3:
-                largest = max(largest, int(first[0]))
-    return tuple(f"class {number}" for number in range(largest + 1))
-
-
-def _take_conversion(
-    source: Source, data: dict[str, Any], report: ConversionReport, result: SetResult
-) -> None:
-    result.counts, result.image_counts = report.counts, report.image_counts
-    result.repaired, result.dropped = report.repaired, report.dropped
-    result.dropped_images = report.dropped_images
-    dataset = parse_coco(data, source.images, source=str(source.path))
-    result.notes = [*report.notes, *dataset.notes]
-    _take_dataset(result, dataset)
-
-
-def _take_dataset(result: SetResult, dataset: CocoDataset) -> None:
-    result.dataset = dataset
-    result.classes = dataset.box_counts
-
-
-def _check_cells(source: Source, options: CheckOptions, result: SetResult) -> None:
-    listing = list_cells(source.path, options.group_pattern)
-    table = ClassTable(options.class_names or listing.class_texts)
-    checked = check_cells(
-        source.path.stem,
-        listing,
-        table,
-        drop_unusable=options.repair,
-        drop_conflicts=options.repair,
-    )
-    _take_cells(result, checked)
-
-
-def _check_manifest(source: Source, options: CheckOptions, result: SetResult) -> None:
-    manifest = read_manifest(source.path)
+def _read_cells(found: FoundSet, options: CheckOptions) -> CheckedCells:
+    names = options.class_names
+    if found.format == "cells":
+        listing = list_cells(found.path, options.group_pattern)
+        table = ClassTable(names or listing.class_texts)
+        policy: Policy = "skip" if options.policy == "skip" else "refuse"
+        return check_cells(found.path.stem, listing, table, policy=policy)
+    manifest = read_manifest(found.path)
     verify_hashes(manifest)
-    report = CellReport(Counter(manifest.class_names[image.label] for image in manifest.images))
-    checked = CheckedCells(manifest, fingerprint_manifest(manifest), report)
-    if options.class_names and manifest.class_names != options.class_names:
-        raise DataError(
-            f"{source.path}: 1 problem",
-            [f"its classes are {list(manifest.class_names)}, not {list(options.class_names)}"],
-        )
-    _take_cells(result, checked)
-
-
-def _take_cells(result: SetResult, checked: CheckedCells) -> None:
-    report, manifest = checked.report, checked.manifest
-    result.cells = checked
-    result.counts = report.counts
-    result.classes = dict(zip(manifest.class_names, manifest.counts()))
-    result.repaired = [
-        f"{file}: {', '.join(done)}"
-        for file, done in report.converted.items()
-        if file not in report.dropped
-    ]
-    result.dropped = [f"{file}: {reason}" for file, reason in report.dropped.items()]
-    result.notes = report.notes
-
-
-def with_repair(options: CheckOptions) -> CheckOptions:
-    """The same options for writing a repaired copy: problems are left out, boxes are mended."""
-    return replace(options, repair=True, strict=False)
-
-
-def total_counts(results: Sequence[SetResult]) -> Counts:
-    """The sum over sets."""
-    counts = [entry.counts for entry in results if entry.counts is not None]
-    return Counts(
-        sum(entry.n_read for entry in counts),
-        sum(entry.n_used for entry in counts),
-        sum(entry.n_repaired for entry in counts),
-        sum(entry.n_dropped for entry in counts),
-    )
+    if names and manifest.class_names != names:
+        problem = f"its classes are {list(manifest.class_names)}, not {list(names)}"
+        raise DataError(f"{found.path}: 1 problem", [problem])
+    read = Counter(manifest.class_names[image.label] for image in manifest.images)
+    return CheckedCells(manifest, fingerprint_manifest(manifest), CellReport(read))

@@ -18,7 +18,7 @@ _IMAGE_FOLDERS = ("images", "JPEGImages", "imgs", "img")
 
 
 @dataclass(frozen=True)
-class Source:
+class FoundSet:
     """One set to check.
 
     Args:
@@ -36,7 +36,7 @@ class Source:
     class_names: tuple[str, ...] = ()
 
 
-def find_sources(path: Path, images: Path | None = None, kind: str = "") -> list[Source]:
+def find_sets(path: Path, images: Path | None = None, kind: str = "") -> list[FoundSet]:
     """The sets that a path holds; a prepared folder with several COCO files has several.
 
     Args:
@@ -53,8 +53,8 @@ def find_sources(path: Path, images: Path | None = None, kind: str = "") -> list
     if kind == "cells":
         manifest = path / MANIFEST_NAME if path.is_dir() else path
         if manifest.is_file() and is_manifest(manifest):
-            return [Source(manifest, "manifest", manifest.parent)]
-        return [Source(path, "cells", path)]
+            return [FoundSet(manifest, "manifest", manifest.parent)]
+        return [FoundSet(path, "cells", path)]
     if kind == "yolo":
         return [_yolo_source(path, images)]
     suffix = ".xml" if kind == "voc" else ".json"
@@ -63,9 +63,9 @@ def find_sources(path: Path, images: Path | None = None, kind: str = "") -> list
         raise DataError(f"{path}: holds no annotation files of the format {kind}")
     if kind == "coco":
         return [
-            Source(file, "coco", images or _images_beside(file, path), (file,)) for file in files
+            FoundSet(file, "coco", images or _images_beside(file, path), (file,)) for file in files
         ]
-    return [Source(path, kind, images or _images_beside(files[0], path), files)]
+    return [FoundSet(path, kind, images or _images_beside(files[0], path), files)]
 
 
 def _kind_of(path: Path) -> str:
@@ -130,7 +130,7 @@ def _label_folder(path: Path) -> Path | None:
     return path if stems & texts else None
 
 
-def _yolo_source(path: Path, images: Path | None) -> Source:
+def _yolo_source(path: Path, images: Path | None) -> FoundSet:
     labels = _label_folder(path) if path.is_dir() else None
     if labels is None:
         raise DataError(
@@ -138,7 +138,7 @@ def _yolo_source(path: Path, images: Path | None) -> Source:
             "text files side by side"
         )
     beside = path / "images" if (path / "images").is_dir() else path
-    return Source(path, "yolo", images or beside, (labels,), _yolo_classes(path, labels))
+    return FoundSet(path, "yolo", images or beside, (labels,), _yolo_classes(path, labels))
 
 
 def _yolo_classes(path: Path, labels: Path) -> tuple[str, ...]:

@@ -1,20 +1,18 @@
-"""A repaired copy of a dataset: what can be used, and a list of what was mended and left out."""
+"""Writes a repaired copy of datasets, and a list of every repaired or dropped item."""
 
-import json
 import shutil
 from pathlib import Path
 
 from wbcnets.data.cells.copying import copy_cells
 from wbcnets.data.cells.manifest import MANIFEST_NAME
-from wbcnets.data.check.checking import total_counts
 from wbcnets.data.check.results import CheckResult, SetResult
-from wbcnets.data.detection.coco import CocoDataset
+from wbcnets.data.detection.dataset import CocoDataset
+from wbcnets.data.detection.report import Counts
 from wbcnets.errors import ConfigError, DataError
-from wbcnets.io.atomic_files import write_atomically
-from wbcnets.io.strict_json import write_json
+from wbcnets.io.atomic_files import write_text
 
 _README = """\
-A repaired copy, written by `wbcnets check --fix-to`. The original files were only read.
+A repaired copy, written by `wbcnets check`. The original files were only read.
 
 {sets}
 report.json   all counts, and one line for every item that was repaired or left out
@@ -31,15 +29,15 @@ def write_repaired(result: CheckResult, folder: Path) -> list[Path]:
     Images are copied byte by byte.
 
     Args:
-        result: Of a check with `CheckOptions.repair`.
+        result: Of a check with the policy "skip".
         folder: A new or empty folder.
 
     Returns:
-        What can be given to training: a JSON file or a manifest for each set.
+        The files that training can use: a JSON file or a manifest for each set.
 
     Raises:
         ConfigError: if the folder is in use.
-        DataError: if a set cannot be used even so, or two sets would get one name.
+        DataError: if a set has problems even so, or two sets would get one name.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder}: exists and is not empty - name a new folder")
@@ -91,27 +89,12 @@ def _write_boxes(dataset: CocoDataset, folder: Path) -> Path:
 
 
 def _write_reports(result: CheckResult, folder: Path, written: list[Path]) -> None:
-    write_json(result.as_dict(), folder / "report.json")
-    lines = []
-    for entry in result.sets:
-        for kind, entries in (
-            ("dropped image", entry.dropped_images),
-            ("dropped", entry.dropped),
-            ("repaired", entry.repaired),
-        ):
-            lines += [f"{kind}: {line}" for line in entries]
-    text = "".join(f"{line}\n" for line in lines)
-    write_atomically(folder / "repairs.txt", lambda file: file.write(_encoded(text)))
+    counts = [entry.counts for entry in result.sets if entry.counts is not None]
     sets = "".join(f"{path.relative_to(folder)}\n" for path in written)
-    readme = _README.format(sets=sets, counts=total_counts(result.sets))
-    write_atomically(folder / "README.txt", lambda file: file.write(_encoded(readme)))
-
-
-def _encoded(text: str) -> bytes:
-    """Names of files need not be valid UTF-8."""
-    return text.encode("utf-8", errors="backslashreplace")
-
-
-def dump(result: CheckResult) -> str:
-    """The findings as indented JSON, in which any file name can be written."""
-    return json.dumps(result.as_dict(), indent=1, ensure_ascii=True)
+    changes = [line for entry in result.sets for line in entry.changes()]
+    for name, text in (
+        ("report.json", result.to_json()),
+        ("repairs.txt", "".join(f"{line}\n" for line in changes)),
+        ("README.txt", _README.format(sets=sets, counts=sum(counts, Counts(0, 0, 0, 0)))),
+    ):
+        write_text(folder / name, text)

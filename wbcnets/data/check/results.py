@@ -1,11 +1,11 @@
-"""What a check found, for people and as JSON."""
+"""The findings of a check, for people and as JSON."""
 
-from collections.abc import Sequence
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
 from wbcnets.data.cells.checks import CheckedCells
-from wbcnets.data.detection.coco import CocoDataset
+from wbcnets.data.detection.dataset import CocoDataset
 from wbcnets.data.detection.report import Counts
 
 CLEAN, PROBLEMS, UNREADABLE = 0, 1, 2
@@ -14,22 +14,22 @@ _SHOWN = 50
 
 @dataclass
 class SetResult:
-    """What was found in one set.
+    """The findings in one set.
 
     Args:
         name: The path.
         format: "coco", "voc", "labelme", "yolo", "cells" or "manifest".
-        error: Why it cannot be read at all, empty where it can.
+        error: Why it cannot be read at all; empty if it can.
         counts: What became of the items: boxes, or images of cells.
         image_counts: What became of the images of boxes.
         classes: Items used per class.
-        problems: What has to be mended, one line each.
-        repaired: What was mended on reading.
-        dropped: What is left out.
-        dropped_images: Images that are left out together with their boxes.
-        notes: What a person should know.
-        dataset: The boxes, where they can be used.
-        cells: The cells, where they can be used.
+        problems: Faults to fix, one line each.
+        repaired: Items that were repaired on reading.
+        dropped: Items that were left out.
+        dropped_images: Images that were left out together with their boxes.
+        notes: Lines that a person should know.
+        dataset: The boxes, if they can be used.
+        cells: The cells, if they can be used.
     """
 
     name: str
@@ -38,31 +38,65 @@ class SetResult:
     counts: Counts | None = None
     image_counts: Counts | None = None
     classes: dict[str, int] = field(default_factory=dict)
-    problems: Sequence[str] = ()
-    repaired: Sequence[str] = ()
-    dropped: Sequence[str] = ()
-    dropped_images: Sequence[str] = ()
-    notes: Sequence[str] = ()
+    problems: list[str] = field(default_factory=list)
+    repaired: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+    dropped_images: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     dataset: CocoDataset | None = None
     cells: CheckedCells | None = None
 
+    def set_boxes(self, dataset: CocoDataset) -> None:
+        """Takes over a set of boxes that can be used."""
+        report = dataset.report
+        self.dataset, self.classes = dataset, dataset.box_counts
+        self.counts, self.image_counts = dataset.counts, dataset.image_counts
+        self.repaired = report.repaired + report.repaired_images
+        self.dropped, self.dropped_images = report.dropped, report.dropped_images
+        self.notes = report.notes
+
+    def set_cells(self, cells: CheckedCells) -> None:
+        """Takes over a set of cells that can be used."""
+        report = cells.report
+        self.cells, self.counts = cells, report.counts
+        self.classes = dict(zip(cells.manifest.class_names, cells.manifest.counts()))
+        self.repaired = [
+            f"{file}: {', '.join(done)}"
+            for file, done in report.converted.items()
+            if file not in report.dropped
+        ]
+        self.dropped = [f"{file}: {reason}" for file, reason in report.dropped.items()]
+        self.notes = report.notes
+
     def as_dict(self) -> dict[str, Any]:
-        """The findings as JSON."""
+        """Returns the findings as JSON."""
         found = {k: v for k, v in vars(self).items() if k not in ("dataset", "cells")}
         for key in ("counts", "image_counts"):
             found[key] = vars(found[key]) if found[key] is not None else None
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in found.items()}
+        return found
+
+    def changes(self) -> list[str]:
+        """Returns one line per item that was left out or repaired."""
+        return [
+            f"{kind}: {line}"
+            for kind, lines in (
+                ("dropped image", self.dropped_images),
+                ("dropped", self.dropped),
+                ("repaired", self.repaired),
+            )
+            for line in lines
+        ]
 
     def lines(self) -> list[str]:
-        """The findings as text."""
+        """Returns the findings as text."""
         lines = [f"{self.name} ({self.format})"]
         if self.error:
             lines.append(f"  cannot be read: {self.error}")
         if self.image_counts is not None:
             lines.append(f"  images: {self.image_counts}")
         if self.counts is not None:
-            what = "boxes" if self.image_counts is not None else "images"
-            lines.append(f"  {what}: {self.counts}")
+            items = "boxes" if self.image_counts is not None else "images"
+            lines.append(f"  {items}: {self.counts}")
         if self.classes:
             shown = ", ".join(f"{name} {count}" for name, count in self.classes.items())
             lines.append(f"  classes: {shown}")
@@ -75,18 +109,18 @@ class SetResult:
         ):
             lines += [f"  {kind}: {entry}" for entry in entries[:_SHOWN]]
             if len(entries) > _SHOWN:
-                lines.append(f"  {kind}: ... and {len(entries) - _SHOWN} more, see --json")
+                lines.append(f"  {kind}: ... and {len(entries) - _SHOWN} more")
         return lines
 
 
 @dataclass
 class CheckResult:
-    """What was found in all sets.
+    """The findings in all sets.
 
     Args:
         sets: One result each.
-        leaks: What two sets or splits share and must not.
-        suspicions: What looks as if they shared it, and what is not known.
+        leaks: Images and patients that two sets or splits share.
+        suspicions: Near duplicates in two sets or splits, and that patients are unknown.
     """
 
     sets: list[SetResult]
@@ -100,24 +134,21 @@ class CheckResult:
             return UNREADABLE
         return PROBLEMS if self.leaks or any(entry.problems for entry in self.sets) else CLEAN
 
-    def as_dict(self) -> dict[str, Any]:
-        """The findings as JSON."""
-        return {
+    def to_json(self) -> str:
+        """Returns the findings as indented JSON, in which any file name can be written."""
+        found = {
             "exit_code": self.exit_code,
             "sets": [entry.as_dict() for entry in self.sets],
             "leaks": self.leaks,
             "suspicions": self.suspicions,
         }
+        return json.dumps(found, indent=1, ensure_ascii=True)
 
     def summary(self) -> str:
-        """The findings as text, with a last line that sums them up."""
+        """Returns the findings as text; the last line sums them up."""
         lines = [line for entry in self.sets for line in entry.lines()]
         lines += [f"leak: {line}" for line in self.leaks]
         lines += [f"perhaps a leak: {line}" for line in self.suspicions]
         problems = sum(len(entry.problems) for entry in self.sets) + len(self.leaks)
-        verdict = {
-            CLEAN: "can be used",
-            PROBLEMS: f"{problems} problems to mend (--fix-to FOLDER writes a copy without them)",
-            UNREADABLE: "cannot be read",
-        }[self.exit_code]
-        return "\n".join([*lines, verdict])
+        verdicts = {CLEAN: "can be used", PROBLEMS: f"{problems} problems"}
+        return "\n".join([*lines, verdicts.get(self.exit_code, "cannot be read")])

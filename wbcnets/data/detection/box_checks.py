@@ -1,104 +1,104 @@
-"""The rules for a single bounding box, shared by the COCO reader and all converters."""
+"""The rules for a single bounding box, for boxes of every format."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 Box = tuple[float, float, float, float]
-BadBox = Literal["drop", "fix", "error"]
-Action = Literal["use", "repair", "drop", "error"]
+# How far a reader may go with faulty items, each step further than the one before:
+#   refuse  every box that needs a change is a problem
+#   drop    boxes without area are left out, small overhang is clipped; all else is a problem
+#   fix     also swaps negative sizes and clips any overhang
+#   skip    also leaves out every box and image that would be a problem
+Policy = Literal["refuse", "drop", "fix", "skip"]
+POLICIES: tuple[Policy, ...] = get_args(Policy)
 
-BAD_BOX_CHOICES: tuple[BadBox, ...] = ("drop", "fix", "error")
-# A box may overshoot its image by this much (px) and is clipped: annotation tools round outwards.
+# A box may overshoot its image by this much (px) and is clipped: annotation tools round outwards
 TOLERANCE = 2.0
-# Overshoot (px) that comes from decimal fractions in files; clipped without being called a repair.
+# Overshoot (px) from decimal fractions in files; clipped without counting as a repair
 ROUNDING = 0.01
-# A side shorter than this (px) has no extent: written with three decimals it may read as zero.
+# A shorter side (px) has no extent: written with three decimals it may read as zero
 MINIMUM_SIDE = 0.01
 
 
 @dataclass(frozen=True)
 class BoxVerdict:
-    """What is to be done with a box.
+    """Says what to do with a box.
 
     Args:
-        action: "use", "repair" (take `box`), "drop" or "error".
-        box: `(x, y, width, height)` in px, inside the image unless the action is "drop" or "error".
-        reason: Why, and for an error what to do; empty for "use".
+        action: "keep", "repair" (use the changed ``box``), "drop" or "refuse".
+        box: ``(x, y, width, height)`` in px, inside the image if it is kept or repaired.
+        reason: Why, and for "refuse" what to do; empty for "keep".
     """
 
-    action: Action
+    action: Literal["keep", "repair", "drop", "refuse"]
     box: Box
     reason: str = ""
 
 
 def read_box(value: object) -> Box | str:
-    """Reads `[x, y, width, height]`; a string is the reason why it is no box."""
+    """Reads ``[x, y, width, height]``; returns the reason as a string if it is not a box."""
     if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 4:
         return f"bbox {value!r:.200} must be four numbers [x, y, width, height]"
     for number in value:
         if isinstance(number, bool) or not isinstance(number, (int, float)):
             return f"bbox {value!r:.200} must hold numbers, not {type(number).__name__}"
-    # No image is that large, and an integer of hundreds of digits does not fit into a float.
+    # No image is that large, and an integer of hundreds of digits does not fit into a float
     if not all(abs(number) <= 1e9 for number in value):
         return f"bbox {value!r:.200} holds a value that is not finite - export the file again"
     x, y, width, height = (float(number) for number in value)
     return x, y, width, height
 
 
-def check_box(box: Box, width: int, height: int, bad_box: BadBox = "drop") -> BoxVerdict:
-    """Judges a box against its image.
+def check_box(box: Box, width: int, height: int, policy: Policy = "drop") -> BoxVerdict:
+    """Decides about a box in an image.
 
-    - no area (a side under 0.01 px), or wholly outside the image: dropped ("error": an error);
-    - up to 2 px over the border: clipped ("error": an error); under 0.01 px it is rounding;
-    - more than 2 px over the border, or a negative size (corners swapped): an error, since
-      the box may mean something else ("fix": clipped, swapped);
-    - all four numbers at most 1.5 in an image of more than 16 px: an error, the box is normalized.
+    - No area (a side under 0.01 px) or wholly outside the image: drop.
+    - Up to 2 px over the border: clip; under 0.01 px this is rounding and no repair.
+    - More than 2 px over the border, or a negative size: refuse, since the box may mean something
+      else; from "fix" on clip and swap.
+    - All four numbers at most 1.5 in an image of more than 16 px: refuse, the box is normalized.
+
+    Under "refuse" nothing is dropped or clipped, except for rounding.
 
     Args:
-        box: `(x, y, width, height)` in px, finite.
+        box: ``(x, y, width, height)`` in px, finite.
         width: Image width in px.
         height: Image height in px.
-        bad_box: "drop", "fix" or "error", see above.
-
-    Returns:
-        The verdict, with the box to use.
+        policy: See ``Policy``.
     """
-    shown = _short(box)
+    shown = "bbox [" + ", ".join(f"{number:.6g}" for number in box) + "]"
+    image = f"the {width}x{height} image"
+    fixes = policy in ("fix", "skip")
     x, y, w, h = box
-    reasons = []
+    repairs = []
     if abs(w) < MINIMUM_SIDE or abs(h) < MINIMUM_SIDE:
-        return _drop(box, f"bbox {shown} has zero area", bad_box)
+        return _drop(box, f"{shown} has zero area", policy)
     if w < 0 or h < 0:
-        if bad_box != "fix":
-            return _error(
-                box, f"bbox {shown} has a negative size - swap its corners, or bad_box=fix"
-            )
+        if not fixes:
+            return BoxVerdict("refuse", box, f"{shown} has a negative size - swap its corners")
         x, y, w, h = min(x, x + w), min(y, y + h), abs(w), abs(h)
-        reasons.append(f"bbox {shown} had a negative size: corners swapped")
+        repairs.append(f"{shown} had a negative size: corners swapped")
     if x >= width or y >= height or x + w <= 0 or y + h <= 0:
-        return _drop(box, f"bbox {shown} lies outside the {width}x{height} image", bad_box)
+        return _drop(box, f"{shown} lies outside {image}", policy)
     if max(x, y, w, h) <= 1.5 and min(width, height) > 16:
-        return _error(
-            box, f"bbox {shown} looks normalized to 0..1 - multiply it by the {width}x{height} size"
-        )
+        reason = f"{shown} looks normalized to 0..1 - multiply it by the size of {image}"
+        return BoxVerdict("refuse", box, reason)
     overshoot = max(-x, -y, x + w - width, y + h - height)
-    if overshoot > TOLERANCE and bad_box != "fix":
-        return _error(box, _leaves_image(box, width, height, overshoot))
+    if not fixes and overshoot > (ROUNDING if policy == "refuse" else TOLERANCE):
+        hint = "; it looks like [x1, y1, x2, y2]" if looks_like_xyxy(box, width, height) else ""
+        reason = f"{shown} leaves {image} by {overshoot:.4g} px{hint} - correct or clip it"
+        return BoxVerdict("refuse", box, reason)
     if overshoot > ROUNDING:
-        if bad_box == "error":
-            return _error(box, _leaves_image(box, width, height, overshoot))
-        reasons.append(
-            f"bbox {shown} left the {width}x{height} image by {overshoot:.4g} px: clipped"
-        )
+        repairs.append(f"{shown} left {image} by {overshoot:.4g} px: clipped")
     clipped = _clip(x, y, w, h, width, height)
     if clipped[2] < MINIMUM_SIDE or clipped[3] < MINIMUM_SIDE:
-        return _drop(box, f"bbox {shown} has no area inside the {width}x{height} image", bad_box)
-    return BoxVerdict("repair" if reasons else "use", clipped, "; ".join(reasons))
+        return _drop(box, f"{shown} has no area inside {image}", policy)
+    return BoxVerdict("repair" if repairs else "keep", clipped, "; ".join(repairs))
 
 
-def looks_like_corners(box: Box, width: int, height: int) -> bool:
-    """Whether `[x, y, w, h]` leaves the image but would fit as `[x1, y1, x2, y2]`."""
+def looks_like_xyxy(box: Box, width: int, height: int) -> bool:
+    """Tells whether ``[x, y, w, h]`` leaves the image but would fit as ``[x1, y1, x2, y2]``."""
     x, y, w, h = box
     leaves = x + w > width + TOLERANCE or y + h > height + TOLERANCE
     return leaves and x < w <= width and y < h <= height
@@ -111,25 +111,7 @@ def _clip(x: float, y: float, w: float, h: float, width: int, height: int) -> Bo
     return left, top, min(x + w, float(width)) - left, min(y + h, float(height)) - top
 
 
-def _leaves_image(box: Box, width: int, height: int, overshoot: float) -> str:
-    hint = ""
-    if looks_like_corners(box, width, height):
-        hint = "; it looks like [x1, y1, x2, y2] where [x, y, width, height] is expected"
-    return (
-        f"bbox {_short(box)} leaves the {width}x{height} image by {overshoot:.4g} px{hint} - "
-        "correct it, or clip with bad_box=fix"
-    )
-
-
-def _error(box: Box, reason: str) -> BoxVerdict:
-    return BoxVerdict("error", box, reason)
-
-
-def _drop(box: Box, reason: str, bad_box: BadBox) -> BoxVerdict:
-    if bad_box == "error":
-        return BoxVerdict("error", box, f"{reason} - remove it, or pass bad_box=drop")
+def _drop(box: Box, reason: str, policy: Policy) -> BoxVerdict:
+    if policy == "refuse":
+        return BoxVerdict("refuse", box, f"{reason} - remove it")
     return BoxVerdict("drop", box, reason)
-
-
-def _short(box: Box) -> str:
-    return "[" + ", ".join(f"{number:.6g}" for number in box) + "]"

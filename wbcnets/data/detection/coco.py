@@ -1,217 +1,60 @@
-"""Detection data in COCO's format: one model of the annotations and one validator for all uses.
+"""Reads COCO detection files, with all faults of a file found in one pass.
 
-Training, evaluation and the commands read annotations through `load_coco`, so that a box which is
-left out is left out everywhere, and is named. All faults of a file are found in one pass.
+Training, evaluation and the commands read annotations through ``load_coco``, so that a box that is
+left out is left out everywhere, and is named.
 """
 
 import os
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-import numpy as np
-import numpy.typing as npt
-
-from wbcnets.data.detection.box_checks import BAD_BOX_CHOICES, BadBox
-from wbcnets.data.detection.coco_checks import (
-    ImageRecord,
-    note_near_duplicates,
-    read_annotations,
-    read_categories,
-    read_images,
-)
-from wbcnets.data.detection.report import ConversionReport, Counts
+from wbcnets.data.cards.classes import normalize_name
+from wbcnets.data.detection.box_checks import Box, Policy, looks_like_xyxy, read_box
+from wbcnets.data.detection.builder import BoxEntry, DatasetBuilder, ImageEntry
+from wbcnets.data.detection.dataset import CocoDataset
+from wbcnets.data.detection.image_paths import normalize_file_name, refuse_file_name
 from wbcnets.errors import DataError
-from wbcnets.io.strict_json import read_json, write_json
+from wbcnets.io.image_facts import image_facts
+from wbcnets.io.parallel import try_images
+from wbcnets.io.strict_json import read_json
 
-
-@dataclass
-class CocoImage:
-    """One image and its boxes.
-
-    Args:
-        id: The JSON's own image id.
-        file_name: Absolute path.
-        height: In px.
-        width: In px.
-        boxes: `(N, 4)` float32 `[x, y, width, height]` in px, inside the image; N may be 0.
-        labels: `(N,)` int64, contiguous class indices from 0.
-        crowd: `(N,)` bool; True boxes are ignored in matching and evaluation.
-        areas: `(N,)` float32 in px^2: of the mask where the JSON says so, else of the box.
-        annotation_ids: `(N,)` int64, the JSON's own.
-    """
-
-    id: int
-    file_name: str
-    height: int
-    width: int
-    boxes: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.int64]
-    crowd: npt.NDArray[np.bool_]
-    areas: npt.NDArray[np.float32]
-    annotation_ids: npt.NDArray[np.int64]
-
-
-@dataclass
-class CocoDataset:
-    """A checked detection set.
-
-    Args:
-        source: The JSON file, for messages.
-        image_root: Absolute folder of the images.
-        class_names: Names in the order of the labels.
-        category_ids: The JSON's own ids in the same order, that is, ascending.
-        images: All images; those without boxes are kept as negatives.
-        counts: What became of the annotations.
-        image_counts: What became of the images.
-        repaired: One line per repaired annotation or image: file, item, what was done.
-        dropped: One line per dropped annotation: file, item, why.
-        dropped_images: One line per dropped image.
-        notes: What a person should know and nothing was changed for.
-    """
-
-    source: str
-    image_root: Path
-    class_names: tuple[str, ...]
-    category_ids: tuple[int, ...]
-    images: list[CocoImage]
-    counts: Counts
-    image_counts: Counts
-    repaired: list[str] = field(default_factory=list)
-    dropped: list[str] = field(default_factory=list)
-    dropped_images: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def box_counts(self) -> dict[str, int]:
-        """Boxes per class name, crowd boxes left out."""
-        counts: Counter[int] = Counter()
-        for image in self.images:
-            counts.update(image.labels[~image.crowd].tolist())
-        return {name: counts[label] for label, name in enumerate(self.class_names)}
-
-    @property
-    def n_negatives(self) -> int:
-        """Images without a box."""
-        return sum(len(image.boxes) == 0 for image in self.images)
-
-    @property
-    def max_boxes(self) -> int:
-        """The most boxes in one image, to be compared with queries and maximum detections."""
-        return max((len(image.boxes) for image in self.images), default=0)
-
-    def summary(self) -> str:
-        """A few lines: images, classes, and what became of the annotations, exceptions by name."""
-        classes = ", ".join(f"{name} {count}" for name, count in self.box_counts.items())
-        lines = [
-            f"{self.source}: {len(self.images)} images, {self.n_negatives} of them without boxes, "
-            f"at most {self.max_boxes} boxes in one",
-            f"  images: {self.image_counts}",
-            f"  annotations: {self.counts}",
-            f"  boxes per class: {classes}",
-        ]
-        lines += [f"  dropped image: {line}" for line in self.dropped_images]
-        lines += [f"  dropped: {line}" for line in self.dropped]
-        lines += [f"  repaired: {line}" for line in self.repaired]
-        lines += [f"  note: {line}" for line in self.notes]
-        return "\n".join(lines)
-
-    def require_classes(self, class_names: Sequence[str]) -> None:
-        """Checks that the labels mean what another set or a checkpoint means by them.
-
-        Raises:
-            DataError: Names or their order differ.
-        """
-        if tuple(class_names) != self.class_names:
-            raise DataError(
-                f"{self.source}: the classes are {list(self.class_names)}, expected "
-                f"{list(class_names)} in this order - use annotation files with the same categories"
-            )
-
-    def to_json(self) -> dict[str, Any]:
-        """The cleaned ground truth as a COCO object.
-
-        Category ids, category names and image ids are the original ones; annotation ids count from
-        1, because COCO's evaluation takes the id 0 for "no match". Only boxes are kept of the
-        annotations.
-        """
-        annotations: list[dict[str, Any]] = []
-        for image in self.images:
-            for index in range(len(image.boxes)):
-                annotations.append(
-                    {
-                        "id": len(annotations) + 1,
-                        "image_id": image.id,
-                        "category_id": self.category_ids[int(image.labels[index])],
-                        "bbox": [round(float(value), 3) for value in image.boxes[index]],
-                        "area": round(float(image.areas[index]), 3),
-                        "iscrowd": int(image.crowd[index]),
-                    }
-                )
-        return {
-            "info": {"description": f"Checked copy of {Path(self.source).name}"},
-            "images": [
-                {
-                    "id": image.id,
-                    "file_name": Path(image.file_name).relative_to(self.image_root).as_posix(),
-                    "width": image.width,
-                    "height": image.height,
-                }
-                for image in self.images
-            ],
-            "annotations": annotations,
-            "categories": [
-                {"id": category, "name": name}
-                for category, name in zip(self.category_ids, self.class_names)
-            ],
-        }
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes `to_json()`; a crash leaves the old file or the new one, never half of it."""
-        write_json(self.to_json(), path)
+# From this fraction of boxes on, [x1, y1, x2, y2] in place of [x, y, w, h] is called systematic
+XYXY_FRACTION = 0.05
+XYXY_MINIMUM = 3
+# The size (px) of an image without a size: its boxes are still checked for everything else
+_ENDLESS = 1 << 30
 
 
 def load_coco(
     json_file: str | os.PathLike[str],
     image_root: str | os.PathLike[str],
     *,
-    bad_box: BadBox = "drop",
+    policy: Policy = "drop",
     check_images: bool = True,
-    strict: bool = False,
-    repair: bool = False,
 ) -> CocoDataset:
     """Reads and checks a COCO detection file.
 
     Args:
         json_file: The annotations.
-        image_root: Folder that every `file_name` is relative to and must stay inside.
-        bad_box: What happens to boxes without area or outside the image ("drop" or "error") and
-            whether swapped corners and boxes far over the border are mended ("fix"); see
-            `wbcnets.data.detection.box_checks.check_box`.
-        check_images: Whether all image files are decoded and their sizes compared; what was found
-            is kept by content, so that the next time costs little.
-        strict: Whether repairs, drops and notes are problems too.
-        repair: Whether annotations and images that would be problems are left out and listed, and
-            annotation ids that stand twice are numbered anew.
+        image_root: Folder that every ``file_name`` is relative to and must stay inside.
+        policy: How far to go with faulty items, see ``wbcnets.data.detection.box_checks.Policy``;
+            with "skip", duplicate annotation ids are numbered anew.
+        check_images: Whether all image files are decoded and their sizes compared; the findings
+            are cached by content, so that the next time costs little.
 
     Returns:
         The dataset. Segmentations are not read.
 
     Raises:
-        DataError: The file cannot be read, or it has problems: all of them are in `problems`, each
+        DataError: if the file cannot be read or has problems: all of them are in ``problems``, each
             with file and item.
     """
-    data = read_json(json_file)
     return parse_coco(
-        data,
+        read_json(json_file),
         image_root,
         source=os.fspath(json_file),
-        bad_box=bad_box,
+        policy=policy,
         check_images=check_images,
-        strict=strict,
-        repair=repair,
     )
 
 
@@ -220,79 +63,243 @@ def parse_coco(
     image_root: str | os.PathLike[str],
     *,
     source: str,
-    bad_box: BadBox = "drop",
+    policy: Policy = "drop",
     check_images: bool = True,
-    strict: bool = False,
-    repair: bool = False,
 ) -> CocoDataset:
-    """Checks a COCO object that is already in memory; see `load_coco`.
+    """Checks a COCO object that is already in memory; see ``load_coco``.
 
     Args:
         data: The COCO object.
         image_root: Folder of the images.
-        source: What the messages call the object.
-        bad_box: As for `load_coco`.
-        check_images: As for `load_coco`.
-        strict: As for `load_coco`.
-        repair: As for `load_coco`.
+        source: Name of the object in messages.
+        policy: As for ``load_coco``.
+        check_images: As for ``load_coco``.
 
     Raises:
-        DataError: The object has problems.
+        DataError: if the object has problems.
     """
-    if bad_box not in BAD_BOX_CHOICES:
-        raise DataError(f"bad_box={bad_box!r} is unknown - choose from {list(BAD_BOX_CHOICES)}")
-    if not Path(image_root).is_dir():
-        raise DataError(f"{source}: the image folder {os.fspath(image_root)} does not exist")
-    report = ConversionReport(repair=repair)
-    root = Path(image_root).resolve()
-    categories = read_categories(data, report)
-    records = read_images(data, root, check_images, report)
-    read_annotations(data, records, categories, bad_box, report)
-    note_near_duplicates(records.values(), report)
-    if report.n_read and not report.problems and not report.kept:
-        report.problems.append("no box is left after the drops - nothing can be learned from it")
-    image_repairs = [f"{r.item}: {'; '.join(r.repairs)}" for r in records.values() if r.repairs]
-    problems = list(report.problems)
-    if strict:
-        left_out = report.dropped_images + report.dropped
-        problems += [f"{line} (strict)" for line in left_out + report.repaired]
-        problems += [f"{line} (strict)" for line in image_repairs + report.notes]
-    if problems:
-        raise DataError(
-            f"{source}: {len(problems)} problems in the annotations, nothing was loaded",
-            [f"{Path(source).name}: {problem}" for problem in problems],
+    builder = DatasetBuilder(source, image_root, policy)
+    builder.categories = _read_categories(data, builder)
+    images = _read_images(data, check_images, builder)
+    _read_annotations(data, images, builder)
+    return builder.finish(prefix=f"{Path(source).name}: ")
+
+
+def _is_integer(value: object) -> TypeGuard[int]:
+    """Tells whether a JSON value is an integer; ``true`` is not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _read_section(data: dict[str, Any], key: str, builder: DatasetBuilder) -> list[Any]:
+    """Returns a top-level list of the file; a missing, empty or other value is a problem."""
+    value = data.get(key)
+    if isinstance(value, list) and value:
+        return value
+    if key not in data:
+        problem = f'the key "{key}" is missing - this is not a COCO detection file'
+    elif isinstance(value, list):
+        problem = f'"{key}" is empty - at least one entry is needed'
+    else:
+        problem = f'"{key}" is a {type(value).__name__}, expected a list'
+    builder.report.problems.append(problem)
+    return []
+
+
+def _read_categories(data: dict[str, Any], builder: DatasetBuilder) -> dict[int, str]:
+    """Returns category id -> name in order of id; ids may start at 0 and have gaps."""
+    problems = builder.report.problems
+    names: dict[int, str] = {}
+    by_name: dict[str, str] = {}
+    for index, category in enumerate(_read_section(data, "categories", builder)):
+        item = f"categories[{index}]"
+        if not isinstance(category, dict) or not _is_integer(category.get("id")):
+            problems.append(f"{item}: {category!r:.200} needs an integer id")
+            continue
+        number, name = category["id"], category.get("name")
+        if not isinstance(name, str) or not name.strip():
+            problems.append(f"{item} (id={number}): {name!r} is not a name")
+            continue
+        if number in names:
+            problems.append(
+                f'{item}: id {number} of "{name}" is already that of "{names[number]}" - give '
+                "each category its own id"
+            )
+            continue
+        first = by_name.setdefault(normalize_name(name), f'{item} "{name}"')
+        if not first.startswith(f"{item} "):
+            problems.append(f'{item}: "{name}" is the same name as that of {first} - merge the two')
+        names[number] = name
+    return dict(sorted(names.items()))
+
+
+def _read_images(
+    data: dict[str, Any], check_images: bool, builder: DatasetBuilder
+) -> dict[int, ImageEntry]:
+    """Reads the image table and compares it with the files; returns image id -> entry."""
+    report, root = builder.report, builder.image_root.resolve()
+    images: dict[int, ImageEntry] = {}
+    names: dict[str, str] = {}
+    for index, value in enumerate(_read_section(data, "images", builder)):
+        report.n_images += 1
+        image = _read_image(index, value, root, builder)
+        if image is None or image.id is None:
+            continue
+        if image.id in images:
+            builder.refuse_image(
+                f"{image.item}: its id is already that of {images[image.id].item} - give each "
+                "image its own id"
+            )
+            continue
+        if image.file_name and image.file_name in names:
+            report.notes.append(f"{image.item}: is the same file as {names[image.file_name]}")
+        names[image.file_name] = image.item
+        images[image.id] = image
+    usable = _compare_with_files(images, check_images, root, builder)
+    # Annotations of unusable images are checked all the same, so that one pass finds all problems
+    return usable if builder.skips else images
+
+
+def _read_image(
+    index: int, value: object, root: Path, builder: DatasetBuilder
+) -> ImageEntry | None:
+    """Returns an entry of the image table; its file name is empty if it must not be opened."""
+    if not isinstance(value, dict) or not _is_integer(value.get("id")):
+        builder.refuse_image(f"images[{index}]: {value!r:.200} needs an integer id")
+        return None
+    name = value.get("file_name")
+    image = ImageEntry(f'images[{index}] (id={value["id"]}, "{name}")', "", id=value["id"])
+    if isinstance(name, str) and "\\" in name and not name.startswith("\\\\"):
+        name = normalize_file_name(name)
+        image.repairs.append("backslashes of the file name turned into slashes")
+    refusal = refuse_file_name(name, root)
+    if refusal:
+        builder.refuse_image(f"{image.item}: {refusal}")
+    else:
+        image.file_name = str(name)
+    width, height = value.get("width"), value.get("height")
+    if _is_integer(width) and _is_integer(height) and width > 0 and height > 0:
+        image.width, image.height = width, height
+    return image
+
+
+def _compare_with_files(
+    images: dict[int, ImageEntry], check_images: bool, root: Path, builder: DatasetBuilder
+) -> dict[int, ImageEntry]:
+    """Decodes the files, compares sizes, and adds the usable images, which it returns by id.
+
+    Without ``check_images``, only the files of images without a size are decoded.
+    """
+    wanted = [k for k, i in images.items() if i.file_name and (check_images or not i.width)]
+    paths = [root / images[number].file_name for number in wanted]
+    found = dict(zip(wanted, try_images(image_facts, paths, builder.source)))
+    usable = {}
+    for number, image in images.items():
+        facts, problem = found.get(number), ""
+        if isinstance(facts, DataError):
+            problem = str(facts)
+        elif facts is not None and not image.width:
+            image.repairs.append(f"width and height {facts.size} taken from the file")
+        elif facts is not None and facts.size != (image.width, image.height):
+            turned = facts.size == (image.height, image.width)
+            hint = " (the JSON ignores the EXIF orientation of the file)" if turned else ""
+            problem = (
+                f"the JSON says {image.width}x{image.height}, the file is {facts.width}x"
+                f"{facts.height}{hint} - correct width and height, and check the boxes"
+            )
+        if problem:
+            builder.refuse_image(f"{image.item}: {problem}")
+        if problem or not image.file_name:
+            image.width, image.height = image.width or _ENDLESS, image.height or _ENDLESS
+        elif not isinstance(facts, DataError):
+            builder.add_image(image, facts)
+            usable[number] = image
+    return usable
+
+
+def _read_annotations(
+    data: dict[str, Any], images: dict[int, ImageEntry], builder: DatasetBuilder
+) -> None:
+    """Reads the annotations into their images and counts every one of them."""
+    report = builder.report
+    seen: dict[int, str] = {}
+    xyxy: list[str] = []
+    incomplete = 0
+    for index, value in enumerate(_read_section(data, "annotations", builder)):
+        item = _annotation_item(index, value, images)
+        name = _category_name(value, builder.categories)
+        problems = _schema_problems(value, images, builder.categories)
+        box = read_box(value.get("bbox")) if isinstance(value, dict) else ""
+        if isinstance(box, str):
+            problems += [box] if box else []
+        first = item
+        if isinstance(value, dict) and _is_integer(value.get("id")):
+            first = seen.setdefault(value["id"], item)
+        if first != item and not builder.skips:
+            problems.append(f"its id is already that of {first} - renumber them")
+        if problems or isinstance(box, str):
+            builder.refuse_box(item, name, *problems)
+            continue
+        image = images[value["image_id"]]
+        if looks_like_xyxy(box, image.width, image.height):
+            xyxy.append(item)
+        incomplete += "area" not in value or "iscrowd" not in value
+        entry = _box_entry(item, name, box, value)
+        if first != item:
+            entry.repairs.append("its id is a duplicate: numbered anew")
+        builder.add_box(image, entry)
+    if incomplete:
+        report.notes.append(f"{incomplete} annotations lacked area or iscrowd: filled in")
+    n_read = report.read.total()
+    if len(xyxy) >= max(XYXY_MINIMUM, XYXY_FRACTION * n_read):
+        report.problems.insert(
+            0,
+            f"{len(xyxy)} of {n_read} boxes, the first of them {xyxy[0]}, look like "
+            "[x1, y1, x2, y2] where [x, y, width, height] is expected - convert the file",
         )
-    name = Path(source).name
-    return CocoDataset(
-        source=source,
-        image_root=Path(image_root).absolute(),
-        class_names=tuple(categories.values()),
-        category_ids=tuple(categories),
-        images=[_to_image(record, Path(image_root).absolute()) for record in records.values()],
-        counts=report.counts,
-        image_counts=Counts(
-            report.n_images,
-            len(records) - len(image_repairs),
-            len(image_repairs),
-            len(report.dropped_images),
-        ),
-        repaired=[f"{name}: {line}" for line in report.repaired + image_repairs],
-        dropped=[f"{name}: {line}" for line in report.dropped],
-        dropped_images=[f"{name}: {line}" for line in report.dropped_images],
-        notes=[f"{name}: {line}" for line in report.notes],
-    )
 
 
-def _to_image(record: ImageRecord, root: Path) -> CocoImage:
-    boxes = record.boxes
-    return CocoImage(
-        id=record.id,
-        file_name=str(root / record.file_name),
-        height=record.height,
-        width=record.width,
-        boxes=np.array([item.box for item in boxes], dtype=np.float32).reshape(-1, 4),
-        labels=np.array([item.label for item in boxes], dtype=np.int64),
-        crowd=np.array([item.crowd for item in boxes], dtype=np.bool_),
-        areas=np.array([item.area for item in boxes], dtype=np.float32),
-        annotation_ids=np.array([item.annotation_id for item in boxes], dtype=np.int64),
-    )
+def _box_entry(item: str, name: str, box: Box, value: dict[str, Any]) -> BoxEntry:
+    crowd, area = bool(value.get("iscrowd", 0)), value.get("area")
+    entry = BoxEntry(item, name, box, crowd, id=value["id"])
+    if isinstance(area, (int, float)):
+        entry.area = area
+    if not crowd and any(value.get(flag, 0) for flag in ("ignore", "difficult")):
+        entry.crowd = True
+        entry.repairs.append("marked ignore or difficult: kept as iscrowd=1, which is not scored")
+    return entry
+
+
+def _annotation_item(index: int, value: object, images: dict[int, ImageEntry]) -> str:
+    if not isinstance(value, dict):
+        return f"annotations[{index}]"
+    image_id = value.get("image_id")
+    image = images.get(image_id) if _is_integer(image_id) else None
+    text = f'image "{image.file_name}"' if image else f"image_id={image_id!r}"
+    return f"annotations[{index}] (id={value.get('id')!r}, {text})"
+
+
+def _category_name(value: object, categories: dict[int, str]) -> str:
+    category = value.get("category_id") if isinstance(value, dict) else None
+    return categories.get(category, str(category)) if _is_integer(category) else str(category)
+
+
+def _schema_problems(
+    value: object, images: dict[int, ImageEntry], categories: dict[int, str]
+) -> list[str]:
+    if not isinstance(value, dict):
+        return [f"{value!r:.200} is not an annotation object"]
+    problems = []
+    if not _is_integer(value.get("id")):
+        problems.append(f"id {value.get('id')!r:.200} must be an integer")
+    image_id = value.get("image_id")
+    if not _is_integer(image_id) or image_id not in images:
+        problems.append(f"image_id {image_id!r:.200} is no image of this file - add the image")
+    category = value.get("category_id")
+    if not _is_integer(category) or category not in categories:
+        problems.append(
+            f"category_id {category!r:.200} is unknown - expected one of {list(categories)}"
+        )
+    for key in ("iscrowd", "ignore", "difficult"):
+        if value.get(key, 0) not in (0, 1):
+            problems.append(f"{key} {value[key]!r:.200} must be 0 or 1")
+    return problems

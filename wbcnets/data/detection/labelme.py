@@ -1,4 +1,4 @@
-"""LabelMe annotations (one JSON file per image) to COCO.
+"""Reads LabelMe annotations: one JSON file per image.
 
 Rectangles, polygons, circles and masks become their bounding boxes; shapes that enclose nothing are
 dropped by type and named. Shapes of one label that share a group_id are parts of one cell and
@@ -12,93 +12,102 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from wbcnets.data.detection.box_checks import BadBox, Box
-from wbcnets.data.detection.coco_builder import CocoBuilder
+from wbcnets.data.detection.box_checks import Box, Policy
+from wbcnets.data.detection.builder import BoxEntry, DatasetBuilder, ImageEntry
+from wbcnets.data.detection.dataset import CocoDataset
 from wbcnets.data.detection.image_paths import find_by_stem, normalize_file_name
-from wbcnets.data.detection.report import ConversionReport
 from wbcnets.errors import DataError
 from wbcnets.io.image_facts import image_facts
 from wbcnets.io.strict_json import read_json
 
 MAX_BYTES = 256 << 20
-# The fewest points that make each shape; a LabelMe mask is stored with the corners of its box.
+# The fewest points of each shape; a LabelMe mask is stored with the corners of its box
 _MINIMUM_POINTS = {"rectangle": 2, "polygon": 3, "circle": 2, "mask": 2}
+_NO_LABEL = "?"
 
 
 @dataclass
 class Shape:
-    """One shape that encloses something, as `(x1, y1, x2, y2)`."""
+    """One shape that encloses something, as ``(x1, y1, x2, y2)`` in px."""
 
     item: str
     name: str
     group: int | None
-    corners: Box
+    xyxy: Box
 
 
-def labelme_to_coco(
+def load_labelme(
     annotation_files: Sequence[str | os.PathLike[str]],
     image_folder: str | os.PathLike[str],
-    classes: Sequence[str],
+    class_names: Sequence[str] = (),
     *,
     aliases: Mapping[str, str] | None = None,
     image_root: str | os.PathLike[str] | None = None,
-    bad_box: BadBox = "drop",
-    repair: bool = False,
-) -> tuple[dict[str, Any], ConversionReport]:
-    """Converts LabelMe files to a COCO object.
+    policy: Policy = "drop",
+) -> CocoDataset:
+    """Reads and checks LabelMe files.
 
     Args:
         annotation_files: The JSON files, one per image.
-        image_folder: Folder of the images, found by the name in `imagePath`, whose folders are
+        image_folder: Folder of the images, found by the name in ``imagePath``, whose folders are
             ignored, then by the JSON file's stem.
-        classes: The classes; other labels are an error, with the nearest class suggested.
-        aliases: Other labels in the files -> class, such as `{"NEU": "neutrophil"}`.
-        image_root: Folder that `file_name` is relative to, `image_folder` by default.
-        bad_box: See `wbcnets.data.detection.box_checks.check_box`.
-        repair: Whether shapes and files that would be problems are left out and listed.
+        class_names: The classes; other labels are problems, with the nearest class suggested. By
+            default those of the files.
+        aliases: Other labels in the files -> class, such as ``{"NEU": "neutrophil"}``.
+        image_root: Folder that file names are relative to, ``image_folder`` by default.
+        policy: How far to go with faulty items, see ``wbcnets.data.detection.box_checks.Policy``.
 
     Returns:
-        The COCO object, and the report. Shapes merged by group_id count as one repaired box and
-        otherwise dropped ones, so that the counts of shapes add up.
+        The dataset. Shapes merged by group_id count as one repaired box and otherwise dropped
+        ones, so that the counts of shapes add up.
 
     Raises:
-        DataError: With all problems of all files, each with file and shape.
+        DataError: if there are problems in any file; all of them are listed.
     """
-    builder = CocoBuilder(classes, bad_box, repair)
     folder = Path(image_folder)
-    root = Path(image_root) if image_root is not None else folder
-    images: dict[Path, Path] = {}
+    builder = DatasetBuilder(f"{len(annotation_files)} LabelMe files", image_root or folder, policy)
+    contents: dict[Path, dict[str, Any]] = {}
     for path in map(Path, annotation_files):
         builder.report.n_images += 1
-        data: dict[str, Any] = {}
         try:
-            data = read_json(path, MAX_BYTES)
-            image = _find_image(path, data.get("imagePath"), folder)
-            facts = image_facts(image)
-            if image in images:
-                raise DataError(f"{path}: annotates the same image as {images[image].name}")
+            contents[path] = read_json(path, MAX_BYTES)
+            contents[path].pop("imageData", None)  # megabytes that nobody reads
         except DataError as error:
-            builder.report.refuse_image(str(error))
-            _reject_shapes(path, data.get("shapes"), builder)
+            builder.refuse_image(str(error))
+    aliases = aliases or {}
+    labels = (label for data in contents.values() for label in _labels(data.get("shapes")))
+    builder.set_classes(class_names, (aliases.get(x, x) for x in labels if x != _NO_LABEL))
+    images: dict[Path, Path] = {}
+    for path, data in contents.items():
+        shapes, size = data.get("shapes"), (data.get("imageWidth"), data.get("imageHeight"))
+        try:
+            file = _find_image(path, data.get("imagePath"), folder)
+            facts = image_facts(file)
+            if file in images:
+                raise DataError(f"{path}: annotates the same image as {images[file].name}")
+        except DataError as error:
+            builder.refuse_image(str(error))
+            for index, label in enumerate(_labels(shapes)):
+                builder.skip_box(f"{path.name}: shapes[{index}]", label, "its file is left out")
             continue
-        width, height = facts.width, facts.height
-        images[image] = path
-        if (data.get("imageWidth"), data.get("imageHeight")) not in ((width, height), (None, None)):
+        images[file] = path
+        if size not in (facts.size, (None, None)):
             builder.report.notes.append(
-                f"{path.name}: imageWidth and imageHeight {data.get('imageWidth')}x"
-                f"{data.get('imageHeight')} are stale, {width}x{height} is taken from the file"
+                f"{path.name}: imageWidth and imageHeight {size[0]}x{size[1]} are stale; "
+                f"{facts.width}x{facts.height} is taken from the file"
             )
-        builder.add_image(image.relative_to(root).as_posix(), width, height)
-        _add_shapes(path, data.get("shapes"), aliases or {}, builder)
-    return builder.finish(f"{len(annotation_files)} LabelMe files")
+        image = builder.add_image(ImageEntry(str(path), builder.relative(file)), facts)
+        _add_shapes(path, shapes, aliases, image, builder)
+    return builder.finish()
 
 
-def _reject_shapes(path: Path, entries: object, builder: CocoBuilder) -> None:
-    """Counts the shapes of a file that is left out."""
-    for index, entry in enumerate(entries if isinstance(entries, list) else ()):
-        name = str(entry.get("label")) if isinstance(entry, dict) else "?"
-        if builder.report.repair:
-            builder.reject(f"{path.name}: shapes[{index}]", name, "its file is left out")
+def _labels(shapes: object) -> list[str]:
+    """Returns the label of each shape, or ``_NO_LABEL``."""
+    labels = []
+    for shape in shapes if isinstance(shapes, list) else ():
+        label = shape.get("label") if isinstance(shape, dict) else None
+        labels.append(label if isinstance(label, str) else _NO_LABEL)
+    return labels
 
 
 def _find_image(path: Path, image_path: object, folder: Path) -> Path:
@@ -115,56 +124,57 @@ def _find_image(path: Path, image_path: object, folder: Path) -> Path:
 
 
 def _add_shapes(
-    path: Path, entries: object, aliases: Mapping[str, str], builder: CocoBuilder
+    path: Path,
+    shapes: object,
+    aliases: Mapping[str, str],
+    image: ImageEntry,
+    builder: DatasetBuilder,
 ) -> None:
-    if not isinstance(entries, list):
-        builder.report.refuse_image(f'{path}: "shapes" is {entries!r:.80}, expected a list')
+    if not isinstance(shapes, list):
+        builder.refuse_image(f'{path}: "shapes" is {shapes!r:.80}, expected a list')
         return
     groups: dict[tuple[str, int], list[Shape]] = {}
-    for index, entry in enumerate(entries):
+    for index, entry in enumerate(shapes):
         shape = _read_shape(f"{path.name}: shapes[{index}]", entry, aliases, builder)
         if shape is None:
             continue
         if shape.group is None:
-            builder.add_box(shape.item, shape.name, _to_box([shape]))
+            builder.add_box(image, BoxEntry(shape.item, shape.name, _to_box([shape])))
         else:
             groups.setdefault((shape.name, shape.group), []).append(shape)
-    for (name, group), shapes in groups.items():
-        first = shapes[0]
+    for (name, group), parts in groups.items():
+        first = parts[0]
         repairs = []
-        if len(shapes) > 1:
-            repairs.append(f"union of {len(shapes)} shapes of group_id {group}")
-        builder.add_box(first.item, name, _to_box(shapes), repairs=repairs)
-        for shape in shapes[1:]:
-            builder.drop(shape.item, name, f"part of {first.item}, group_id {group}")
+        if len(parts) > 1:
+            repairs.append(f"union of {len(parts)} shapes of group_id {group}")
+        builder.add_box(image, BoxEntry(first.item, name, _to_box(parts), repairs=repairs))
+        for shape in parts[1:]:
+            builder.drop_box(shape.item, name, f"part of {first.item}, group_id {group}")
 
 
 def _read_shape(
-    item: str, entry: object, aliases: Mapping[str, str], builder: CocoBuilder
+    item: str, entry: object, aliases: Mapping[str, str], builder: DatasetBuilder
 ) -> Shape | None:
+    """Returns a shape that encloses something; any other one is booked and None is returned."""
     if not isinstance(entry, dict) or not isinstance(entry.get("label"), str):
-        builder.reject(item, "?", f"{entry!r:.120} needs a label")
+        builder.refuse_box(item, _NO_LABEL, f"{entry!r:.120} needs a label")
         return None
     name = aliases.get(entry["label"], entry["label"])
     item = f'{item} "{entry["label"]}"'
-    kind = entry.get("shape_type") or "polygon"
+    kind, group = entry.get("shape_type") or "polygon", entry.get("group_id")
     points = _read_points(entry.get("points"))
     if points is None:
-        builder.reject(
-            item, name, f"points {entry.get('points')!r:.120} must be pairs of finite numbers"
-        )
-        return None
-    if kind not in _MINIMUM_POINTS:
-        builder.drop(item, name, f"a {kind} encloses nothing")
-        return None
-    if len(points) < _MINIMUM_POINTS[kind]:
-        builder.drop(item, name, f"a {kind} of {len(points)} points encloses nothing")
-        return None
-    group = entry.get("group_id")
-    if group is not None and (isinstance(group, bool) or not isinstance(group, int)):
-        builder.reject(item, name, f"group_id {group!r:.80} must be a whole number or null")
-        return None
-    return Shape(item, name, group, _corners(kind, points))
+        reason = f"points {entry.get('points')!r:.120} must be pairs of finite numbers"
+        builder.refuse_box(item, name, reason)
+    elif kind not in _MINIMUM_POINTS:
+        builder.drop_box(item, name, f"a {kind} encloses nothing")
+    elif len(points) < _MINIMUM_POINTS[kind]:
+        builder.drop_box(item, name, f"a {kind} of {len(points)} points encloses nothing")
+    elif group is not None and (isinstance(group, bool) or not isinstance(group, int)):
+        builder.refuse_box(item, name, f"group_id {group!r:.80} must be a whole number or null")
+    else:
+        return Shape(item, name, group, _enclosing_xyxy(kind, points))
+    return None
 
 
 def _read_points(value: object) -> list[tuple[float, float]] | None:
@@ -184,7 +194,7 @@ def _read_points(value: object) -> list[tuple[float, float]] | None:
     return points
 
 
-def _corners(kind: str, points: Sequence[tuple[float, float]]) -> Box:
+def _enclosing_xyxy(kind: str, points: Sequence[tuple[float, float]]) -> Box:
     if kind == "circle":
         (x, y), edge = points[0], points[1]
         radius = math.dist((x, y), edge)
@@ -194,8 +204,7 @@ def _corners(kind: str, points: Sequence[tuple[float, float]]) -> Box:
 
 
 def _to_box(shapes: Sequence[Shape]) -> Box:
-    left = min(shape.corners[0] for shape in shapes)
-    top = min(shape.corners[1] for shape in shapes)
-    right = max(shape.corners[2] for shape in shapes)
-    bottom = max(shape.corners[3] for shape in shapes)
-    return left, top, right - left, bottom - top
+    """Returns the ``[x, y, width, height]`` that encloses the shapes, without noise digits."""
+    lefts, tops, rights, bottoms = zip(*(shape.xyxy for shape in shapes))
+    x, y = min(lefts), min(tops)
+    return round(x, 4), round(y, 4), round(max(rights) - x, 4), round(max(bottoms) - y, 4)

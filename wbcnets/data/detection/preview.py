@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from wbcnets.data.detection.coco import CocoDataset, CocoImage
+from wbcnets.data.detection.dataset import CocoDataset, CocoImage
 from wbcnets.io.drawing import RgbImage, contact_sheet, draw_boxes, scale_to_width
 from wbcnets.io.images import read_image
 
@@ -45,10 +45,10 @@ def save_preview(dataset: CocoDataset, path: Path, count: int = 9, seed: int = 0
 def _draw(image: CocoImage, class_names: tuple[str, ...]) -> RgbImage:
     # Scaled before drawing, so that lines and legends are alike on images of different sizes.
     scale = TILE_WIDTH / image.width
-    corners = np.concatenate([image.boxes[:, :2], image.boxes[:, :2] + image.boxes[:, 2:]], axis=1)
+    boxes_xyxy = np.hstack([image.boxes[:, :2], image.boxes[:, :2] + image.boxes[:, 2:]])
     return draw_boxes(
         scale_to_width(read_image(image.file_name), TILE_WIDTH),
-        corners * scale,
+        boxes_xyxy * scale,
         image.labels,
         class_names,
         show_labels=False,

@@ -1,7 +1,6 @@
-"""What became of every annotation that was read: used, repaired, or dropped."""
+"""Counts what became of every box and image that was read: used, repaired, or dropped."""
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from wbcnets.errors import DataError
@@ -18,7 +17,7 @@ class Counts:
         n_dropped: Items left out.
 
     Raises:
-        DataError: The numbers do not add up, so an item got lost on the way.
+        DataError: if the numbers do not add up, so that a reader lost an item.
     """
 
     n_read: int
@@ -29,8 +28,11 @@ class Counts:
     def __post_init__(self) -> None:
         if self.n_read != self.n_used + self.n_repaired + self.n_dropped:
             raise DataError(
-                f"{self.n_read} items were read, but {self} - the reader lost some, report this"
+                f"{self.n_read} items were read, but {self} - the reader lost some; report this"
             )
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(*(a + b for a, b in zip(vars(self).values(), vars(other).values())))
 
     def __str__(self) -> str:
         return (
@@ -40,20 +42,20 @@ class Counts:
 
 
 @dataclass
-class ConversionReport:
-    """The book-keeping of one pass over annotations, with every exception named.
+class DetectionReport:
+    """The books of one pass over boxes and images, with every exception named.
 
     Args:
-        read: Boxes found, per class name; those whose class is unknown are under their own name.
-        kept: Boxes written, per class name.
+        read: Boxes found, per class name; unknown classes are counted under their own name.
+        kept: Boxes used or repaired, per class name.
         n_used: Boxes taken as they were.
-        repaired: One line per repaired box: file, item, what was done.
-        dropped: One line per box left out: file, item, why.
-        notes: What a person should know and no box was changed for.
-        problems: What stops the conversion; empty in a report that is returned.
-        repair: Whether what would be a problem of one box or image is dropped instead.
-        n_images: Images found in the input.
-        dropped_images: One line per image left out: file, item, why.
+        repaired: One line per repaired box: file, item, repair.
+        dropped: One line per dropped box: file, item, reason.
+        n_images: Images found.
+        repaired_images: One line per image whose entry was repaired.
+        dropped_images: One line per dropped image.
+        notes: Lines that a person should know; nothing was changed for them.
+        problems: Faults that stop the reader; empty in the report of a dataset.
     """
 
     read: Counter[str] = field(default_factory=Counter)
@@ -61,64 +63,26 @@ class ConversionReport:
     n_used: int = 0
     repaired: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
+    n_images: int = 0
+    repaired_images: list[str] = field(default_factory=list)
+    dropped_images: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    repair: bool = False
-    n_images: int = 0
-    dropped_images: list[str] = field(default_factory=list)
-
-    def refuse_box(self, item: str, reasons: Sequence[str]) -> None:
-        """Books a box that cannot be used and that `read` counts: a problem, or a drop."""
-        if self.repair:
-            self.dropped.append(f"{item}: {'; '.join(reasons)}")
-        else:
-            self.problems += [f"{item}: {reason}" for reason in reasons]
-
-    def refuse_image(self, line: str) -> None:
-        """Books an image that cannot be used: a problem, or a drop."""
-        (self.dropped_images if self.repair else self.problems).append(line)
-
-    @property
-    def image_counts(self) -> Counts:
-        """What became of the images of a conversion."""
-        dropped = len(self.dropped_images)
-        return Counts(self.n_images, self.n_images - dropped, 0, dropped)
-
-    @property
-    def n_read(self) -> int:
-        """Boxes found in the input."""
-        return self.read.total()
-
-    @property
-    def n_repaired(self) -> int:
-        """Boxes written after a repair."""
-        return len(self.repaired)
-
-    @property
-    def n_dropped(self) -> int:
-        """Boxes left out."""
-        return len(self.dropped)
 
     @property
     def counts(self) -> Counts:
-        """The four numbers, which are checked to add up."""
-        return Counts(self.n_read, self.n_used, self.n_repaired, self.n_dropped)
+        """What became of the boxes; checked to add up."""
+        return Counts(self.read.total(), self.n_used, len(self.repaired), len(self.dropped))
 
-    def check(self) -> None:
-        """Checks that no box got lost between reading and writing.
-
-        Raises:
-            DataError: The counts do not add up.
-        """
-        counts = self.counts
-        if self.kept.total() != counts.n_used + counts.n_repaired:
-            raise DataError(f"{self.kept.total()} boxes were written, but {counts} - report this")
-
-    def summary(self) -> str:
-        """The counts, then one line per dropped box, repaired box and note."""
-        lines = [f"boxes: {self.counts}"]
-        lines += [f"  dropped image: {line}" for line in self.dropped_images]
-        lines += [f"  dropped: {line}" for line in self.dropped]
-        lines += [f"  repaired: {line}" for line in self.repaired]
-        lines += [f"  note: {line}" for line in self.notes]
-        return "\n".join(lines)
+    def lines(self) -> list[str]:
+        """Returns one line per dropped, repaired and noted item."""
+        return [
+            f"  {kind}: {line}"
+            for kind, found in (
+                ("dropped image", self.dropped_images),
+                ("dropped", self.dropped),
+                ("repaired", self.repaired + self.repaired_images),
+                ("note", self.notes),
+            )
+            for line in found
+        ]

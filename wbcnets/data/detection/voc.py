@@ -1,4 +1,4 @@
-"""Pascal VOC annotations (one XML file per image, as labelImg writes them) to COCO.
+"""Reads Pascal VOC annotations: one XML file per image, as labelImg writes them.
 
 The coordinates of VOC are 1-based and inclusive: the first pixel is 1, and a box of one pixel has
 xmin == xmax. Many tools write 0-based files of the same form, so the origin is an option. With
@@ -11,19 +11,19 @@ either origin.
 import codecs
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from wbcnets.data.detection.box_checks import BadBox, Box
-from wbcnets.data.detection.coco_builder import CocoBuilder
+from wbcnets.data.detection.box_checks import Box, Policy
+from wbcnets.data.detection.builder import BoxEntry, DatasetBuilder, ImageEntry
+from wbcnets.data.detection.dataset import CocoDataset
 from wbcnets.data.detection.image_paths import find_by_stem, normalize_file_name, refuse_file_name
-from wbcnets.data.detection.report import ConversionReport
 from wbcnets.errors import DataError
 from wbcnets.io.image_facts import image_facts
 
@@ -35,17 +35,24 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 @dataclass
 class VocObject:
-    """One object of a file: corners as written, in the file's own origin."""
+    """One object of a file.
+
+    Args:
+        item: File and position, for messages.
+        name: Its class.
+        xyxy: The corners as written, in the file's own origin; the reason if they are unusable.
+        difficult: Whether it is marked so.
+    """
 
     item: str
     name: str
-    corners: Box
+    xyxy: Box | str
     difficult: bool
 
 
 @dataclass
 class VocFile:
-    """What one XML file says."""
+    """The contents of one XML file."""
 
     path: Path
     file_name: str
@@ -53,52 +60,65 @@ class VocFile:
     objects: list[VocObject]
 
 
-def voc_to_coco(
+def load_voc(
     annotation_files: Sequence[str | os.PathLike[str]],
     image_folder: str | os.PathLike[str],
-    classes: Sequence[str],
+    class_names: Sequence[str] = (),
     origin: Literal["auto", 0, 1] = "auto",
     *,
     image_root: str | os.PathLike[str] | None = None,
-    bad_box: BadBox = "drop",
-    repair: bool = False,
-) -> tuple[dict[str, Any], ConversionReport]:
-    """Converts Pascal VOC files to a COCO object.
+    policy: Policy = "drop",
+) -> CocoDataset:
+    """Reads and checks Pascal VOC files.
 
     Args:
         annotation_files: The XML files, one per image.
-        image_folder: Folder of the images, found by the XML file's stem, then by its `<filename>`.
-        classes: The classes; other names are an error, with the nearest class suggested.
-        origin: Coordinate of the first pixel. "auto" takes 0 when any corner of the set is below 1
-            and 1 otherwise; the notes of the report state it.
-        image_root: Folder that `file_name` is relative to, `image_folder` by default.
-        bad_box: See `wbcnets.data.detection.box_checks.check_box`.
-        repair: Whether objects and files that would be problems are left out and listed.
+        image_folder: Folder of the images, found by the XML file's stem, then by its
+            ``<filename>``.
+        class_names: The classes; other names are problems, with the nearest class suggested. By
+            default those of the files.
+        origin: Coordinate of the first pixel. "auto" takes 0 if any corner of the set is below 1,
+            else 1; the notes of the report state it.
+        image_root: Folder that file names are relative to, ``image_folder`` by default.
+        policy: How far to go with faulty items, see ``wbcnets.data.detection.box_checks.Policy``.
 
     Returns:
-        The COCO object, and the report. Objects marked difficult become `iscrowd=1`, which
-        evaluation ignores.
+        The dataset. Objects marked difficult become crowd boxes, which evaluation ignores.
 
     Raises:
-        DataError: With all problems of all files, each with file and place.
+        DataError: if there are problems in any file; all of them are listed.
     """
-    builder = CocoBuilder(classes, bad_box, repair)
+    folder = Path(image_folder)
+    builder = DatasetBuilder(
+        f"{len(annotation_files)} Pascal VOC files", image_root or folder, policy
+    )
     files = []
-    for path in annotation_files:
+    for path in map(Path, annotation_files):
         builder.report.n_images += 1
         try:
-            files.append(_parse_file(Path(path), builder))
+            files.append(_parse_file(path))
         except DataError as error:
-            builder.report.refuse_image(str(error))
+            builder.refuse_image(str(error))
+    builder.set_classes(class_names, (entry.name for file in files for entry in file.objects))
     shift = _decide_origin(files, origin, builder)
-    folder = Path(image_folder)
-    root = Path(image_root) if image_root is not None else folder
     for file in files:
-        image = _find_image(file, folder, builder)
-        if image is None or not _add_file(file, image, root, shift, builder):
-            for entry in file.objects if repair else ():
-                builder.reject(entry.item, entry.name, "its image is left out")
-    return builder.finish(f"{len(annotation_files)} Pascal VOC files")
+        try:
+            path = _find_image(file, folder)
+            facts = image_facts(path)
+        except DataError as error:
+            builder.refuse_image(str(error))
+            for entry in file.objects:
+                builder.skip_box(entry.item, entry.name, "its image is left out")
+            continue
+        if file.size != facts.size:
+            builder.report.notes.append(
+                f"{file.path.name}: <size> {file.size[0]}x{file.size[1]} is not that of the image; "
+                f"{facts.width}x{facts.height} is taken from the file"
+            )
+        image = builder.add_image(ImageEntry(str(file.path), builder.relative(path)), facts)
+        for entry in file.objects:
+            _add_object(entry, shift, image, builder)
+    return builder.finish()
 
 
 def read_xml(path: Path) -> Element:
@@ -147,47 +167,48 @@ def _depth_exceeds(element: Element, limit: int) -> bool:
     return True
 
 
-def _parse_file(path: Path, builder: CocoBuilder) -> VocFile:
+def _parse_file(path: Path) -> VocFile:
     element = read_xml(path)
     if element.tag != "annotation":
         raise DataError(f"{path}: the top element is <{element.tag}>, expected <annotation>")
     size = (_integer(element.findtext("size/width")), _integer(element.findtext("size/height")))
-    return VocFile(
-        path, element.findtext("filename") or "", size, list(_objects(path, element, builder))
-    )
+    objects = [
+        _parse_object(f"{path.name}: object[{index}]", entry)
+        for index, entry in enumerate(element.findall("object"))
+    ]
+    return VocFile(path, element.findtext("filename") or "", size, objects)
 
 
 def _integer(text: str | None) -> int:
-    """A positive integer, or 0 for everything that is none."""
+    """Returns a positive integer, or 0 for anything else."""
     return int(text) if text and re.fullmatch(r"\s*[0-9]{1,9}\s*", text) else 0
 
 
-def _objects(path: Path, element: Element, builder: CocoBuilder) -> Iterator[VocObject]:
-    for index, entry in enumerate(element.findall("object")):
-        name = entry.findtext("name") or ""
-        item = f'{path.name}: object[{index}] "{name}"'
-        texts = [entry.findtext(f"bndbox/{corner}") for corner in _CORNERS]
-        try:
-            xmin, ymin, xmax, ymax = (float(text or "") for text in texts)
-        except ValueError:
-            builder.reject(item, name, f"bndbox {dict(zip(_CORNERS, texts))} needs four numbers")
-            continue
-        if not all(abs(value) <= 1e9 for value in (xmin, ymin, xmax, ymax)):
-            builder.reject(item, name, f"bndbox {texts} holds a value that is not finite")
-            continue
-        difficult = (entry.findtext("difficult") or "0").strip() == "1"
-        yield VocObject(item, name, (xmin, ymin, xmax, ymax), difficult)
+def _parse_object(item: str, element: Element) -> VocObject:
+    name = element.findtext("name") or ""
+    texts = [element.findtext(f"bndbox/{corner}") for corner in _CORNERS]
+    xyxy: Box | str
+    try:
+        x1, y1, x2, y2 = (float(text or "") for text in texts)
+        xyxy = x1, y1, x2, y2
+        if not all(abs(value) <= 1e9 for value in xyxy):
+            xyxy = f"bndbox {texts} holds a value that is not finite"
+    except ValueError:
+        xyxy = f"bndbox {dict(zip(_CORNERS, texts))} needs four numbers"
+    difficult = (element.findtext("difficult") or "0").strip() == "1"
+    return VocObject(f'{item} "{name}"', name, xyxy, difficult)
 
 
 def _decide_origin(
-    files: Sequence[VocFile], origin: Literal["auto", 0, 1], builder: CocoBuilder
+    files: Sequence[VocFile], origin: Literal["auto", 0, 1], builder: DatasetBuilder
 ) -> int:
     if origin not in ("auto", 0, 1):
         raise DataError(f"origin={origin!r} is unknown - choose 'auto', 0 or 1")
     if origin != "auto":
         builder.report.notes.append(f"coordinates start at {origin}, as asked for")
         return origin
-    smallest = min((min(o.corners) for file in files for o in file.objects), default=1.0)
+    boxes = [entry.xyxy for file in files for entry in file.objects]
+    smallest = min((min(box) for box in boxes if not isinstance(box, str)), default=1.0)
     found = 0 if smallest < 1 else 1
     builder.report.notes.append(
         f"coordinates start at {found}: the smallest one of all files is {smallest:g}"
@@ -195,46 +216,34 @@ def _decide_origin(
     return found
 
 
-def _find_image(file: VocFile, folder: Path, builder: CocoBuilder) -> Path | None:
+def _find_image(file: VocFile, folder: Path) -> Path:
     by_stem = find_by_stem(folder, file.path.stem)
     if by_stem is not None:
         return by_stem
     name = normalize_file_name(file.file_name)
     if refuse_file_name(name, folder.resolve()) is None and (folder / name).is_file():
         return folder / name
-    builder.report.refuse_image(
+    raise DataError(
         f'{file.path}: neither "{file.path.stem}.*" nor the <filename> "{file.file_name}" is in '
         f"{folder}"
     )
-    return None
 
 
-def _add_file(file: VocFile, image: Path, root: Path, shift: int, builder: CocoBuilder) -> bool:
-    """Books a file's objects; False where its image cannot be read."""
-    try:
-        facts = image_facts(image)
-    except DataError as error:
-        builder.report.refuse_image(str(error))
-        return False
-    width, height = facts.width, facts.height
-    if file.size != (width, height):
-        builder.report.notes.append(
-            f"{file.path.name}: <size> {file.size[0]}x{file.size[1]} is not that of the image, "
-            f"{width}x{height} is taken from the file"
-        )
-    builder.add_image(image.relative_to(root).as_posix(), width, height)
-    for entry in file.objects:
-        repairs = []
-        xmin, ymin, xmax, ymax = entry.corners
-        if builder.bad_box == "fix" and (xmin > xmax or ymin > ymax):
-            xmin, xmax = sorted((xmin, xmax))
-            ymin, ymax = sorted((ymin, ymax))
-            repairs.append(f"corners {list(entry.corners)} swapped")
-        if entry.difficult:
-            repairs.append("marked difficult: kept as iscrowd=1, which evaluation ignores")
-        box_width, box_height = xmax - xmin, ymax - ymin
-        if box_width > 0 and box_height > 0:
-            box_width, box_height = box_width + shift, box_height + shift
-        box = (xmin - shift, ymin - shift, box_width, box_height)
-        builder.add_box(entry.item, entry.name, box, repairs=repairs, crowd=entry.difficult)
-    return True
+def _add_object(entry: VocObject, shift: int, image: ImageEntry, builder: DatasetBuilder) -> None:
+    if isinstance(entry.xyxy, str):
+        builder.refuse_box(entry.item, entry.name, entry.xyxy)
+        return
+    repairs = []
+    x1, y1, x2, y2 = entry.xyxy
+    # Before the check of the box, since its size counts the last pixel
+    if builder.fixes and (x1 > x2 or y1 > y2):
+        x1, x2 = sorted((x1, x2))
+        y1, y2 = sorted((y1, y2))
+        repairs.append(f"corners {list(entry.xyxy)} swapped")
+    if entry.difficult:
+        repairs.append("marked difficult: kept as iscrowd=1, which is not scored")
+    width, height = x2 - x1, y2 - y1
+    if width > 0 and height > 0:
+        width, height = width + shift, height + shift
+    box = (x1 - shift, y1 - shift, width, height)
+    builder.add_box(image, BoxEntry(entry.item, entry.name, box, entry.difficult, repairs=repairs))

@@ -1,167 +1,221 @@
-"""What sets and splits share: equal pixels, cells and fields that look alike, and patients."""
+"""Finds what two sides share and must not: images, cells or fields that look alike, and patients.
+
+A side is a split of a set of cells or a set of smears. Equal pixels and shared patients are
+certain leaks. Near duplicates are suspicions: evenly stained fields can look alike.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Literal
 
+from wbcnets.data.cards.card import LeakPolicy
 from wbcnets.data.cells.listing import compile_group_pattern
-from wbcnets.data.detection.coco import CocoDataset
-from wbcnets.data.duplicates.hashes import find_overlaps
-from wbcnets.data.duplicates.near_duplicates import Fingerprint, duplicate_pairs
+from wbcnets.data.cells.manifest import CellManifest
+from wbcnets.data.detection.dataset import CocoDataset
+from wbcnets.data.duplicates.near_duplicates import (
+    duplicate_pairs,
+    similar_pairs,
+    stack_hashes,
+)
 from wbcnets.errors import DataError
+from wbcnets.io.image_facts import Fingerprint, image_facts
+from wbcnets.io.parallel import map_images
 
-if TYPE_CHECKING:  # the package of checks imports this module
-    from wbcnets.data.check.results import SetResult
-
+# The most bits of 64 in which the hashes of two near duplicate smears differ
+SMEAR_BITS = 4
 _SHOWN = 20
 
 
 @dataclass(frozen=True)
-class _Cell:
-    place: str
-    file: str
-    group: str
-    fingerprint: Fingerprint
-
-
-def find_shared(
-    results: Sequence["SetResult"], group_pattern: str = ""
-) -> tuple[list[str], list[str]]:
-    """What must not be shared by two sets or splits, and is.
+class SideImage:
+    """One image of a side.
 
     Args:
-        results: The sets; those that cannot be used are passed over.
-        group_pattern: See `wbcnets.data.check.checking.CheckOptions`.
-
-    Returns:
-        Certain leaks, equal pixels and patients, then suspicions: near duplicates, and that
-        patients are not known.
+        side: Name of the split or set.
+        file: Name for messages.
+        digest: Equal for images of equal content.
+        group: Patient or slide; empty if unknown.
+        fingerprint: For near duplicates; without it only equal content is found.
     """
-    leaks: list[str] = []
-    suspicions: list[str] = []
-    cells = list(_cells(results))
-    if len({cell.place for cell in cells}) > 1:
-        _compare_cells(cells, leaks, suspicions)
-    datasets = [entry.dataset for entry in results if entry.dataset is not None]
-    for first, second in combinations(datasets, 2):
-        if _is_part_by_name(first, second):
-            continue
-        compare_datasets(first, second, leaks, suspicions, group_pattern)
-    several = len(datasets) > 1 and not group_pattern
-    if several or (cells and len({c.place for c in cells}) > 1 and not any(c.group for c in cells)):
-        suspicions.append("patients or slides: unknown, name them with --group-by")
-    return leaks, suspicions
+
+    side: str
+    file: str
+    digest: str
+    group: str = ""
+    fingerprint: Fingerprint | None = None
 
 
-def _is_part_by_name(first: CocoDataset, second: CocoDataset) -> bool:
-    """Whether one is the union that many sets publish beside its parts."""
-    names = {Path(dataset.source).stem.casefold() for dataset in (first, second)}
-    return "trainval" in names and bool(names & {"train", "val"})
-
-
-def compare_datasets(
-    first: CocoDataset,
-    second: CocoDataset,
-    leaks: list[str],
-    suspicions: list[str],
-    group_pattern: str = "",
-) -> None:
-    """Adds what two detection sets share to `leaks` and `suspicions`."""
-    paths = [[image.file_name for image in dataset.images] for dataset in (first, second)]
-    names = (Path(first.source).name, Path(second.source).name)
-    overlaps = find_overlaps(paths[0], paths[1])
-    leaks += _some(
-        [f"{a} ({names[0]}) and {b} ({names[1]}): equal pixels" for a, b in overlaps.exact]
-    )
-    suspicions += _some(
-        [
-            f"{a} ({names[0]}) and {b} ({names[1]}): {distance} of 64 bits differ"
-            for a, b, distance in overlaps.near
-        ]
-    )
-    pattern = compile_group_pattern(group_pattern)
-    if pattern is None:
-        return
-    groups = []
-    for files in paths:
-        found = (pattern.search(Path(file).name) for file in files)
-        groups.append({match.group("group") for match in found if match})
-    leaks += _some(
-        [
-            f'patient or slide "{name}" is in {names[0]} and {names[1]}'
-            for name in sorted(groups[0] & groups[1])
-        ]
-    )
-
-
-def refuse_leaks(
-    train: Sequence[CocoDataset], test: Sequence[CocoDataset], override: str
-) -> list[str]:
-    """Compares every training set with every other test set, before a training.
+@dataclass(frozen=True)
+class Leak:
+    """Two images of different sides that should be on one.
 
     Args:
-        train: The training sets.
-        test: The test sets.
-        override: The setting by which a person goes on all the same, for the message.
+        reason: Why.
+        first: Index of an image.
+        second: Index of an image of another side.
+        text: The leak in words.
+    """
 
-    Returns:
-        Near duplicates, one line each.
+    reason: Literal["equal pixels", "near duplicate", "same group"]
+    first: int
+    second: int
+    text: str
+
+    @property
+    def certain(self) -> bool:
+        """Whether this is more than a suspicion."""
+        return self.reason != "near duplicate"
+
+
+def cell_sides(
+    manifest: CellManifest, fingerprints: Sequence[Fingerprint] = (), prefix: str = ""
+) -> list[SideImage]:
+    """Returns the images of a manifest; each split is a side.
+
+    Args:
+        manifest: The images.
+        fingerprints: One per image; without them only equal files and groups are found.
+        prefix: Put before the names of the splits.
+    """
+    return [
+        SideImage(
+            f"{prefix} {image.split}".strip(),
+            image.file,
+            fingerprints[index].digest if fingerprints else image.sha256 or f"unknown {index}",
+            image.group,
+            fingerprints[index] if fingerprints else None,
+        )
+        for index, image in enumerate(manifest.images)
+    ]
+
+
+def smear_sides(dataset: CocoDataset, side: str = "", group_pattern: str = "") -> list[SideImage]:
+    """Returns the images of a set of smears.
+
+    Args:
+        dataset: The images.
+        side: Name of the side; the name of the annotation file by default.
+        group_pattern: See ``wbcnets.data.cells.listing.list_cells``.
 
     Raises:
-        DataError: Images with equal pixels are in both.
+        DataError: if images cannot be read.
     """
-    leaks: list[str] = []
-    suspicions: list[str] = []
-    for first in train:
-        for second in test:
-            if first.source != second.source:
-                compare_datasets(first, second, leaks, suspicions)
-    if leaks:
-        raise DataError(
-            "images are in a training set and in a test set, too, so that the figures "
-            f"would be too good - remove them, or go on with {override}",
-            leaks,
-        )
-    return suspicions
+    side, pattern = side or Path(dataset.source).name, compile_group_pattern(group_pattern)
+
+    def describe(file: str) -> SideImage:
+        found = pattern.search(Path(file).name) if pattern else None
+        fingerprint = image_facts(file).fingerprint
+        group = found.group("group") if found else ""
+        return SideImage(side, file, fingerprint.digest, group, fingerprint)
+
+    return map_images(describe, [image.file_name for image in dataset.images], side)
 
 
-def _cells(results: Sequence["SetResult"]) -> Iterator[_Cell]:
-    for result in results:
-        if result.cells is None:
-            continue
-        manifest = result.cells.manifest
-        for image, fingerprint in zip(manifest.images, result.cells.fingerprints):
-            place = f"{Path(result.name).name} {image.split}".strip()
-            yield _Cell(place, image.file, image.group, fingerprint)
+def find_leaks(images: Sequence[SideImage], kind: Literal["cells", "smears"]) -> list[Leak]:
+    """Returns what two sides share.
 
+    Args:
+        images: The images of all sides.
+        kind: Near duplicates of cells are confirmed by correlation; of smears, by their hashes.
 
-def _compare_cells(cells: Sequence[_Cell], leaks: list[str], suspicions: list[str]) -> None:
-    exact, near = [], []
-    for first, second, correlation in duplicate_pairs([cell.fingerprint for cell in cells]):
-        a, b = cells[first], cells[second]
-        if a.place == b.place:
-            continue
-        pair = f"{a.file} ({a.place}) and {b.file} ({b.place})"
-        if correlation == 1.0:
-            exact.append(f"{pair}: equal pixels")
-        else:
-            near.append(f"{pair}: correlation {correlation:.3f}")
-    places: dict[str, set[str]] = defaultdict(set)
-    for cell in cells:
-        if cell.group:
-            places[cell.group].add(cell.place)
-    shared = [
-        f'patient or slide "{group}" is in {" and ".join(sorted(found))}'
-        for group, found in sorted(places.items())
-        if len(found) > 1
+    Returns:
+        Equal pixels, then near duplicates, then one leak for each two sides that share a group.
+    """
+    leaks = [
+        Leak("equal pixels", first, second, f"{_name(images, first, second)}: equal pixels")
+        for first, second in _shared(images, [image.digest for image in images])
     ]
-    leaks += _some(exact) + _some(shared)
-    suspicions += _some(near)
+    for first, second, detail in _near_duplicates(images, kind):
+        text = f"{_name(images, first, second)}: near duplicate ({detail})"
+        leaks.append(Leak("near duplicate", first, second, text))
+    for first, second in _shared(images, [image.group for image in images], once=True):
+        a, b = images[first], images[second]
+        text = f'patient or slide "{a.group}" is in {a.side} and {b.side}'
+        leaks.append(Leak("same group", first, second, text))
+    return leaks
 
 
-def _some(lines: list[str]) -> list[str]:
-    more = len(lines) - _SHOWN
-    return lines[:_SHOWN] + ([f"... and {more} more of this kind"] if more > 0 else [])
+def describe_leaks(leaks: Sequence[Leak]) -> list[str]:
+    """Returns the leaks in words, at most twenty of each kind."""
+    lines = []
+    for reason in dict.fromkeys(leak.reason for leak in leaks):
+        texts = [leak.text for leak in leaks if leak.reason == reason]
+        more = len(texts) - _SHOWN
+        lines += texts[:_SHOWN] + [f"... and {more} more of this kind"] * (more > 0)
+    return lines
+
+
+def apply_leak_policy(
+    leaks: Sequence[Leak], policy: LeakPolicy, name: str, remedy: str
+) -> list[str]:
+    """Returns the lines of a warning about leaks that the policy lets through.
+
+    Args:
+        leaks: The leaks between training and evaluation.
+        policy: "refuse" lets only near duplicates through.
+        name: The data, for the error.
+        remedy: How to go on all the same, for the error.
+
+    Raises:
+        DataError: if the policy is "refuse" and there are certain leaks.
+    """
+    certain = [leak for leak in leaks if leak.certain]
+    if certain and policy == "refuse":
+        raise DataError(
+            f"{name}: {len(certain)} leaks between training and evaluation, so the metrics would "
+            f"be too good - remove them, or {remedy}",
+            describe_leaks(certain),
+        )
+    return describe_leaks(leaks)
+
+
+def _name(images: Sequence[SideImage], first: int, second: int) -> str:
+    a, b = images[first], images[second]
+    return f"{a.file} [{a.side}] and {b.file} [{b.side}]"
+
+
+def _shared(
+    images: Sequence[SideImage], keys: Sequence[str], once: bool = False
+) -> list[tuple[int, int]]:
+    """Returns pairs of images of different sides with equal keys; empty keys are unknown.
+
+    Every such image is in a pair with the first one of each other side; with ``once``, only the
+    first ones of two sides are in a pair.
+    """
+    members: dict[str, list[int]] = defaultdict(list)
+    for index, key in enumerate(keys):
+        if key:
+            members[key].append(index)
+    pairs = set()
+    for indices in members.values():
+        first: dict[str, int] = {}
+        for index in indices:
+            first.setdefault(images[index].side, index)
+        for index in first.values() if once else indices:
+            others = (other for side, other in first.items() if side != images[index].side)
+            pairs |= {(min(index, other), max(index, other)) for other in others}
+    return sorted(pairs)
+
+
+def _near_duplicates(
+    images: Sequence[SideImage], kind: Literal["cells", "smears"]
+) -> Iterator[tuple[int, int, str]]:
+    """Yields pairs of images that look alike but are not equal, and how alike they are."""
+    sides: dict[str, list[tuple[int, Fingerprint]]] = defaultdict(list)
+    for index, image in enumerate(images):
+        if image.fingerprint is not None:
+            sides[image.side].append((index, image.fingerprint))
+    for first, second in combinations(sides.values(), 2):
+        indices_a, a = zip(*first)
+        indices_b, b = zip(*second)
+        if kind == "cells":
+            found = ((i, j, f"correlation {c:.3f}") for i, j, c in duplicate_pairs(a, b))
+        else:
+            similar = similar_pairs(stack_hashes(a), stack_hashes(b), SMEAR_BITS)
+            found = ((i, j, f"{distance} of 64 bits differ") for i, j, distance in similar)
+        for i, j, detail in found:
+            if a[i].digest != b[j].digest:
+                yield indices_a[i], indices_b[j], detail

@@ -3,12 +3,13 @@
 from pathlib import Path
 
 from wbcnets.data.cards.card import DetectionCard
-from wbcnets.data.detection.voc import voc_to_coco
-from wbcnets.data.prepare.sources import ConvertedSplit, copy_images, find_layout, read_list
+from wbcnets.data.detection.dataset import CocoDataset
+from wbcnets.data.detection.voc import load_voc
+from wbcnets.data.prepare.sources import copy_images, find_layout, read_list
 
 
-def read_bccd(card: DetectionCard, folder: Path, images: Path) -> list[ConvertedSplit]:
-    """Copies the images and converts the Pascal VOC files of every split.
+def read_bccd(card: DetectionCard, folder: Path, images: Path) -> dict[str, CocoDataset]:
+    """Copies the images and reads the Pascal VOC files of every split.
 
     Raises:
         DataError: if lists, images or annotations are missing or cannot be used.
@@ -19,9 +20,8 @@ def read_bccd(card: DetectionCard, folder: Path, images: Path) -> list[Converted
     }
     wanted = sorted(set().union(*stems.values()))
     copy_images((layout / "JPEGImages" / f"{stem}.jpg" for stem in wanted), images)
-    splits = []
+    splits = {}
     for name, names in stems.items():
         files = [layout / "Annotations" / f"{stem}.xml" for stem in names]
-        coco, report = voc_to_coco(files, images, card.class_names, origin=1)
-        splits.append(ConvertedSplit(name, coco, report))
+        splits[name] = load_voc(files, images, card.class_names, origin=1)
     return splits

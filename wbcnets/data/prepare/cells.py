@@ -13,7 +13,8 @@ from wbcnets.data.cells.checks import CheckedCells, check_cells
 from wbcnets.data.cells.copying import copy_cells
 from wbcnets.data.cells.listing import CellListing, list_cells
 from wbcnets.data.cells.manifest import CellManifest
-from wbcnets.data.cells.splits import GIVEN, Leak, cap_classes, find_leaks, split_cells
+from wbcnets.data.cells.splits import GIVEN, cap_classes, split_cells
+from wbcnets.data.duplicates.leaks import Leak, cell_sides, describe_leaks, find_leaks
 from wbcnets.data.prepare.all_idb2 import list_all_idb2
 from wbcnets.data.prepare.bloodmnist import list_bloodmnist
 from wbcnets.data.prepare.cnmc import list_cnmc
@@ -26,7 +27,6 @@ _LISTERS: dict[str, Callable[[Path, ClassificationCard, Path], CellListing]] = {
     "bloodmnist": list_bloodmnist,
     "cnmc": list_cnmc,
 }
-_SHOWN_LEAKS = 20
 # Of two splits that share an image, the one that is earlier here loses it; others come last
 _DROP_ORDER = {"train": 0, "val": 1}
 
@@ -88,7 +88,7 @@ def _check(
     """Returns the images with their splits, and the lines of the report about them."""
     table = ClassTable.from_classes(card.classes) if card else ClassTable(listing.class_texts)
     left_out = card.left_out if card else ()
-    checked = check_cells(name, listing, table, drop_unusable=True, left_out=left_out)
+    checked = check_cells(name, listing, table, policy="drop", left_out=left_out)
     lines = []
     if card:
         lines += _compare_counts(checked, card, options)
@@ -139,12 +139,11 @@ def _keep_splits(checked: CheckedCells, options: PrepareOptions) -> tuple[Checke
             "split - choose a protocol, such as 8:2",
             setting="protocol",
         )
-    leaks = find_leaks(manifest, checked.fingerprints)
+    leaks = find_leaks(cell_sides(manifest, checked.fingerprints), "cells")
     kinds = Counter(leak.reason for leak in leaks)
     found = ", ".join(f"{count} {reason}" for reason, count in sorted(kinds.items())) or "none"
-    named = [leak.describe(manifest) for leak in leaks[:_SHOWN_LEAKS]]
-    named += [f"... and {len(leaks) - _SHOWN_LEAKS} more"] * (len(leaks) > _SHOWN_LEAKS)
-    if kinds.keys() - {"near duplicate"} and options.leaks in ("", "stop"):
+    named = describe_leaks(leaks)
+    if any(leak.certain for leak in leaks) and options.leaks in ("", "refuse"):
         raise DataError(
             f"{manifest.name}: the splits share images or patients - correct them, choose another "
             "protocol, or drop or keep the leaks",

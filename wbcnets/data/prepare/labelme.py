@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from wbcnets.data.cards.card import DetectionCard
+from wbcnets.data.detection.dataset import CocoDataset
 from wbcnets.data.detection.image_paths import find_by_stem
-from wbcnets.data.detection.labelme import labelme_to_coco
-from wbcnets.data.prepare.sources import ConvertedSplit, copy_images, read_list
+from wbcnets.data.detection.labelme import load_labelme
+from wbcnets.data.prepare.sources import copy_images, read_list
 from wbcnets.errors import DataError
 from wbcnets.io.image_files import find_files, find_image_files, list_folder
 
@@ -24,22 +25,21 @@ ALIASES = {
 }
 
 
-def read_labelme(card: DetectionCard, folder: Path, images: Path) -> list[ConvertedSplit]:
-    """Copies the images and converts the LabelMe files of every split.
+def read_labelme(card: DetectionCard, folder: Path, images: Path) -> dict[str, CocoDataset]:
+    """Copies the images and reads the LabelMe files of every split.
 
     Raises:
         DataError: if the layout is another one, or images or annotations lack their partner.
     """
-    splits = []
+    splits = {}
     for name, files in _find_annotations(folder, card).items():
         if not files:
             raise DataError(f"{folder}: there are no .json files - expected {card.layout}")
         target = images / name
         copy_images(_find_images(files), target)
-        coco, report = labelme_to_coco(
+        splits[name] = load_labelme(
             files, target, card.class_names, aliases=ALIASES, image_root=images
         )
-        splits.append(ConvertedSplit(name, coco, report))
     return splits
 
 

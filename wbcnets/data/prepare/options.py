@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from wbcnets.data.cards.card import DatasetCard
+from wbcnets.data.cards.card import DatasetCard, LeakPolicy
 from wbcnets.errors import DataError
-from wbcnets.io.atomic_files import write_atomically
+from wbcnets.io.atomic_files import write_text
 
 REPORT_NAME = "report.txt"
-LEAK_CHOICES = ("stop", "drop", "keep")
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class PrepareOptions:
         protocol: See ``wbcnets.data.cells.splits.parse_protocol``. "given" keeps the splits of the
             source. "" keeps them if there are any, and follows the card otherwise.
         seed: Seed of the split, and of the draw from capped classes.
-        leaks: What happens if given splits share images or patients: "stop" is an error, "drop"
+        leaks: What happens if given splits share images or patients: "refuse" is an error, "drop"
             removes them from the training side, "keep" reports them. "" follows the card. Near
             duplicates are only reported or dropped.
         allow_rare: Whether a class may have fewer images than there are splits.
@@ -32,7 +32,7 @@ class PrepareOptions:
     allow_other_counts: bool = False
     protocol: str = ""
     seed: int = 0
-    leaks: str = ""
+    leaks: LeakPolicy | Literal[""] = ""
     allow_rare: bool = False
     name: str = ""
     group_pattern: str = ""
@@ -71,6 +71,5 @@ def check_counts(
 def write_report(folder: Path, lines: Sequence[str]) -> Prepared:
     """Writes ``report.txt``."""
     report = "\n".join(lines)
-    text = f"{report}\n".encode(errors="backslashreplace")
-    write_atomically(folder / REPORT_NAME, lambda file: file.write(text))
+    write_text(folder / REPORT_NAME, f"{report}\n")
     return Prepared(folder, report)

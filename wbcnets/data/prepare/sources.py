@@ -1,33 +1,15 @@
-"""The parts that the readers of smear datasets share: layouts, copied images, converted splits."""
+"""The parts that the readers of smear datasets share: layouts, copied images, lists."""
 
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-from wbcnets.data.detection.report import ConversionReport
 from wbcnets.errors import DataError
 from wbcnets.io.image_files import is_hidden
 from wbcnets.io.images import read_image
 from wbcnets.io.parallel import map_images
 
 _MAX_DEPTH = 3
-
-
-@dataclass
-class ConvertedSplit:
-    """A split before it is checked and written.
-
-    Args:
-        name: Such as "train".
-        coco: The COCO object.
-        report: The account of its boxes.
-    """
-
-    name: str
-    coco: dict[str, Any]
-    report: ConversionReport
 
 
 def find_layout(folder: Path, marker: str) -> Path:

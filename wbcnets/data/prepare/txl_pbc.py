@@ -1,15 +1,16 @@
 """TXL-PBC as published: images, YOLO labels, and metadata.csv with source and leukocyte type."""
 
 import csv
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from wbcnets.data.cards.card import DetectionCard
 from wbcnets.data.cards.detection import BLOOD_CELLS, FIVE_TYPES
-from wbcnets.data.detection.report import ConversionReport
-from wbcnets.data.detection.yolo import yolo_to_coco
-from wbcnets.data.prepare.sources import ConvertedSplit, copy_images, find_layout
+from wbcnets.data.detection.dataset import CocoDataset
+from wbcnets.data.detection.yolo import load_yolo
+from wbcnets.data.prepare.sources import copy_images, find_layout
 from wbcnets.errors import DataError
 from wbcnets.io.image_files import find_image_files
 
@@ -18,19 +19,19 @@ LABEL_NAMES = ("WBC", "RBC", "Platelets")
 Metadata = Mapping[str, Mapping[str, str]]
 
 
-def read_txl_pbc(card: DetectionCard, folder: Path, images: Path) -> list[ConvertedSplit]:
-    """Copies the images that belong to the card and converts their labels.
+def read_txl_pbc(card: DetectionCard, folder: Path, images: Path) -> dict[str, CocoDataset]:
+    """Copies the images that belong to the card and reads their labels.
 
     Raises:
         DataError: if images, labels or rows of metadata.csv are missing or cannot be used.
     """
     layout = find_layout(folder, "metadata.csv")
     metadata = _read_metadata(layout / "metadata.csv")
-    splits = []
+    splits = {}
     for name in card.splits:
         files = find_image_files(layout / "images" / name, recursive=False)
         wanted = [path for path in files if _is_wanted(metadata, path, card)]
-        coco, report = yolo_to_coco(
+        dataset = load_yolo(
             copy_images(wanted, images / name),
             layout / "labels" / name,
             BLOOD_CELLS,
@@ -39,10 +40,11 @@ def read_txl_pbc(card: DetectionCard, folder: Path, images: Path) -> list[Conver
             other_images=files,
         )
         if card.class_names == FIVE_TYPES:
-            coco, report = _name_subtypes(coco, report, metadata)
+            dataset = _name_subtypes(dataset, metadata)
         if len(wanted) < len(files):
-            report.notes.append(f"{len(files) - len(wanted)} images left out, as requested")
-        splits.append(ConvertedSplit(name, coco, report))
+            left_out = len(files) - len(wanted)
+            dataset.report.notes.append(f"{left_out} images left out, as requested")
+        splits[name] = dataset
     return splits
 
 
@@ -64,30 +66,26 @@ def _is_wanted(metadata: Metadata, image: Path, card: DetectionCard) -> bool:
     return card.class_names != FIVE_TYPES or row["wbc_subtype_if_known"] != ""
 
 
-def _name_subtypes(
-    coco: dict[str, Any], report: ConversionReport, metadata: Metadata
-) -> tuple[dict[str, Any], ConversionReport]:
+def _name_subtypes(dataset: CocoDataset, metadata: Metadata) -> CocoDataset:
     """Gives every leukocyte the type of its image and leaves out all other cells."""
-    names = {image["id"]: Path(image["file_name"]).name for image in coco["images"]}
-    white = BLOOD_CELLS.index("WBC") + 1
-    dropped = [f"dropped before the selection: {line}" for line in report.dropped]
-    selected = ConversionReport(notes=[*report.notes, *dropped])
-    annotations: list[dict[str, Any]] = []
-    for annotation in coco["annotations"]:
-        if annotation["category_id"] != white:
-            continue
-        image = names[annotation["image_id"]]
-        subtype = metadata[image]["wbc_subtype_if_known"]
+    white = dataset.class_names.index("WBC")
+    dropped = [f"dropped before the selection: {line}" for line in dataset.report.dropped]
+    report = replace(dataset.report, n_used=0, repaired=[], dropped=[], read=Counter())
+    images = []
+    for image in dataset.images:
+        subtype = metadata[Path(image.file_name).name]["wbc_subtype_if_known"]
         if subtype not in FIVE_TYPES:
-            raise DataError(
-                f'metadata.csv: {image}: type "{subtype}" is none of {list(FIVE_TYPES)}'
-            )
-        selected.read[subtype] += 1
-        selected.kept[subtype] += 1
-        selected.n_used += 1
-        category = FIVE_TYPES.index(subtype) + 1
-        annotations.append({**annotation, "id": len(annotations) + 1, "category_id": category})
-    left_out = len(coco["annotations"]) - len(annotations)
-    selected.notes.append(f"{left_out} red cells and platelets left out, as requested")
-    categories = [{"id": index + 1, "name": name} for index, name in enumerate(FIVE_TYPES)]
-    return {**coco, "annotations": annotations, "categories": categories}, selected
+            name = Path(image.file_name).name
+            raise DataError(f'metadata.csv: {name}: type "{subtype}" is none of {list(FIVE_TYPES)}')
+        chosen = image.select(image.labels == white)
+        chosen.labels[:] = FIVE_TYPES.index(subtype)
+        images.append(chosen)
+        report.read[subtype] += len(chosen.labels)
+    report.kept, report.n_used = report.read, report.read.total()
+    left_out = sum(len(image.labels) for image in dataset.images) - report.n_used
+    red = f"{left_out} red cells and platelets left out, as requested"
+    report.notes = [*report.notes, *dropped, red]
+    category_ids = tuple(range(1, len(FIVE_TYPES) + 1))
+    return replace(
+        dataset, class_names=FIVE_TYPES, category_ids=category_ids, images=images, report=report
+    )

@@ -131,9 +131,9 @@ def save_data_report(folder: Path, datasets: Mapping[str, CocoDataset]) -> None:
             "boxes": vars(dataset.counts),
             "images": vars(dataset.image_counts),
             "boxes_per_class": dataset.box_counts,
-            "repaired": dataset.repaired,
-            "dropped": dataset.dropped,
-            "notes": dataset.notes,
+            "repaired": dataset.report.repaired + dataset.report.repaired_images,
+            "dropped": dataset.report.dropped,
+            "notes": dataset.report.notes,
         }
         for name, dataset in datasets.items()
     }

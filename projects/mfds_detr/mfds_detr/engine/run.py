@@ -23,7 +23,7 @@ from mfds_detr.data.datasets import (
 )
 from mfds_detr.engine.trainer import Trainer, evaluate
 from wbcnets.data.detection.coco import CocoDataset
-from wbcnets.data.duplicates.leaks import refuse_leaks
+from wbcnets.data.duplicates.leaks import apply_leak_policy, find_leaks, smear_sides
 from wbcnets.engine.device import choose_device
 from wbcnets.errors import ConfigError
 from wbcnets.losses.focal import class_fraction_alpha
@@ -123,9 +123,14 @@ def _refuse_leaks(
     datasets: Mapping[str, CocoDataset], train: Sequence[str], test: Sequence[str]
 ) -> None:
     """Raises DataError if a training set and another test set share images."""
-    own = [datasets[name] for name in test if name not in train]
-    trained = [datasets[name] for name in train]
-    for line in refuse_leaks(trained, own, "DATASETS.ALLOW_LEAKS True"):
+    sources = {datasets[name].source for name in train}
+    own = [name for name in test if datasets[name].source not in sources]
+    if not own:
+        return
+    sides = [*((name, "training") for name in train), *((name, "test") for name in own)]
+    images = [image for name, side in sides for image in smear_sides(datasets[name], side)]
+    remedy = "set DATASETS.ALLOW_LEAKS True"
+    for line in apply_leak_policy(find_leaks(images, "smears"), "refuse", "the datasets", remedy):
         logger.warning(f"perhaps in training and test: {line}")
 
 
