@@ -29,7 +29,8 @@ def read_txl_pbc(card: DetectionCard, folder: Path, images: Path) -> dict[str, C
     metadata = _read_metadata(layout / "metadata.csv")
     splits = {}
     for name in card.splits:
-        files = find_image_files(layout / "images" / name, recursive=False)
+        # In plain order, so that image ids stay those of earlier releases
+        files = sorted(find_image_files(layout / "images" / name, recursive=False))
         wanted = [path for path in files if _is_wanted(metadata, path, card)]
         dataset = load_yolo(
             copy_images(wanted, images / name),
