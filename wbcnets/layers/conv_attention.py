@@ -14,6 +14,8 @@ Differences from the paper:
   sits at the center of a kernel and has zeros around it.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -132,11 +134,10 @@ class ConvAttention(MultiHeadAttention):
         self.num_prefix_tokens = num_prefix_tokens
         self.scale = (dim if scale_by == "embed_dim" else width) ** -0.5
         self.attn_drop_rate = attn_drop
-        self.query = ConvProjection(dim, kernel_size, 1, qkv_bias, device=device, dtype=dtype)
-        self.key = ConvProjection(dim, kernel_size, kv_stride, qkv_bias, device=device, dtype=dtype)
-        self.value = ConvProjection(
-            dim, kernel_size, kv_stride, qkv_bias, device=device, dtype=dtype
-        )
+        projection = partial(ConvProjection, dim, bias=qkv_bias, device=device, dtype=dtype)
+        self.query = projection(kernel_size)
+        self.key = projection(kernel_size, kv_stride)
+        self.value = projection(kernel_size, kv_stride)
         self.proj = nn.Linear(dim, dim, device=device, dtype=dtype)
         self.proj_drop = nn.Dropout(proj_drop)
 
@@ -147,12 +148,9 @@ class ConvAttention(MultiHeadAttention):
             maps = patches.reshape(-1, patches.shape[2], 1, 1)
         else:
             maps = tokens_to_map(patches, grid)
-        return (
-            self._split_heads(self.query(maps, prefix)),
-            self._split_heads(self.key(maps, prefix)),
-            self._split_heads(self.value(maps, prefix)),
+        query, key, value = (
+            # (B, N, C) -> (B, heads, N, C / heads)
+            projection(maps, prefix).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+            for projection in (self.query, self.key, self.value)
         )
-
-    def _split_heads(self, x: Tensor) -> Tensor:
-        # (B, N, C) -> (B, heads, N, C / heads)
-        return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        return query, key, value

@@ -10,6 +10,8 @@ Differences from the paper:
   ReLU follow each convolution as in a ResNet bottleneck.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -58,19 +60,7 @@ class ExtraStage(nn.Module):
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.stride = 2
-
-        def layer(inputs: int, outputs: int, kernel_size: int, stride: int = 1) -> nn.Sequential:
-            return conv_norm(
-                inputs,
-                outputs,
-                kernel_size,
-                stride=stride,
-                relu=True,
-                max_groups=groups,
-                device=device,
-                dtype=dtype,
-            )
-
+        layer = partial(conv_norm, relu=True, max_groups=groups, device=device, dtype=dtype)
         self.reduce = layer(in_channels, mid_channels, 1)
         self.downsample = layer(mid_channels, mid_channels, 3, stride=2)
         self.expand = layer(mid_channels, out_channels, 1)

@@ -14,6 +14,9 @@ Differences from the paper, all of them from its released code:
 - No convolution has a bias, because a batch norm follows each.
 """
 
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -106,23 +109,11 @@ class InvertedResidual(nn.Module):
                 f"dim={dim}, expand_ratio={expand_ratio}, squeeze_ratio={squeeze_ratio}"
             )
         hidden = int(dim * expand_ratio)
-
-        def convolution(inputs: int, outputs: int, size: int, groups: int = 1) -> nn.Conv2d:
-            return AutocastSafeConv2d(
-                inputs,
-                outputs,
-                size,
-                padding=size // 2,
-                groups=groups,
-                bias=False,
-                device=device,
-                dtype=dtype,
-            )
-
+        convolution = partial(AutocastSafeConv2d, bias=False, device=device, dtype=dtype)
         self.expand = convolution(dim, hidden, 1)
         self.expand_norm = InplaceBatchNorm2d(hidden, device=device, dtype=dtype)
         self.expand_act = act_layer()
-        self.depthwise = convolution(hidden, hidden, 3, groups=hidden)
+        self.depthwise = convolution(hidden, hidden, 3, padding=1, groups=hidden)
         self.depthwise_norm = InplaceBatchNorm2d(hidden, device=device, dtype=dtype)
         self.depthwise_act = act_layer()
         self.squeeze_excite: nn.Module = nn.Identity()
@@ -150,12 +141,9 @@ class GlobalLocalAttention(nn.Module):
         qkv_bias: Whether queries, keys and values have a bias.
         attn_drop: Dropout of the attention weights.
         proj_drop: Dropout of the attention's output.
-        expand_ratio: See ``InvertedResidual``.
-        squeeze_excite: See ``InvertedResidual``.
-        squeeze_ratio: See ``InvertedResidual``.
-        act_layer: See ``InvertedResidual``.
         device: Device of the parameters.
         dtype: Type of the parameters.
+        **options: Further keywords of ``InvertedResidual``.
 
     Raises:
         ConfigError: if the heads do not divide C, or a number is below 1.
@@ -168,22 +156,17 @@ class GlobalLocalAttention(nn.Module):
         qkv_bias: bool = True,
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
-        expand_ratio: float = 4.0,
-        squeeze_excite: bool = True,
-        squeeze_ratio: int = 4,
-        act_layer: type[nn.Module] = InplaceHardswish,
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        **options: Any,
     ) -> None:
         super().__init__()
         self.attn = SelfAttention(
             dim, num_heads, qkv_bias, attn_drop, proj_drop, device=device, dtype=dtype
         )
         self.norm = nn.LayerNorm(dim, eps=1e-6, device=device, dtype=dtype)
-        self.local = InvertedResidual(
-            dim, expand_ratio, squeeze_excite, squeeze_ratio, act_layer, device=device, dtype=dtype
-        )
+        self.local = InvertedResidual(dim, **options, device=device, dtype=dtype)
 
     def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Returns the attended tokens, (B, 1 + N, C).

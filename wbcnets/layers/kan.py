@@ -233,21 +233,10 @@ class KANLinear(nn.Module):
         self,
         state_dict: Mapping[str, Any],
         prefix: str,
-        local_metadata: Mapping[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
+        *further: Any,
     ) -> None:
-        super()._load_from_state_dict(
-            state_dict,
-            prefix,
-            local_metadata,
-            strict,
-            missing_keys,
-            unexpected_keys,
-            error_msgs,
-        )
+        super()._load_from_state_dict(state_dict, prefix, *further)
+        error_msgs: list[str] = further[-1]
         loaded = state_dict.get(f"{prefix}grid")
         if not isinstance(loaded, Tensor) or loaded.is_meta or self.grid.is_meta:
             return
@@ -281,32 +270,14 @@ class KAN(nn.Module):
 
     Args:
         layers: Widths, for instance ``[dim, 64, dim]`` for two layers.
-        grid_size: See ``KANLinear``.
-        spline_order: See ``KANLinear``.
-        grid_range: See ``KANLinear``.
-        base_activation: See ``KANLinear``.
-        scale_noise: See ``KANLinear``.
         dropout: Dropout of the values between layers.
-        device: Device of the parameters.
-        dtype: Type of the parameters.
+        **options: Further keywords of ``KANLinear``.
 
     Raises:
         ConfigError: if there are fewer than two widths, or an argument is out of range.
     """
 
-    def __init__(
-        self,
-        layers: Sequence[int],
-        grid_size: int = 5,
-        spline_order: int = 3,
-        grid_range: tuple[float, float] = (-1.0, 1.0),
-        base_activation: Callable[[], nn.Module] = nn.SiLU,
-        scale_noise: float = 0.1,
-        dropout: float = 0.0,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, layers: Sequence[int], dropout: float = 0.0, **options: Any) -> None:
         super().__init__()
         widths = list(layers)
         if len(widths) < 2:
@@ -317,17 +288,7 @@ class KAN(nn.Module):
         if not 0 <= dropout <= 1:
             raise ConfigError(f"KAN: dropout must be between 0 and 1, got {dropout}")
         self.layers = nn.ModuleList(
-            KANLinear(
-                in_features,
-                out_features,
-                grid_size,
-                spline_order,
-                grid_range,
-                base_activation,
-                scale_noise,
-                device=device,
-                dtype=dtype,
-            )
+            KANLinear(in_features, out_features, **options)
             for in_features, out_features in pairwise(widths)
         )
         self.dropout = nn.Dropout(dropout)

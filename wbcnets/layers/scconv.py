@@ -25,6 +25,7 @@ Differences from the paper:
 """
 
 from math import gcd
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +70,11 @@ class SRU(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        check_channels("SRU", channels, num_groups)
+        if num_groups < 1 or channels < 2 or channels % 2 or channels % num_groups:
+            raise ConfigError(
+                f"SRU: channels={channels} must be even and a multiple of num_groups={num_groups}; "
+                "use another width, or a num_groups that divides it"
+            )
         if not 0.0 < threshold < 1.0:
             raise ConfigError(
                 f"SRU: threshold={threshold} is not between 0 and 1; the paper uses 0.5"
@@ -236,16 +241,12 @@ class SCConv(nn.Module):
 
     Args:
         channels: C, an even number.
-        num_groups: Groups of the SRU's group norm; they divide C.
-        threshold: The SRU's threshold, in (0, 1).
-        gate: The SRU's gate, "soft" or "hard".
-        alpha: Fraction of the channels that the CRU's rich transform sees, in (0, 1).
-        squeeze_ratio: Factor by which the CRU narrows its two parts.
-        conv_groups: Groups of the CRU's group-wise convolution.
-        kernel_size: Kernel of the CRU's group-wise convolution, an odd number.
-        fusion: The CRU's fusion, "pairwise" or "joint".
+        num_groups: See ``SRU``.
+        threshold: See ``SRU``.
+        gate: See ``SRU``.
         device: Device of the parameters.
         dtype: Type of the parameters.
+        **options: Further keywords of ``CRU``.
 
     Raises:
         ConfigError: if C is odd or not a multiple of ``num_groups``, or another argument is out of
@@ -258,42 +259,15 @@ class SCConv(nn.Module):
         num_groups: int = 16,
         threshold: float = 0.5,
         gate: str = "soft",
-        alpha: float = 0.5,
-        squeeze_ratio: int = 2,
-        conv_groups: int = 2,
-        kernel_size: int = 3,
-        fusion: str = "pairwise",
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        **options: Any,
     ) -> None:
         super().__init__()
-        check_channels("SCConv", channels, num_groups)
         self.sru = SRU(channels, num_groups, threshold, gate, device=device, dtype=dtype)
-        self.cru = CRU(
-            channels,
-            alpha,
-            squeeze_ratio,
-            conv_groups,
-            kernel_size,
-            fusion,
-            device=device,
-            dtype=dtype,
-        )
+        self.cru = CRU(channels, **options, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the refined map: (B, C, H, W) -> (B, C, H, W)."""
         return self.cru(self.sru(x))
-
-
-def check_channels(layer: str, channels: int, num_groups: int) -> None:
-    """Checks that the number of channels is even and a multiple of the groups.
-
-    Raises:
-        ConfigError: if it is not.
-    """
-    if num_groups < 1 or channels < 2 or channels % 2 or channels % num_groups:
-        raise ConfigError(
-            f"{layer}: channels={channels} must be even and a multiple of num_groups={num_groups}; "
-            "use another width, or a num_groups that divides it"
-        )

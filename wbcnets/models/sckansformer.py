@@ -99,7 +99,7 @@ class SCKansformer(VisionTransformer):
         **kwargs: Any,
     ) -> None:
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
-        make_kan = partial(_make_kan, hidden=kan_hidden, options=dict(kan_options or {}))
+        make_kan = partial(_make_kan, hidden=kan_hidden, **(kan_options or {}))
         make_mlp = _choose("mlp", mlp, {"kan": make_kan, "mlp": _make_mlp})
         make_head = _choose("head", head, {"kan": make_kan, "linear": nn.Linear})
 
@@ -113,7 +113,7 @@ class SCKansformer(VisionTransformer):
         )
         self.scconv = None
         if scconv:
-            self.scconv = SCConv(embed_dim, **dict(scconv_options or {}), **dd)
+            self.scconv = SCConv(embed_dim, **(scconv_options or {}), **dd)
         self.global_local = None
         if global_local:
             self.global_local = GlobalLocalAttention(
@@ -153,22 +153,12 @@ class SCKansformer(VisionTransformer):
         return matcher
 
 
-def _make_kan(
-    inputs: int,
-    outputs: int,
-    *,
-    hidden: int,
-    options: Mapping[str, Any],
-    device: torch.device | str | None,
-    dtype: torch.dtype | None,
-) -> KAN:
-    return KAN([inputs, hidden, outputs], **options, device=device, dtype=dtype)
+def _make_kan(inputs: int, outputs: int, *, hidden: int, **options: Any) -> KAN:
+    return KAN([inputs, hidden, outputs], **options)
 
 
-def _make_mlp(
-    inputs: int, outputs: int, *, device: torch.device | str | None, dtype: torch.dtype | None
-) -> Mlp:
-    return Mlp(inputs, MLP_RATIO * inputs, outputs, device=device, dtype=dtype)
+def _make_mlp(inputs: int, outputs: int, **dd: Any) -> Mlp:
+    return Mlp(inputs, MLP_RATIO * inputs, outputs, **dd)
 
 
 def _choose(keyword: str, name: str, choices: Mapping[str, Any]) -> Any:

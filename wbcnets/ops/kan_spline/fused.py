@@ -64,53 +64,35 @@ def _backward(
 
 
 @_forward.register_kernel("cuda")
-def _forward_cuda(
-    x: Tensor,
-    grid: Tensor,
-    spline_weight: Tensor,
-    spline_scaler: Tensor,
-    activated: Tensor | None,
-    base_weight: Tensor | None,
-) -> Tensor:
+def _forward_cuda(*arguments: Any) -> Tensor:
     from wbcnets.ops.kan_spline.triton_kernels import triton_forward
 
-    y = triton_forward(x, grid, spline_weight, spline_scaler)
+    *spline, activated, base_weight = arguments
+    y = triton_forward(*spline)
     if activated is None or base_weight is None:
         return y
     return torch.addmm(y, activated, base_weight.t())
 
 
 @_backward.register_kernel("cuda")
-def _backward_cuda(
-    grad: Tensor, x: Tensor, grid: Tensor, spline_weight: Tensor, spline_scaler: Tensor
-) -> Gradients:
+def _backward_cuda(*arguments: Any) -> Gradients:
     from wbcnets.ops.kan_spline.triton_kernels import triton_backward
 
-    return triton_backward(grad, x, grid, spline_weight, spline_scaler)
+    return triton_backward(*arguments)
 
 
 @_forward.register_fake
-def _forward_fake(
-    x: Tensor,
-    grid: Tensor,
-    spline_weight: Tensor,
-    spline_scaler: Tensor,
-    activated: Tensor | None,
-    base_weight: Tensor | None,
-) -> Tensor:
+def _forward_fake(x: Tensor, grid: Tensor, spline_weight: Tensor, *others: Any) -> Tensor:
     return x.new_empty(x.shape[0], spline_weight.shape[0])
 
 
 @_backward.register_fake
-def _backward_fake(
-    grad: Tensor, x: Tensor, grid: Tensor, spline_weight: Tensor, spline_scaler: Tensor
-) -> Gradients:
+def _backward_fake(grad: Tensor, x: Tensor, grid: Tensor, *parameters: Tensor) -> Gradients:
     contiguous = torch.contiguous_format
-    return (
-        torch.empty_like(x, memory_format=contiguous),
-        torch.empty_like(spline_weight, memory_format=contiguous),
-        torch.empty_like(spline_scaler, memory_format=contiguous),
+    of_x, of_weight, of_scaler = (
+        torch.empty_like(tensor, memory_format=contiguous) for tensor in (x, *parameters)
     )
+    return of_x, of_weight, of_scaler
 
 
 def _keep_arguments(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

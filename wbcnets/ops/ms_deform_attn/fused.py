@@ -48,41 +48,32 @@ def _backward(
 
 
 @_forward.register_kernel("cuda")
-def _forward_cuda(
-    value: Tensor, spatial_shapes: Sequence[int], locations: Tensor, weights: Tensor
-) -> Tensor:
+def _forward_cuda(*arguments: Any) -> Tensor:
     from wbcnets.ops.ms_deform_attn.triton_kernels import triton_forward
 
-    return triton_forward(value, spatial_shapes, locations, weights)
+    return triton_forward(*arguments)
 
 
 @_backward.register_kernel("cuda")
-def _backward_cuda(
-    grad: Tensor, value: Tensor, spatial_shapes: Sequence[int], locations: Tensor, weights: Tensor
-) -> Gradients:
+def _backward_cuda(*arguments: Any) -> Gradients:
     from wbcnets.ops.ms_deform_attn.triton_kernels import triton_backward
 
-    return triton_backward(grad, value, spatial_shapes, locations, weights)
+    return triton_backward(*arguments)
 
 
 @_forward.register_fake
-def _forward_fake(
-    value: Tensor, spatial_shapes: Sequence[int], locations: Tensor, weights: Tensor
-) -> Tensor:
+def _forward_fake(value: Tensor, spatial_shapes: Any, locations: Tensor, weights: Any) -> Tensor:
     batch, _, heads, dim = value.shape
     return value.new_empty(batch, locations.shape[1], heads * dim)
 
 
 @_backward.register_fake
-def _backward_fake(
-    grad: Tensor, value: Tensor, spatial_shapes: Sequence[int], locations: Tensor, weights: Tensor
-) -> Gradients:
+def _backward_fake(grad: Tensor, value: Tensor, spatial_shapes: Any, *others: Tensor) -> Gradients:
     contiguous = torch.contiguous_format
-    return (
-        torch.empty_like(value, memory_format=contiguous),
-        torch.empty_like(locations, memory_format=contiguous),
-        torch.empty_like(weights, memory_format=contiguous),
+    of_value, of_locations, of_weights = (
+        torch.empty_like(tensor, memory_format=contiguous) for tensor in (value, *others)
     )
+    return of_value, of_locations, of_weights
 
 
 def _keep_arguments(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
