@@ -101,7 +101,7 @@ def test_the_config_is_looked_for_beside_the_weights(trained, tmp_path):
     with pytest.raises(ConfigError, match=r"config\.yaml: no such file.*beside the weights"):
         LeukocytePredictor(weights)
     config = trained.weights.with_name("config.yaml")
-    assert LeukocytePredictor(weights, config).class_names == NAMES
+    assert LeukocytePredictor(weights, config_file=config).class_names == NAMES
     (tmp_path / "mine.yaml").write_bytes(config.read_bytes())
     (tmp_path / "config.yaml").write_text("of other weights")
     assert LeukocytePredictor(weights).class_names == NAMES
@@ -121,7 +121,7 @@ def test_unusable_weights(trained, tmp_path, content, message):
     if content is not None:
         torch.save(content, path)
     with pytest.raises(CheckpointError, match=message) as caught:
-        LeukocytePredictor(path, trained.weights.with_name("config.yaml"))
+        LeukocytePredictor(path, config_file=trained.weights.with_name("config.yaml"))
     assert "weights.pth" in str(caught.value)
 
 
@@ -129,7 +129,9 @@ def test_heads_of_another_number_of_classes_are_refused(trained, tmp_path):
     content = {"model": trained.model.state_dict(), "class_names": NAMES[:2]}
     torch.save(content, tmp_path / "weights.pth")
     with pytest.raises(CheckpointError, match=r"3 rows, but 2 classes"):
-        LeukocytePredictor(tmp_path / "weights.pth", trained.weights.with_name("config.yaml"))
+        LeukocytePredictor(
+            tmp_path / "weights.pth", config_file=trained.weights.with_name("config.yaml")
+        )
 
 
 def test_impossible_settings(trained, tmp_path):
@@ -139,7 +141,7 @@ def test_impossible_settings(trained, tmp_path):
         LeukocytePredictor(trained.weights, device="toaster")
     (tmp_path / "bad.yaml").write_text("MODEL: [unclosed")
     with pytest.raises(ConfigError, match=r"bad\.yaml"):
-        LeukocytePredictor(trained.weights, tmp_path / "bad.yaml")
+        LeukocytePredictor(trained.weights, config_file=tmp_path / "bad.yaml")
 
 
 @pytest.mark.parametrize(

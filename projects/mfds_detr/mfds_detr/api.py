@@ -20,27 +20,8 @@ PathLike = str | os.PathLike[str]
 Data = str | tuple[PathLike, PathLike]
 
 
-def load_detector(
-    source: PathLike,
-    *,
-    device: str = "auto",
-    threshold: float = 0.3,
-    config_file: PathLike | None = None,
-) -> LeukocytePredictor:
-    """Loads a trained detector; ``load_detector("mfds_detr_tiny_bccd").predict(images)``.
-
-    Args:
-        source: A checkpoint of a training, ``wbcnets://NAME``, or the name of shipped weights.
-        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1".
-        threshold: The lowest score of a detection, in [0, 1].
-        config_file: By default ``NAME.yaml`` or ``config.yaml`` beside the weights.
-
-    Raises:
-        CheckpointError: if the weights are missing, damaged, without class names or of another
-            model.
-        ConfigError: if the config is missing or wrong, or there is no such threshold or device.
-    """
-    return LeukocytePredictor(source, config_file, device, threshold)
+# ``load_detector("mfds_detr_tiny_bccd").predict(images)``
+load_detector = LeukocytePredictor
 
 
 def train_detector(

@@ -1,7 +1,5 @@
 """The files of a prediction: COCO boxes, counts per image, overlays, and what could not be read."""
 
-import csv
-import io
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -15,6 +13,7 @@ from tqdm import tqdm
 from mfds_detr.predictor import Detections, LeukocytePredictor
 from wbcnets.errors import DataError
 from wbcnets.io.atomic_files import write_atomically
+from wbcnets.io.csv_files import write_csv
 from wbcnets.io.drawing import draw_boxes
 from wbcnets.io.image_sources import ImageSource
 
@@ -79,14 +78,16 @@ def predict_files(
             _draw(detections, image, predictor.class_names, path)
     info = {"description": "Detections of MFDS-DETR", "score_threshold": predictor.threshold}
     coco = to_coco(found, predictor.class_names, info)
-    _write_text(output / "predictions.json", json.dumps(coco))
-    _write_text(output / "counts.csv", _csv(count_rows(found, predictor.class_names)))
-    # Also if it is empty, so that the list of an earlier run does not stay
-    _write_text(output / "unreadable.csv", _csv([("file", "reason"), *unreadable]))
-    numbers = {"images": len(found), "unreadable": len(unreadable)}
-    _write_text(
-        output / "README.txt", _EXPLANATION.format(threshold=predictor.threshold, **numbers)
+    explanation = _EXPLANATION.format(
+        images=len(found), unreadable=len(unreadable), threshold=predictor.threshold
     )
+    write_atomically(
+        output / "predictions.json", lambda file: file.write(json.dumps(coco).encode())
+    )
+    write_atomically(output / "README.txt", lambda file: file.write(explanation.encode()))
+    write_csv(output / "counts.csv", count_rows(found, predictor.class_names))
+    # Also if it is empty, so that the list of an earlier run does not stay
+    write_csv(output / "unreadable.csv", [("file", "reason"), *unreadable])
     return len(unreadable)
 
 
@@ -149,13 +150,3 @@ def _draw(found: Detections, image: np.ndarray, class_names: Sequence[str], path
     path.parent.mkdir(parents=True, exist_ok=True)
     drawn = draw_boxes(image, found.boxes, found.labels, class_names, found.scores)
     write_atomically(path, lambda file: Image.fromarray(drawn).save(file, "PNG"))
-
-
-def _csv(rows: Sequence[Sequence[Any]]) -> str:
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
-
-
-def _write_text(path: Path, text: str) -> None:
-    write_atomically(path, lambda file: file.write(text.encode(errors="surrogateescape")))

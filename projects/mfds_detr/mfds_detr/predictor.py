@@ -60,12 +60,11 @@ class LeukocytePredictor:
     """A trained MFDS-DETR that finds the cells of images.
 
     Args:
-        weights: A checkpoint of this project that names its classes: a path, ``wbcnets://NAME`` or
-            the name of shipped weights.
-        config_file: The config it was trained with; by default ``NAME.yaml`` or ``config.yaml``
-            beside the weights.
+        source: A checkpoint of a training, ``wbcnets://NAME``, or the name of shipped weights.
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1".
         threshold: The lowest score of a detection, in [0, 1].
+        config_file: The config of the training; by default ``NAME.yaml`` or ``config.yaml`` beside
+            the weights.
 
     Attributes:
         class_names: The classes in the order of the labels.
@@ -79,23 +78,24 @@ class LeukocytePredictor:
 
     def __init__(
         self,
-        weights: str | os.PathLike[str],
-        config_file: str | os.PathLike[str] | None = None,
+        source: str | os.PathLike[str],
+        *,
         device: str = "auto",
         threshold: float = 0.3,
+        config_file: str | os.PathLike[str] | None = None,
     ) -> None:
         if not 0 <= threshold <= 1:
             raise ConfigError(f"threshold {threshold} is not in [0, 1]", setting="threshold")
         chosen = choose_device(device)
-        read = read_weights(weights)
+        weights = read_weights(source)
         self.threshold = threshold
-        self.class_names = _require_class_names(read)
-        cfg = read_config_of(read, config_file)
+        self.class_names = _require_class_names(weights)
+        cfg = read_config_of(weights, config_file)
         cfg.MODEL.DEVICE = str(chosen)
         cfg.MODEL.MFDS_DETR.NUM_CLASSES = len(self.class_names)
         cfg.TEST.SCORE_THRESHOLD = 0.0  # ``threshold`` decides
         self.model: nn.Module = build_model(cfg).eval()
-        _load_detector(self.model, read)
+        _load_detector(self.model, weights)
         self._resize = T.AugmentationList(build_augmentations(cfg, is_train=False))
         self._image_format = cfg.INPUT.FORMAT
 

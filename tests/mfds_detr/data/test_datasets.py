@@ -17,6 +17,8 @@ from mfds_detr.data.datasets import (
     parse_dataset,
     register_datasets,
 )
+from wbcnets.data.cards.detection import DETECTION_CARDS
+from wbcnets.data.cards.paths import DATASET_NAMES, dataset_paths
 from wbcnets.errors import ConfigError, DataError
 
 NAMES = ("neutrophil", "lymphocyte", "monocyte")
@@ -147,6 +149,26 @@ def test_unknown_names_say_what_to_do(tmp_path, monkeypatch):
         find_source("no_such_set", [])
     with pytest.raises(DataError, match="wbcnets prepare bccd"):
         find_source("bccd_train", [])
+
+
+def test_known_datasets_are_registered_and_read_when_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("WBCNETS_DATASETS", str(tmp_path))
+    assert set(DATASET_NAMES) <= set(DatasetCatalog.list())
+    names = DETECTION_CARDS["lisc"].class_names
+    assert MetadataCatalog.get("lisc_train").thing_classes == list(names)
+    with pytest.raises(DataError, match="wbcnets prepare lisc"):
+        DatasetCatalog.get("lisc_train")
+    boxes = [(1, names[3], [5, 6, 20, 10])]
+    source = write_set(tmp_path / "lisc" / "images", (1, 2, 3, 4, 5), names, boxes)
+    json_file, _ = dataset_paths("lisc_train", must_exist=False)
+    json_file.parent.mkdir()
+    source.json_file.rename(json_file)
+    first, second = DatasetCatalog.get("lisc_train")
+    assert [annotation["category_id"] for annotation in first["annotations"]] == [3]
+    assert second["annotations"] == []
+    json_file.write_text(json_file.read_text().replace(names[4], "blast"))
+    with pytest.raises(DataError, match=r"train\.json: has the classes .*blast"):
+        DatasetCatalog.get("lisc_train")
 
 
 def test_counts(tmp_path):

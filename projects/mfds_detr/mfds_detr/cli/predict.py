@@ -41,7 +41,10 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     sources = find_image_sources(args.input, leave_out=args.output)
     predictor = LeukocytePredictor(
-        args.weights, args.config_file or None, args.device, args.threshold
+        args.weights,
+        device=args.device,
+        threshold=args.threshold,
+        config_file=args.config_file or None,
     )
     unreadable = predict_files(predictor, sources, args.output, not args.no_overlays)
     print(f"{len(sources) - unreadable} of {len(sources)} images: {args.output}/counts.csv")

@@ -118,7 +118,17 @@ def register_datasets(
         dataset = load_coco(source.json_file, source.image_folder)
         logger.info(dataset.summary())
         names = names or tuple(dataset.class_names)
-        register_dataset(name, dataset, source, cache, names)
+        _check_classes(dataset, names)
+        dataset.save(cache / f"{name}.json")
+        category_ids = dict(zip(dataset.class_names, dataset.category_ids))
+        _register(
+            name,
+            partial(to_detectron2, dataset, names),
+            cache / f"{name}.json",
+            source.image_folder,
+            names,
+            [category_ids[class_name] for class_name in names],
+        )
         datasets[name] = dataset
     return datasets
 
@@ -140,31 +150,6 @@ def save_data_report(folder: Path, datasets: Mapping[str, CocoDataset]) -> None:
     write_json(report, folder / "data_report.json")
 
 
-def register_dataset(
-    name: str,
-    dataset: CocoDataset,
-    source: DatasetSource,
-    cache: Path,
-    class_names: Sequence[str],
-) -> None:
-    """Puts a checked dataset into Detectron2's catalogs, with the classes in a given order.
-
-    Raises:
-        DataError: if the dataset's classes are not ``class_names``.
-    """
-    _check_classes(dataset, class_names)
-    json_file = cache / f"{name}.json"
-    cache.mkdir(parents=True, exist_ok=True)
-    dataset.save(json_file)
-    category_id = dict(zip(dataset.class_names, dataset.category_ids))
-    if name in DatasetCatalog.list():
-        DatasetCatalog.remove(name)
-        MetadataCatalog.pop(name)
-    load = partial(to_detectron2, dataset, class_names)
-    ids = [category_id[class_name] for class_name in class_names]
-    _register(name, load, json_file, source.image_folder, class_names, ids)
-
-
 def _check_classes(dataset: CocoDataset, class_names: Sequence[str]) -> None:
     if set(dataset.class_names) != set(class_names):
         raise DataError(
@@ -181,6 +166,9 @@ def _register(
     class_names: Sequence[str],
     category_ids: Iterable[int],
 ) -> None:
+    if name in DatasetCatalog.list():
+        DatasetCatalog.remove(name)
+        MetadataCatalog.pop(name)
     DatasetCatalog.register(name, load)
     MetadataCatalog.get(name).set(
         json_file=str(json_file),
