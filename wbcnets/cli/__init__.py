@@ -1,1 +1,1 @@
-"""The command `wbcnets`: one file per subcommand."""
+"""The command ``wbcnets``: one module per subcommand, see ``wbcnets.cli.main``."""

@@ -90,7 +90,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
 
 
 def build_parser() -> CommandParser:
-    """Returns the parser of the whole command line; no command is imported yet."""
+    """Returns the parser of all commands; imports none of them."""
     parser = CommandParser(
         prog="wbcnets",
         description="Classifiers and detectors of white blood cells.",
