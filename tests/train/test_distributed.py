@@ -85,11 +85,11 @@ def test_shards_come_back_in_order_and_once(monkeypatch):
         out[:] = shards
 
     monkeypatch.setattr("torch.distributed.all_gather_object", gather)
-    processes = DistributedContext(torch.device("cpu"), rank=1, count=3)
-    np.testing.assert_array_equal(processes.gather_shards(shards[1]), rows)
+    context = DistributedContext(torch.device("cpu"), rank=1, world_size=3)
+    np.testing.assert_array_equal(context.gather_shards(shards[1]), rows)
     # Fewer images than processes leave some without any
     shards[:] = [rows[:1], rows[1:2], torch.empty(0)]
-    np.testing.assert_array_equal(processes.gather_shards(shards[1]), rows[:2])
+    np.testing.assert_array_equal(context.gather_shards(shards[1]), rows[:2])
 
 
 def test_a_gpu_that_is_not_there_is_named(monkeypatch):

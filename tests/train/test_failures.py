@@ -32,13 +32,13 @@ def misbehave(kind):
         time.sleep(60)
 
 try:
-    with init_distributed("cpu", timeout={timeout}) as processes:
+    with init_distributed("cpu", timeout={timeout}) as context:
         for step in range(5):
-            if step == 2 and processes.rank == 1:
+            if step == 2 and context.rank == 1:
                 misbehave(sys.argv[1])
-            value = processes.mean(torch.tensor([float(processes.rank)]))
+            value = context.mean(torch.tensor([float(context.rank)]))
             assert value.item() == 0.5
-        print("finished", processes.rank)
+        print("finished", context.rank)
 except WbcnetsError as error:
     print("error:", error, flush=True)
     os._exit(1)
@@ -95,24 +95,24 @@ sys.path.insert(0, {root!r})
 import torch
 torch.set_num_threads(1)
 from tests.train.toy_runs import toy_config
-from wbcnets.train import step
 from wbcnets.train.run import train_classifier
+from wbcnets.train.trainer import Trainer
 
 KIND, BAD = sys.argv[1].rsplit(" ", 1)
-original = step.Stepper._backward
+original = Trainer._backward
 
-def backward(self, part, parts):
-    bad = self.state.progress.global_step == 2 and self.processes.rank == int(BAD)
+def backward(self, part, *args):
+    bad = self.state.progress.global_step == 2 and self.context.rank == int(BAD)
     if bad and KIND == "activation":
         part[0].mul_(float("inf"))
-    loss = original(self, part, parts)
+    loss = original(self, part, *args)
     if bad and KIND == "gradient":
         next(self.state.model.parameters()).grad.fill_(float("nan"))
     if bad and KIND == "loss":
         loss = loss * float("nan")
     return loss
 
-step.Stepper._backward = backward
+Trainer._backward = backward
 train_classifier(toy_config({cells!r}, {output!r}, "training.ema_decay=0.9", "data.workers=0"))
 """
 
@@ -129,7 +129,7 @@ def test_numbers_that_are_not_finite_stay_out_of_all_weights(kind, rank, tmp_pat
         shown, errors = process.communicate(timeout=200)
         assert process.returncode == 0, shown + errors
     last = torch.load(tmp_path / "run" / "last.pth", weights_only=True)
-    assert last["resume"]["progress"]["bad_steps"] == 1
+    assert last["resume"]["bad_steps"]["total"] == 1
     tensors = read_weights(tmp_path / "run" / "last.pth")
     assert any(name.startswith("ema.") for name in tensors)
     assert all(tensor.isfinite().all() for tensor in tensors.values())

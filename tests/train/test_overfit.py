@@ -1,5 +1,7 @@
 """Every model and every loss learns a dozen images by heart."""
 
+from types import SimpleNamespace
+
 import pytest
 import timm
 import torch
@@ -11,9 +13,8 @@ from wbcnets.engine.distributed import DistributedContext
 from wbcnets.losses import loss_names
 from wbcnets.train.config import LossConfig, TrainConfig
 from wbcnets.train.model import FeaturesAndLogits, features_and_logits
-from wbcnets.train.optim import create_optimizer, create_schedule, create_training_loss
-from wbcnets.train.state import TrainingState
-from wbcnets.train.step import Stepper
+from wbcnets.train.state import create_state
+from wbcnets.train.trainer import Trainer
 
 COLORS = ((40, 40, 160), (30, 140, 60), (170, 30, 40))
 COUNTS = (6, 4, 2)
@@ -34,16 +35,14 @@ def learn(model, loss_name, side, steps=80, rate=2e-3):
     config = TrainConfig()
     config.optimizer.lr, config.optimizer.weight_decay = rate, 0.0
     config.schedule.name = "constant"
-    pair = FeaturesAndLogits(model, side)
-    loss = create_training_loss(LossConfig(name=loss_name), 3, pair.feature_dim, COUNTS)
-    optimizer = create_optimizer(config.optimizer, model)
-    schedule = create_schedule(config, optimizer, steps)
-    state = TrainingState(model, loss, optimizer, schedule, torch.amp.GradScaler(enabled=False))
-    stepper = Stepper(state, pair, config.training, DistributedContext(torch.device("cpu")))
+    config.loss, config.data.img_size = LossConfig(name=loss_name), side
+    context = DistributedContext(torch.device("cpu"))
+    state = create_state(config, model, COUNTS, steps, context)
+    trainer = Trainer(config, context, state, SimpleNamespace(mixup=None))
     batch = cells(side)
     losses, accuracy = [], 0.0
     while len(losses) < steps and accuracy < 1:
-        losses.append(stepper.take([batch]).loss)
+        losses.append(trainer.train_step([batch]))
         if losses[-1] < 0.1 * losses[0]:
             # In training mode: batch norm's statistics have not settled in so few steps
             accuracy = float((model(batch[0]).argmax(dim=1) == batch[1]).float().mean())

@@ -10,9 +10,9 @@ import torch
 
 from tests.train.toy_runs import differences, make_cells, read_weights, toy_config
 from wbcnets.errors import CheckpointError, ConfigError, DataError
-from wbcnets.train import step
 from wbcnets.train.config_file import save_config
 from wbcnets.train.run import resume_training, train_classifier
+from wbcnets.train.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
 # Everything with a state of its own or with chance in it
@@ -34,16 +34,16 @@ def cells(tmp_path_factory):
 
 def crash_after(steps, monkeypatch, config):
     """Starts a run that ends like a crash after some steps."""
-    real, taken = step.Stepper.take, []
+    real, taken = Trainer.train_step, []
 
-    def take(self, *args, **kwargs):
+    def train_step(self, parts):
         if len(taken) == steps:
             raise RuntimeError("crash")
         taken.append(1)
-        return real(self, *args, **kwargs)
+        return real(self, parts)
 
     with monkeypatch.context() as patch:
-        patch.setattr(step.Stepper, "take", take)
+        patch.setattr(Trainer, "train_step", train_step)
         with pytest.raises(RuntimeError, match="crash"):
             train_classifier(config)
 
@@ -63,7 +63,7 @@ def test_a_crashed_run_ends_with_the_same_bits(cells, tmp_path, monkeypatch, ste
 @pytest.mark.parametrize("calls", [1, 3, 7])
 def test_a_crash_inside_an_accumulated_step(cells, tmp_path, monkeypatch, calls):
     train_classifier(toy_config(cells, tmp_path / "whole", *EVERYTHING))
-    real, taken = step.Stepper._backward, []
+    real, taken = Trainer._backward, []
 
     def backward(self, *args):
         if len(taken) == calls:  # the second of a step's two parts
@@ -73,7 +73,7 @@ def test_a_crash_inside_an_accumulated_step(cells, tmp_path, monkeypatch, calls)
 
     options = (*EVERYTHING, "training.checkpoint_minutes=0")
     with monkeypatch.context() as patch:
-        patch.setattr(step.Stepper, "_backward", backward)
+        patch.setattr(Trainer, "_backward", backward)
         with pytest.raises(RuntimeError, match="crash"):
             train_classifier(toy_config(cells, tmp_path / "parts", *options))
     resume_training(tmp_path / "parts")
@@ -88,12 +88,12 @@ def test_a_killed_process_goes_on_with_other_workers(cells, tmp_path):
     config = toy_config(cells, killed, *overrides)
     code = (
         "import time\n"
-        "from wbcnets.train import step\n"
-        "real = step.Stepper.take\n"
-        "def slow(self, *args):\n"
+        "from wbcnets.train.trainer import Trainer\n"
+        "real = Trainer.train_step\n"
+        "def slow(self, parts):\n"
         "    time.sleep(0.3)\n"
-        "    return real(self, *args)\n"
-        "step.Stepper.take = slow\n"
+        "    return real(self, parts)\n"
+        "Trainer.train_step = slow\n"
         "from wbcnets.train.config_file import load_config\n"
         "from wbcnets.train.run import train_classifier\n"
         "import sys\n"
@@ -121,15 +121,15 @@ def test_a_killed_process_goes_on_with_other_workers(cells, tmp_path):
 
 def test_an_interrupted_run_is_saved_and_goes_on(cells, tmp_path, monkeypatch):
     train_classifier(toy_config(cells, tmp_path / "whole"))
-    real = step.Stepper.take
+    real = Trainer.train_step
 
-    def take(self, *args):
+    def train_step(self, parts):
         if self.state.progress.global_step == 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        return real(self, *args)
+        return real(self, parts)
 
     with monkeypatch.context() as patch:
-        patch.setattr(step.Stepper, "take", take)
+        patch.setattr(Trainer, "train_step", train_step)
         with pytest.raises(KeyboardInterrupt):
             train_classifier(toy_config(cells, tmp_path / "parts"))
     resume_training(tmp_path / "parts")

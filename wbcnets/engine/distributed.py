@@ -1,4 +1,4 @@
-"""Several processes on one task, as torchrun starts them: gloo on CPUs, NCCL on GPUs."""
+"""Several processes in one run, as torchrun starts them: gloo on CPUs, NCCL on GPUs."""
 
 import os
 import re
@@ -28,14 +28,14 @@ class DistributedContext:
     """This process among those of a run.
 
     Args:
-        device: Where this process computes.
-        rank: Its number.
-        count: How many there are.
+        device: The device of this process.
+        rank: Index of this process.
+        world_size: Number of processes.
     """
 
     device: torch.device
     rank: int = 0
-    count: int = 1
+    world_size: int = 1
 
     @property
     def is_main(self) -> bool:
@@ -43,40 +43,40 @@ class DistributedContext:
         return self.rank == 0
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean of a tensor over all processes; the tensor itself where there is one."""
-        if self.count > 1:
+        """Returns the mean of a tensor over all processes, in place."""
+        if self.world_size > 1:
             dist.all_reduce(values)
-            values /= self.count
+            values /= self.world_size
         return values
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set in any process; the same answer in all."""
-        if self.count == 1:
+        """Returns whether the flag is set in any process; the same answer in all of them."""
+        if self.world_size == 1:
             return flag
         return bool(self.mean(torch.tensor(float(flag), device=self.device)) > 0)
 
     def gather_shards(self, rows: Tensor) -> Tensor:
-        """All rows in their order, from each process's own.
+        """Returns all rows in order, from the rows of each process.
 
         Args:
-            rows: (n, K) on the CPU; the rows rank, rank + count, rank + 2 count, ... of all.
+            rows: (n, K) on the CPU: rows rank, rank + world_size, rank + 2 world_size, ... of all.
 
         Returns:
-            (N, K), each row once, whatever N is.
+            (N, K), each row once, for any N.
         """
-        if self.count == 1:
+        if self.world_size == 1:
             return rows
-        shards: list[Tensor] = [torch.empty(0)] * self.count
+        shards: list[Tensor] = [torch.empty(0)] * self.world_size
         dist.all_gather_object(shards, rows)
-        everything = shards[0].new_empty(sum(map(len, shards)), *shards[0].shape[1:])
+        gathered = shards[0].new_empty(sum(map(len, shards)), *shards[0].shape[1:])
         for rank, shard in enumerate(shards):
             if len(shard):
-                everything[rank :: self.count] = shard
-        return everything
+                gathered[rank :: self.world_size] = shard
+        return gathered
 
     def wait(self) -> None:
-        """Waits until every process is here."""
-        if self.count > 1:
+        """Waits for all processes."""
+        if self.world_size > 1:
             dist.barrier()
 
 
@@ -84,49 +84,50 @@ class DistributedContext:
 def init_distributed(
     device: str = "auto", timeout: float = DEFAULT_TIMEOUT
 ) -> Iterator[DistributedContext]:
-    """Joins the processes that torchrun started, or is the only one; leaves them at the end.
+    """Joins the processes that torchrun started, and leaves them at the end.
 
     Args:
-        device: "auto" takes a GPU where there is one; "cpu" or "cuda".
-        timeout: Seconds that a process waits for the others in an exchange.
+        device: "auto" takes a GPU if there is one; "cpu" or "cuda".
+        timeout: Seconds that a process waits for the others.
 
     Raises:
-        ConfigError: There is no GPU, or fewer than processes on this machine.
-        ProcessError: Another process died, failed, or gave no answer for `timeout`.
+        ConfigError: if there is no GPU, or fewer than processes on this machine.
+        ProcessError: if another process dies, fails, or does not answer for ``timeout``.
     """
-    rank, count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", 0)))
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    started = count > 1 and not dist.is_initialized()
+    started = world_size > 1 and not dist.is_initialized()
     if started:
         backend = "nccl" if chosen.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
     try:
-        yield DistributedContext(chosen, rank, count)
-    except RuntimeError as error:
-        reason = explain_lost_process(error, rank, count)
-        if reason is None:
-            raise
-        raise ProcessError(reason) from error
+        with explain_lost_process(rank, world_size):
+            yield DistributedContext(chosen, rank, world_size)
     finally:
         if started:
             dist.destroy_process_group()
 
 
-def explain_lost_process(error: RuntimeError, rank: int, count: int) -> str | None:
-    """What to say of an error in an exchange between processes; None where it is no such error.
+@contextmanager
+def explain_lost_process(rank: int, world_size: int) -> Iterator[None]:
+    """Turns PyTorch's errors about another process into one that says what to do.
 
-    Args:
-        error: What PyTorch raised.
-        rank: This process.
-        count: How many there are.
+    Raises:
+        ProcessError: if another process dies, fails, or does not answer.
     """
-    if count == 1 or isinstance(error, WbcnetsError) or not _LOST.search(str(error)):
-        return None
-    others = ", ".join(str(other) for other in range(count) if other != rank)
-    first = str(error).strip().splitlines()[0][:200]
-    return (
-        f"process {rank} of {count} had no answer from the others ({others}): one of them died, "
-        f"failed, or hangs; look for its own message. Resume from the last checkpoint ({first})"
-    )
+    try:
+        yield
+    except RuntimeError as error:
+        ours = world_size == 1 or isinstance(error, WbcnetsError)
+        if ours or not _LOST.search(str(error)):
+            raise
+        others = ", ".join(str(other) for other in range(world_size) if other != rank)
+        first = str(error).strip().splitlines()[0][:200]
+        raise ProcessError(
+            f"process {rank} of {world_size} had no answer from the others ({others}): one of them "
+            "died, failed, or hangs; look for its own message. Resume from the last checkpoint "
+            f"({first})",
+            setting="resume",
+        ) from error

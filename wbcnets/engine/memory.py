@@ -1,4 +1,4 @@
-"""Running out of memory ends in a message that says what to lower."""
+"""Errors of full memory that say what to reduce."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,34 +7,40 @@ import torch
 
 from wbcnets.errors import OutOfMemoryError
 
-# What PyTorch's allocators for processors say; GPUs have a type of error of their own
-_SAID = ("can't allocate memory", "not enough memory", "std::bad_alloc", "Cannot allocate memory")
+# Messages of PyTorch's CPU allocators; GPU allocators raise an error type of their own
+_CPU_MESSAGES = (
+    "can't allocate memory",
+    "not enough memory",
+    "std::bad_alloc",
+    "Cannot allocate memory",
+)
 
 
 @contextmanager
 def explain_oom(hint: str) -> Iterator[None]:
-    """Turns the errors of full memory into one that tells what was tried and what to do.
+    """Turns errors of full memory into one that says what was tried and what to reduce.
 
     Args:
-        hint: Sizes that were tried, and the settings that lower them.
+        hint: The sizes that were tried, and the settings that reduce them.
 
     Raises:
-        OutOfMemoryError: The memory is full; weights and checkpoints are as they were.
+        OutOfMemoryError: if the memory is full; weights and checkpoints are unchanged.
     """
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-        if not known and not any(text in str(error) for text in _SAID):
+        if not known and not any(text in str(error) for text in _CPU_MESSAGES):
             raise
         first = str(error).strip().splitlines()[:1]
         raise OutOfMemoryError(
-            f"out of memory {hint}. The last checkpoint is whole, and --resume goes on from it "
-            f"({''.join(first)[:200] or type(error).__name__}; most in use: {_most_in_use()})"
+            f"out of memory {hint}. The last checkpoint is complete: resume from it "
+            f"({''.join(first)[:200] or type(error).__name__}; peak: {_peak_memory()})",
+            setting="resume",
         ) from error
 
 
-def _most_in_use() -> str:
+def _peak_memory() -> str:
     if torch.cuda.is_available():
         return f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB on the GPU"
     try:

@@ -1,13 +1,13 @@
-"""Ctrl-C and the scheduler's SIGTERM end a run after the step that is under way."""
+"""Ctrl-C and the scheduler's SIGTERM end a run after the current step."""
 
 import signal
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 
 class SignalHandler:
-    """Notes that the process was asked to stop; a second request stops it at once."""
+    """Notes a request to stop; a second one stops the process at once."""
 
     _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -22,12 +22,7 @@ class SignalHandler:
                 self._previous[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 

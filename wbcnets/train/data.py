@@ -1,19 +1,16 @@
-"""From the data's settings to loaders, whose items do not depend on the number of workers."""
+"""From the data's settings to loaders whose items do not depend on the number of workers."""
 
 import hashlib
 import logging
 import os
-import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import cv2
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from timm.data import Mixup
+from torch.utils.data import Subset
 
 from wbcnets.data.cards.card import LeakPolicy
 from wbcnets.data.cards.classification import CLASSIFICATION_CARDS
@@ -25,9 +22,10 @@ from wbcnets.data.cells.manifest import CellManifest
 from wbcnets.data.cells.splits import repeat_classes, split_cells
 from wbcnets.data.duplicates.leaks import apply_leak_policy, cell_sides, find_leaks
 from wbcnets.engine.distributed import DistributedContext
-from wbcnets.engine.worker_watchdog import DEFAULT_TIMEOUT, WatchedDataset, watched_batches
+from wbcnets.engine.loader import WatchedLoader
 from wbcnets.errors import ConfigError, DataError
 from wbcnets.train.config import DataConfig, TrainConfig
+from wbcnets.train.optim import create_mixup
 from wbcnets.train.sampling import StepSampler, balanced_quotas
 
 logger = logging.getLogger(__name__)
@@ -40,15 +38,15 @@ class CellSplits:
     """The images of a run.
 
     Args:
-        train: For training, with `DataConfig.repeats`.
-        val: For evaluation.
+        train: Images to train on, with ``DataConfig.repeats``.
+        val: Images to evaluate on.
     """
 
     train: CellManifest
     val: CellManifest
 
     def fingerprint(self) -> str:
-        """A hash of all files, labels and their order: a resumed run needs the same."""
+        """Returns a hash of all files, labels and their order; a resumed run needs the same."""
         lines = [repr(self.train.class_names)]
         for manifest in (self.train, self.val):
             lines += [f"{image.file} {image.label} {image.sha256}" for image in manifest.images]
@@ -56,21 +54,23 @@ class CellSplits:
 
 
 def find_splits(data: DataConfig) -> CellSplits:
-    """Finds the images; a source without splits is divided by `DataConfig.split_protocol`.
+    """Finds the images; divides a source without splits by ``DataConfig.split_protocol``.
 
     Raises:
-        DataError: The source cannot be used, has no such splits, or a class is without images.
-        ConfigError: There is no source.
+        DataError: if the source cannot be used, lacks a split, has a class without training
+            images, or if images or patients are in both splits.
+        ConfigError: if no source is given.
     """
     if not data.source:
         raise ConfigError(
-            "data.source is empty: name a prepared set such as pbc, or a folder of class folders"
+            "data.source is empty: name a prepared set such as pbc, or a folder of class folders",
+            setting="data",
         )
     manifest = load_cells(data.source)
     if set(manifest.splits) == {""}:
-        logger.info("%s has no splits: divided %s", manifest.name, data.split_protocol)
+        logger.info("%s has no splits: dividing it %s", manifest.name, data.split_protocol)
         manifest = split_cells(manifest, data.split_protocol, data.split_seed)
-    train, val = _joined(manifest, data.train_split), _joined(manifest, data.val_split)
+    train, val = _join_splits(manifest, data.train_split), _join_splits(manifest, data.val_split)
     shared = {image.file for image in train.images} & {image.file for image in val.images}
     if shared:
         raise DataError(
@@ -79,18 +79,21 @@ def find_splits(data: DataConfig) -> CellSplits:
         )
     _check_classes(train, val, data)
     _check_leaks(train, val, data)
-    return CellSplits(repeat_classes(train, data.repeats), val)
+    train = repeat_classes(train, data.repeats)
+    logger.info("training images:\n%s", train.table())
+    logger.info("evaluation images:\n%s", val.table())
+    return CellSplits(train, val)
 
 
-def _joined(manifest: CellManifest, names: str) -> CellManifest:
+def _join_splits(manifest: CellManifest, names: str) -> CellManifest:
     parts = [manifest.split(name.strip()) for name in names.split("+")]
     return replace(manifest, images=tuple(image for part in parts for image in part.images))
 
 
 def _check_leaks(train: CellManifest, val: CellManifest, data: DataConfig) -> None:
-    """Refuses images and patients on both sides, and warns of near duplicates.
+    """Refuses images and patients in both splits, and warns of near duplicates.
 
-    Prepared sets were searched for near duplicates when they were made, which takes a while.
+    Prepared sets were searched for near duplicates, which takes a while, when they were made.
     """
     images = tuple(
         replace(image, split=split)
@@ -106,7 +109,7 @@ def _check_leaks(train: CellManifest, val: CellManifest, data: DataConfig) -> No
 
 
 def _check_classes(train: CellManifest, val: CellManifest, data: DataConfig) -> None:
-    """A class to learn must have images, unless its card says that the set has none of it."""
+    """Refuses classes without training images, unless the dataset's card says there are none."""
     card = CLASSIFICATION_CARDS.get(train.name)
     known_empty = {name for name, count in card.counts.items() if not count} if card else set()
     pairs = list(zip(train.class_names, train.counts(), val.counts()))
@@ -118,24 +121,98 @@ def _check_classes(train: CellManifest, val: CellManifest, data: DataConfig) -> 
         )
     unseen = [name for name, count, evaluated in pairs if count and not evaluated]
     if unseen:
-        logger.warning("%s: no image of %s to evaluate on", data.val_split, ", ".join(unseen))
+        logger.warning("%s has no image of %s", data.val_split, ", ".join(unseen))
 
 
-def create_datasets(
-    config: TrainConfig, splits: CellSplits, mean: Sequence[float], std: Sequence[float]
-) -> tuple[CellDataset, CellDataset]:
-    """The training and the evaluation dataset.
+@dataclass(frozen=True)
+class CellData:
+    """The data of a run in this process.
+
+    Args:
+        train_set: All training images.
+        val_set: All evaluation images.
+        sampler: Chooses the images of each step.
+        train_loader: Loads the parts of steps.
+        val_loader: Loads this process's shard of the evaluation images.
+        mixup: Mixes the images of a part; None for no mixup.
+    """
+
+    train_set: CellDataset
+    val_set: CellDataset
+    sampler: StepSampler
+    train_loader: WatchedLoader
+    val_loader: WatchedLoader
+    mixup: Mixup | None = None
+
+    def set_position(self, epoch: int, step: int) -> None:
+        """Sets the epoch and step at which the training loader begins."""
+        self.train_set.set_epoch(epoch)
+        self.sampler.set_position(epoch, step)
+
+
+def create_data(
+    config: TrainConfig,
+    splits: CellSplits,
+    data_config: Mapping[str, Any],
+    context: DistributedContext,
+) -> CellData:
+    """Creates datasets, sampler and loaders.
+
+    Args:
+        config: All settings.
+        splits: The images.
+        data_config: Mean and std of the model's images, see ``describe_data``.
+        context: The processes of the run.
 
     Raises:
-        ConfigError: The augmentation is unknown, or evaluation's depends on chance.
-        DataError: With the cache, images cannot be read.
+        ConfigError: if the augmentation is unknown, or evaluation's is random; if the batch size
+            cannot be divided or is larger than an epoch.
+        DataError: if images cannot be read into the cache.
     """
-    data, seed = config.data, config.training.seed
-    augmentation = CellAugmentation(data.augmentation, data.img_size, data.transforms)
-    plain = CellAugmentation(data.val_augmentation, data.img_size)
-    train, quotas = splits.train, None
-    if data.sampler == "class_balanced":
-        # Listed so often that an epoch needs each entry once: every one is augmented anew
+    training = config.training
+    train_set, quotas = _create_train_set(config, splits.train, data_config)
+    val_set = _create_dataset(config, splits.val, data_config, config.data.val_augmentation)
+    sampler = StepSampler(
+        train_set.labels,
+        training.batch_size,
+        grad_accum_steps=training.grad_accum_steps,
+        seed=training.seed,
+        rank=context.rank,
+        world_size=context.world_size,
+        quotas=quotas,
+    )
+    mixup = create_mixup(config.mixup, len(splits.train.class_names), sampler.part_size)
+    shard = Subset(val_set, range(context.rank, len(val_set), context.world_size))
+    options: dict[str, Any] = {
+        "num_workers": count_workers(config.data.workers, context.world_size),
+        "timeout": config.data.worker_timeout,
+        "prefetch_factor": 4,
+        "pin_memory": context.device.type == "cuda",
+    }
+    return CellData(
+        train_set,
+        val_set,
+        sampler,
+        WatchedLoader(train_set, train_set.describe, batch_sampler=sampler, **options),
+        WatchedLoader(
+            shard, partial(_describe_item, shard), batch_size=2 * sampler.part_size, **options
+        ),
+        mixup,
+    )
+
+
+def _describe_item(shard: Subset[Any], index: int) -> str:
+    dataset: Any = shard.dataset
+    return str(dataset.describe(shard.indices[index]))
+
+
+def _create_train_set(
+    config: TrainConfig, train: CellManifest, data_config: Mapping[str, Any]
+) -> tuple[CellDataset, list[int] | None]:
+    """Returns the training images, and how many of each class a balanced epoch has."""
+    quotas = None
+    if config.data.sampler == "class_balanced":
+        # Listed so often that an epoch uses each entry once, with an augmentation of its own
         quotas = balanced_quotas(train.counts())
         times = {
             name: max(1, -(-quota // count))
@@ -143,73 +220,34 @@ def create_datasets(
             if count
         }
         train = repeat_classes(train, times)
-    return (
-        CellDataset(train, augmentation, mean, std, seed, data.cache),
-        CellDataset(splits.val, plain, mean, std, seed, data.cache),
-    )
+    preset, transforms = config.data.augmentation, config.data.transforms
+    return _create_dataset(config, train, data_config, preset, transforms), quotas
 
 
-def create_sampler(
-    config: TrainConfig, splits: CellSplits, dataset: CellDataset, processes: DistributedContext
-) -> StepSampler:
-    """The order of the training images.
-
-    Raises:
-        ConfigError: The batch size cannot be divided, or is larger than an epoch.
-    """
-    balanced = config.data.sampler == "class_balanced"
-    return StepSampler(
-        dataset.labels,
-        config.training.batch_size,
-        grad_accum_steps=config.training.grad_accum_steps,
-        seed=config.training.seed,
-        rank=processes.rank,
-        count=processes.count,
-        pools=balanced_quotas(splits.train.counts()) if balanced else None,
-    )
+def _create_dataset(
+    config: TrainConfig,
+    manifest: CellManifest,
+    data_config: Mapping[str, Any],
+    preset: str,
+    transforms: Sequence[Mapping[str, Any]] = (),
+) -> CellDataset:
+    augmentation = CellAugmentation(preset, config.data.img_size, transforms)
+    mean, std = data_config["mean"], data_config["std"]
+    seed, cache = config.training.seed, config.data.cache
+    return CellDataset(manifest, augmentation, mean, std, seed, cache)
 
 
-def create_train_loader(
-    dataset: CellDataset,
-    sampler: StepSampler,
-    workers: int,
-    device: torch.device,
-    timeout: float = DEFAULT_TIMEOUT,
-) -> DataLoader[tuple[Tensor, int]]:
-    """Loads the parts of steps in order; for `watched_batches`."""
-    watched = WatchedDataset(dataset, dataset.describe)
-    return DataLoader(watched, batch_sampler=sampler, **_worker_options(workers, device, timeout))
-
-
-def create_val_loader(
-    dataset: CellDataset,
-    batch_size: int,
-    workers: int,
-    processes: DistributedContext,
-    timeout: float = DEFAULT_TIMEOUT,
-) -> DataLoader[tuple[Tensor, int]]:
-    """Loads this process's share of the evaluation images: one in `count`."""
-    share = Subset(dataset, range(processes.rank, len(dataset), processes.count))
-    watched = WatchedDataset(share, partial(_describe_share, share))
-    return DataLoader(watched, batch_size, **_worker_options(workers, processes.device, timeout))
-
-
-def _describe_share(share: Subset[Any], index: int) -> str:
-    dataset: Any = share.dataset
-    return str(dataset.describe(share.indices[index]))
-
-
-def count_workers(workers: int, processes: int) -> int:
-    """Resolves -1: this process's share of the processors, up to eight."""
+def count_workers(workers: int, world_size: int) -> int:
+    """Resolves -1 to this process's share of the CPUs, at most eight."""
     if workers >= 0:
         return workers
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(_MAX_WORKERS, (available or 1) // processes))
+    return max(1, min(_MAX_WORKERS, (available or 1) // world_size))
 
 
-def measure_loader(loader: DataLoader[Any], seconds: float = 3.0, batches: int = 50) -> float:
-    """Images per second of the loader alone, after the workers have started."""
-    start, images, iterator = time.perf_counter(), 0, watched_batches(loader)
+def measure_loader(loader: WatchedLoader, seconds: float = 3.0, batches: int = 50) -> float:
+    """Returns the loader's images per second, without the start of its workers."""
+    start, images, iterator = time.perf_counter(), 0, iter(loader)
     if len(loader) > 1:
         next(iterator)
         start = time.perf_counter()
@@ -219,23 +257,3 @@ def measure_loader(loader: DataLoader[Any], seconds: float = 3.0, batches: int =
         if batches <= 0 or time.perf_counter() - start > seconds:
             break
     return images / max(time.perf_counter() - start, 1e-9)
-
-
-def _worker_options(workers: int, device: torch.device, timeout: float) -> dict[str, Any]:
-    options: dict[str, Any] = {"num_workers": workers, "pin_memory": device.type == "cuda"}
-    if workers:
-        options |= {
-            "persistent_workers": True,
-            "prefetch_factor": 4,
-            "timeout": timeout,
-            "worker_init_fn": _start_worker,
-        }
-    return options
-
-
-def _start_worker(worker: int) -> None:
-    """One thread each, and no end before the main process's, which finishes its step first."""
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,10 +1,11 @@
-"""What a run shows: the log on the terminal and in a file, a progress bar, TensorBoard."""
+"""The log on the terminal and in a file, the progress bar, TensorBoard and the speed."""
 
 import logging
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from tqdm import tqdm
@@ -12,67 +13,127 @@ from tqdm import tqdm
 logger = logging.getLogger(__name__)
 
 
-class Display:
-    """Shows a run's progress; does nothing in processes other than the main one.
+class ProgressLogger:
+    """Shows the progress of a run.
 
     Args:
-        folder: The run's folder.
-        is_main: Whether this process shows anything.
-        first_step: Steps that were done before, of which TensorBoard keeps the curves.
+        folder: The run's folder; None in processes other than the main one, which show nothing.
+        first_step: Steps that are done; TensorBoard keeps their curves.
     """
 
-    def __init__(self, folder: Path, is_main: bool, first_step: int = 0) -> None:
-        self.is_main = is_main
+    def __init__(self, folder: Path | None, first_step: int = 0) -> None:
+        self.is_main = folder is not None
         self._bar: Any = None
-        self._writer: Any = _tensorboard(folder, first_step) if is_main else None
+        self._writer: Any = None if folder is None else _create_writer(folder, first_step)
 
-    def __enter__(self) -> "Display":
+    def __enter__(self) -> "ProgressLogger":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.end_epoch()
         if self._writer is not None:
             self._writer.close()
 
     def start_epoch(self, epoch: int, epochs: int, steps: int, done: int) -> None:
-        """Opens a bar, where there is a terminal."""
-        text = f"epoch {epoch + 1}/{epochs}"
-        hidden = True if not self.is_main else None
+        """Opens a progress bar if there is a terminal."""
         self._bar = tqdm(
-            total=steps, initial=done, desc=text, unit="step", leave=False, disable=hidden
+            total=steps,
+            initial=done,
+            desc=f"epoch {epoch + 1}/{epochs}",
+            unit="step",
+            leave=False,
+            disable=None if self.is_main else True,
         )
 
-    def step(self, loss: float, rate: float, speed: float) -> None:
-        """Moves the bar on."""
+    def log_step(self, loss: float, lr: float, speed: float) -> None:
+        """Advances the bar."""
         if not self._bar.disable:
-            shown = {"loss": f"{loss:.4f}", "lr": f"{rate:.2e}", "images/s": f"{speed:.0f}"}
+            shown = {"loss": f"{loss:.4f}", "lr": f"{lr:.2e}", "images/s": f"{speed:.0f}"}
             self._bar.set_postfix(shown, refresh=False)
         self._bar.update()
 
     def end_epoch(self) -> None:
-        """Takes the bar away."""
+        """Removes the bar."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
-    def curves(self, row: Mapping[str, float], step: int) -> None:
-        """Adds a row to TensorBoard's curves."""
+    def log_epoch(self, row: Mapping[str, float], epochs: int, step: int, is_best: bool) -> None:
+        """Logs an epoch's row, and adds it to TensorBoard's curves."""
+        logger.info(
+            "epoch %d/%d: loss %.4f; val loss %.4f, accuracy %.4f, balanced accuracy %.4f, F1 %.4f"
+            "%s; %.0f images/s",
+            row["epoch"],
+            epochs,
+            row["train_loss"],
+            row["val_log_loss"],
+            row["val_accuracy"],
+            row["val_balanced_accuracy"],
+            row["val_f1_macro"],
+            " (best)" if is_best else "",
+            row["images_per_second"],
+        )
         if self._writer is not None:
             for name, value in row.items():
                 self._writer.add_scalar(name, value, step)
             self._writer.flush()
 
 
-def start_logging(folder: Path | None) -> None:
-    """Sends the library's log to the terminal and, with a folder, to `train.log` in it.
+class EpochTimer:
+    """Measures the speed of an epoch's steps.
 
     Args:
-        folder: The run's folder, None in processes other than the main one, which only warn.
+        batch_size: Images of a step.
+    """
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.steps = 0
+        self.seconds = self._first = self._waited = 0.0
+        self._start = time.perf_counter()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Measures the time that a step waits for its images."""
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
+
+    def end_step(self) -> None:
+        """Counts a step."""
+        self.steps += 1
+        self.seconds = time.perf_counter() - self._start
+        if self.steps == 1:
+            # Workers start in the first step, and kernels are compiled
+            self._first, self._waited = self.seconds, 0.0
+
+    @property
+    def speed(self) -> float:
+        """Images per second."""
+        return self.steps * self.batch_size / self.seconds
+
+    @property
+    def model_speed(self) -> float:
+        """Images per second of the later steps, without waiting for images."""
+        seconds = self.seconds - self._first - self._waited
+        return (self.steps - 1) * self.batch_size / max(seconds, 1e-9)
+
+
+def log_speed(loader_speed: float, model_speed: float) -> None:
+    """Logs the speeds of loader and model in images per second, and which one is the limit."""
+    logger.info("data loading %.0f images/s, model %.0f images/s", loader_speed, model_speed)
+    if loader_speed < model_speed:
+        logger.warning(
+            "loading the images limits the speed: raise data.workers, set data.cache=true, or "
+            "prepare smaller images"
+        )
+
+
+def start_logging(folder: Path | None) -> None:
+    """Sends the library's log to the terminal and, with a folder, to its ``train.log``.
+
+    Args:
+        folder: The run's folder; None in processes other than the main one, which only warn.
     """
     root = logging.getLogger("wbcnets")
     for handler in list(root.handlers):
@@ -98,10 +159,10 @@ class _Terminal(logging.Handler):
         sys.stdout.flush()
 
 
-def _tensorboard(folder: Path, first_step: int) -> Any:
+def _create_writer(folder: Path, first_step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        logger.info("TensorBoard is not installed: the curves are in log.csv alone")
+        logger.info("TensorBoard is not installed: the curves are in log.csv only")
         return None
     return SummaryWriter(str(folder / "tensorboard"), purge_step=first_step or None)

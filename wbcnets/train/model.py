@@ -1,4 +1,4 @@
-"""The model of a run: made from its settings, and called for features and logits at once."""
+"""The model of a run: created from its settings, called for features and logits at once."""
 
 import logging
 from collections.abc import Sequence
@@ -20,37 +20,37 @@ logger = logging.getLogger(__name__)
 
 
 class FeaturesAndLogits(nn.Module):
-    """A timm classifier that returns what its classifier gets, and what that makes of it.
+    """(B, 3, H, W) -> features (B, C) or None, and logits (B, num_classes).
 
-    `(B, 3, H, W)` -> features `(B, C)` or None, and logits `(B, num_classes)`. The features are
-    None for a model that does not keep timm's contract, which is tried once.
+    The features are the input of the model's last layer. They are None for a model that does not
+    follow timm's interface, which is tried once.
 
     Args:
-        model: The classifier.
-        img_size: Side of its images, for the trial.
+        model: A classifier.
+        img_size: Side of its images in px, for the trial.
     """
 
     def __init__(self, model: nn.Module, img_size: int) -> None:
         super().__init__()
         self.model = model
-        self.feature_dim = _try_contract(model, img_size)
+        self.feature_dim = _find_feature_dim(model, img_size)
 
     def forward(self, images: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Features and logits of a batch."""
+        """Returns features and logits of a batch."""
         if self.feature_dim is None:
             return None, self.model(images)
         return features_and_logits(self.model, images)
 
 
 def features_and_logits(model: Any, images: Tensor) -> tuple[Tensor, Tensor]:
-    """What timm's models have before their classifier, and after it."""
+    """Returns the input and the output of a timm model's last layer."""
     features = model.forward_head(model.forward_features(images), pre_logits=True)
     return features, model.get_classifier()(features)
 
 
 @torch.no_grad()
-def _try_contract(model: nn.Module, img_size: int) -> int | None:
-    """The width of the features, None where they do not lead to the model's own logits."""
+def _find_feature_dim(model: nn.Module, img_size: int) -> int | None:
+    """Returns the width of the features, or None if they do not lead to the model's own logits."""
     parameter = next(model.parameters())
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(2, 3, img_size, img_size, generator=generator).to(parameter)
@@ -67,11 +67,11 @@ def _try_contract(model: nn.Module, img_size: int) -> int | None:
 
 
 def create_classifier(config: TrainConfig, num_classes: int) -> nn.Module:
-    """Makes the model, with weights where the settings say so.
+    """Creates the model, with weights if the settings name some.
 
     Raises:
-        ConfigError: The name or a keyword is unknown.
-        CheckpointError: The weights cannot be had or do not fit.
+        ConfigError: if the name or a keyword is unknown.
+        CheckpointError: if the weights cannot be read or do not fit.
     """
     name = config.model.name
     if not timm.is_model(name):
@@ -103,7 +103,7 @@ def create_classifier(config: TrainConfig, num_classes: int) -> nn.Module:
 
 
 def model_kwargs(config: TrainConfig) -> dict[str, Any]:
-    """The model's keywords; models of one size get the size of the images."""
+    """Returns the model's keywords; models of a fixed size get the size of the images."""
     kwargs = dict(config.model.kwargs)
     cfg = timm.get_pretrained_cfg(config.model.name)
     if cfg is not None and cfg.fixed_input_size:
@@ -112,10 +112,10 @@ def model_kwargs(config: TrainConfig) -> dict[str, Any]:
 
 
 def describe_data(config: TrainConfig, model: nn.Module) -> dict[str, Any]:
-    """What the model's images must be like, in timm's words.
+    """Returns the preprocessing of the model's images, in timm's words.
 
     Returns:
-        "input_size", "mean", "std" and "augmentation", the preset that brings images to the size.
+        "input_size", "mean", "std" and more; "augmentation" is the preset that resizes images.
     """
     own = resolve_model_data_config(model)
     size = config.data.img_size

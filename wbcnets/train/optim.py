@@ -1,4 +1,4 @@
-"""Optimizer, schedule, mixup and loss of a run, through timm's and this library's factories."""
+"""Optimizer, schedule, mixup and loss of a run, made by timm's and this library's factories."""
 
 from collections.abc import Sequence
 
@@ -17,10 +17,10 @@ _SMOOTHED = ("cross_entropy", "focal", "weighted_softmax")
 
 
 def create_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
-    """One of timm's optimizers, with layer-wise learning rates where wanted.
+    """Creates one of timm's optimizers, with layer-wise learning rates if set.
 
     Raises:
-        ConfigError: The name or a keyword is unknown.
+        ConfigError: if the name or a keyword is unknown.
     """
     kwargs = dict(config.kwargs)
     if config.betas is not None:
@@ -37,13 +37,13 @@ def create_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
         )
     except (ValueError, TypeError, AssertionError) as error:
         some = ", ".join(map(str, list_optimizers()[:12]))
-        raise ConfigError(f"optimizer: {config}: {error}; timm has {some}, ...") from error
+        raise ConfigError(f"optimizer ({config}): {error}; timm has {some}, ...") from error
 
 
 def create_schedule(config: TrainConfig, optimizer: Optimizer, steps_per_epoch: int) -> Scheduler:
-    """One of timm's schedules, set before every step by the number of steps taken."""
+    """Creates one of timm's schedules; call ``step_update`` with the step's index."""
     schedule = config.schedule
-    # timm's own "constant" is younger than the oldest timm that is supported
+    # The oldest supported timm has no "constant"
     constant = schedule.name == "constant"
     scheduler, _ = create_scheduler_v2(
         optimizer,
@@ -65,11 +65,11 @@ def create_schedule(config: TrainConfig, optimizer: Optimizer, steps_per_epoch: 
 def create_training_loss(
     config: LossConfig, num_classes: int, feature_dim: int | None, class_counts: Sequence[int]
 ) -> CombinedLoss:
-    """The loss by its settings.
+    """Creates the loss that the settings describe.
 
     Raises:
-        ConfigError: A name or an option is unknown, the model lacks what a loss needs, or no loss
-            would train the classifier.
+        ConfigError: if a name or an option is unknown, if the model lacks the features that a loss
+            needs, or if no loss would train the classifier.
     """
     if isinstance(config.name, str):
         names = set(COMBINATIONS.get(config.name, {config.name: 1.0}))
@@ -79,7 +79,7 @@ def create_training_loss(
     smoothed = sorted(names & set(_SMOOTHED))
     if not smoothed and names <= {"center", "contrastive"}:
         raise ConfigError(
-            f"loss.name={config.name}: looks at features only, so the classifier would not learn; "
+            f"loss.name={config.name} depends on features only, so the classifier would not learn; "
             f"add one of {', '.join(_SMOOTHED)}"
         )
     for name in smoothed if config.label_smoothing else ():
@@ -94,17 +94,19 @@ def create_training_loss(
 
 
 def create_mixup(config: MixupConfig, num_classes: int, part_size: int) -> Mixup | None:
-    """timm's mixup and CutMix; None where both are off. The loss does the label smoothing.
+    """Creates timm's mixup and CutMix, or None if both are off.
+
+    The loss smooths the labels, not the mixup.
 
     Raises:
-        ConfigError: Parts of a step have an odd number of images, which cannot be paired.
+        ConfigError: if parts of a step have an odd number of images, which cannot be paired.
     """
     if not config.mixup_alpha and not config.cutmix_alpha:
         return None
     if part_size % 2:
         raise ConfigError(
-            f"mixup pairs images, and each part of a step has {part_size}; choose an even number "
-            "by training.batch_size, or turn mixup.mixup_alpha and mixup.cutmix_alpha off"
+            f"mixup pairs images, and each part of a step has {part_size}; make that number even "
+            "with training.batch_size, or turn off mixup.mixup_alpha and mixup.cutmix_alpha"
         )
     return Mixup(
         mixup_alpha=config.mixup_alpha,

@@ -1,4 +1,4 @@
-"""The folder of a run: what is in it, and how it is written so that a crash leaves it whole."""
+"""The folder of a run: its files, written so that a crash leaves each of them complete."""
 
 import csv
 import io
@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from wbcnets.data.cells.dataset import CellDataset
+from wbcnets.engine.non_finite import save_bad_step
 from wbcnets.engine.resume import find_changes, flatten_settings
 from wbcnets.errors import CheckpointError, ConfigError, DataError
 from wbcnets.evaluation.metrics import ClassifierMetrics
@@ -21,13 +22,16 @@ from wbcnets.io.drawing import contact_sheet
 from wbcnets.train.config import TrainConfig
 from wbcnets.train.config_file import dump_config, load_config
 from wbcnets.train.data import CellSplits
+from wbcnets.train.model import model_kwargs
+from wbcnets.train.state import TrainingState
 
 logger = logging.getLogger(__name__)
 
 CONFIG_NAME = "config.yaml"
+BEST_NAME = "best.pth"
 LAST_NAME = "last.pth"
 PREVIOUS_NAME = "previous.pth"
-# What may differ when a run goes on: it changes nothing in the weights that come out of each step
+# A resumed run may change these: they change nothing in the weights that each step produces
 CHANGEABLE = (
     "data.allow_leaks",
     "data.cache",
@@ -44,24 +48,24 @@ CHANGEABLE = (
     "training.process_timeout",
 )
 _README = """\
-A run of wbcnets' tools/train_classifier.py.
+The training run of a classifier by wbcnets.
 
-config.yaml      all settings; `--config` takes it to repeat the run
-log.csv          a row per epoch
-train.log        what was printed
-tensorboard/     the same curves for TensorBoard, where it is installed
+config.yaml      all settings; train with this file to repeat the run
+log.csv          one row per epoch
+train.log        what the terminal showed
+tensorboard/     the same curves for TensorBoard, if it is installed
 best.pth         weights of the best epoch by {metric}, with class names and image size
-best.json        its figures on the evaluation images, of all classes and of each
-last.pth         the newest weights and all that `--resume` needs to go on from them
-previous.pth     the same, one checkpoint earlier, should the newest be damaged
+best.json        the metrics of that epoch on the evaluation images, overall and per class
+last.pth         the newest weights, and all that is needed to resume from them
+previous.pth     the checkpoint before that one, in case the newest is damaged
 *.sha256         SHA-256 of the files, for `sha256sum --check`
 classes.json     class names in the order of the model's outputs
-splits.json      the images of training and evaluation
+splits.json      the images of training and evaluation: file, class and SHA-256
 first_batch.png  images of the first step, augmented as the model saw them
-bad_step.*       images of the newest step whose numbers were not finite, where there was one
+bad_step.*       images of the newest step that was skipped because its numbers were not finite
 
 The .pth files are dictionaries for torch.load(..., weights_only=True): "state_dict" (and
-"state_dict_ema", the moving average, where there is one), "model" (name, keywords and number of
+"state_dict_ema", the moving average, if there is one), "model" (name, keywords and number of
 classes), "class_names", "data_config" (size, mean and std of the images), "epoch", "metrics" and
 "config"; last.pth and previous.pth also have "resume".
 """
@@ -71,135 +75,126 @@ class RunFolder:
     """Writes the files of a run; only the main process has one.
 
     Args:
-        path: The folder; made where it is missing.
+        path: The folder.
         config: All settings.
-        class_names: In the order of the model's outputs.
-        data_config: Size, mean and std of the images.
-        model: Name, keywords and number of classes.
-        fingerprint: Of the images, see `wbcnets.train.data.CellSplits`.
+        splits: The images.
+        data_config: Size, mean and std of the model's images.
     """
 
     def __init__(
-        self,
-        path: Path,
-        config: TrainConfig,
-        class_names: Sequence[str],
-        data_config: Mapping[str, Any],
-        model: Mapping[str, Any],
-        fingerprint: str,
+        self, path: Path, config: TrainConfig, splits: CellSplits, data_config: Mapping[str, Any]
     ) -> None:
         self.path = path
         self.config = config
-        self.class_names = list(class_names)
-        self.data_config = dict(data_config)
-        self.model = dict(model)
-        self.fingerprint = fingerprint
+        self.splits = splits
+        self.class_names = list(splits.train.class_names)
+        self._fingerprint = splits.fingerprint()
+        self._description = {
+            "model": {
+                "name": config.model.name,
+                "kwargs": model_kwargs(config),
+                "num_classes": len(self.class_names),
+            },
+            "class_names": self.class_names,
+            "data_config": dict(data_config),
+            "config": config.model_dump(),
+        }
 
     def start(self) -> None:
         """Writes what is known before the first step."""
         self.path.mkdir(parents=True, exist_ok=True)
         for leftover in self.path.glob(".*.pth.*"):
             leftover.unlink(missing_ok=True)
-        self.write_text(CONFIG_NAME, dump_config(self.config))
-        self.write_text("classes.json", json.dumps(self.class_names, indent=1, ensure_ascii=False))
-        self.write_text("README.txt", _README.format(metric=self.config.training.best_metric))
+        self._write_text(CONFIG_NAME, dump_config(self.config))
+        self._write_json("classes.json", self.class_names)
+        self._write_json("splits.json", _list_images(self.splits))
+        self._write_text("README.txt", _README.format(metric=self.config.training.best_metric))
 
-    def save_weights(
-        self,
-        name: str,
-        weights: Mapping[str, Any],
-        epoch: int,
-        metrics: Mapping[str, float],
-        resume: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Writes a checkpoint whole or not at all.
+    def save(self, name: str, state: TrainingState) -> None:
+        """Writes a checkpoint; all but the best can be resumed.
 
         Args:
-            name: Of the file.
-            weights: "state_dict", and "state_dict_ema" where there is one.
-            epoch: Epochs that are done.
-            metrics: Figures of the last evaluation.
-            resume: What `--resume` needs.
+            name: Name of the file.
+            state: The state of the run.
 
         Raises:
-            CheckpointError: The disk is full or the folder is gone; the old file is untouched.
+            CheckpointError: if the disk is full or the folder is gone; the old file is unchanged.
         """
+        progress = state.progress
+        row = progress.rows[-1] if progress.rows else {}
         data = {
-            **weights,
-            "model": self.model,
-            "class_names": self.class_names,
-            "data_config": self.data_config,
-            "epoch": epoch,
-            "metrics": dict(metrics),
-            "config": self.config.model_dump(),
+            **state.weights(),
+            **self._description,
+            "epoch": progress.epoch,
+            "metrics": {
+                key.removeprefix("val_"): value
+                for key, value in row.items()
+                if key.startswith("val_")
+            },
         }
-        if resume is not None:
-            data["resume"] = {**resume, "images": self.fingerprint}
-        if resume is not None:
+        if name != BEST_NAME:
+            data["resume"] = {**state.resume_state(), "images": self._fingerprint}
             keep_copy(self.path / name, self.path / PREVIOUS_NAME)
         write_checkpoint(self.path / name, data)
 
     def write_log(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """Writes `log.csv` anew."""
-        if not rows:
-            return
+        """Writes ``log.csv``."""
         stream = io.StringIO()
         writer = csv.DictWriter(stream, list(rows[-1]), lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
-        self.write_text("log.csv", stream.getvalue())
+        self._write_text("log.csv", stream.getvalue())
 
-    def write_best(self, epoch: int, judgement: ClassifierMetrics) -> None:
-        """Writes `best.json`, the figures of the best epoch."""
-        figures = {"epoch": epoch, **judgement.as_dict()}
-        self.write_text("best.json", json.dumps(figures, indent=1, ensure_ascii=False))
+    def write_best(self, epoch: int, metrics: ClassifierMetrics) -> None:
+        """Writes ``best.json``, the metrics of the best epoch."""
+        self._write_json("best.json", {"epoch": epoch, **metrics.as_dict()})
 
-    def write_splits(self, splits: CellSplits) -> None:
-        """Writes `splits.json`: file and class of every image, with its hash where known."""
-        lists = {}
-        for name, manifest in (("train", splits.train), ("val", splits.val)):
-            names = manifest.class_names
-            rows = {image.file: [names[image.label], image.sha256] for image in manifest.images}
-            lists[name] = rows
-        self.write_text("splits.json", json.dumps(lists, indent=0, ensure_ascii=False))
-
-    def _draw(self, dataset: CellDataset, indices: Sequence[int], name: str) -> None:
+    def write_first_batch(self, dataset: CellDataset, indices: Sequence[int]) -> None:
+        """Draws ``first_batch.png``: at most 32 images of a step."""
         images = [dataset.image(index) for index in indices[:32]]
         captions = [
-            f"{self.class_names[dataset.labels[index]]} "
-            f"({Path(dataset.manifest.images[index].file).name})"
+            f"{self.class_names[dataset.labels[index]]} ({Path(dataset.describe(index)).name})"
             for index in indices[:32]
         ]
         sheet = Image.fromarray(contact_sheet(images, 8, captions, tile_width=160))
-        write_atomically(self.path / name, lambda file: sheet.save(file, "PNG"))
+        path = self.path / "first_batch.png"
+        write_atomically(path, lambda file: sheet.save(file, "PNG"))
 
-    def keep_bad_step(
-        self, dataset: CellDataset, indices: Sequence[int], figures: Mapping[str, float]
+    def write_bad_step(
+        self, dataset: CellDataset, indices: Sequence[int], details: Mapping[str, float]
     ) -> None:
-        """Writes `bad_step.pth` and `bad_step.png`: the images of a step that was left out.
+        """Writes ``bad_step.pth`` and ``bad_step.png``: the images of a step that was skipped.
 
         Args:
             dataset: The training images, in the epoch of the step.
-            indices: Those of the step, over all processes.
-            figures: Epoch, step, loss and norm of the gradients.
+            indices: The images of the step, over all processes.
+            details: Position and numbers of the step.
         """
-        items = [dataset[index] for index in indices]
-        data = {
-            "images": torch.stack([pixels for pixels, _ in items]),
-            "labels": torch.tensor([label for _, label in items]),
-            "files": [dataset.describe(index) for index in indices],
-            **figures,
-        }
-        write_atomically(self.path / "bad_step.pth", lambda file: torch.save(data, file))
-        self._draw(dataset, indices, "bad_step.png")
+        save_bad_step(
+            self.path / "bad_step",
+            [torch.tensor(dataset.image(index)).permute(2, 0, 1) for index in indices],
+            [torch.tensor(dataset.labels[index]) for index in indices],
+            [dataset.describe(index) for index in indices],
+            self.class_names,
+            details,
+        )
 
-    def draw_first_batch(self, dataset: CellDataset, indices: Sequence[int]) -> None:
-        """Writes `first_batch.png`: at most 32 images of a step."""
-        self._draw(dataset, indices, "first_batch.png")
+    def _write_json(self, name: str, value: Any) -> None:
+        self._write_text(name, json.dumps(value, indent=1, ensure_ascii=False))
 
-    def write_text(self, name: str, text: str) -> None:
-        """Writes a small file whole or not at all."""
+    def _write_text(self, name: str, text: str) -> None:
         write_atomically(self.path / name, lambda file: file.write(text.encode("utf-8")))
+
+
+def _list_images(splits: CellSplits) -> dict[str, Any]:
+    """Returns class and SHA-256, if known, of each file of each split."""
+    return {
+        name: {
+            image.file: [manifest.class_names[image.label], image.sha256]
+            for image in manifest.images
+        }
+        for name, manifest in (("train", splits.train), ("val", splits.val))
+    }
 
 
 def check_new(output: str) -> Path:
@@ -253,33 +248,35 @@ def find_config_changes(before: TrainConfig, now: TrainConfig) -> list[str]:
     return list(find_changes(old, new, CHANGEABLE))
 
 
-def read_last(output: Path, fingerprint: str) -> dict[str, Any] | None:
-    """The newest checkpoint of a run that can be read, None where it stopped before its first.
+def restore_last(path: Path, state: TrainingState, fingerprint: str) -> None:
+    """Restores a run from its newest checkpoint that can be read, if it has one.
 
     Args:
-        output: The run's folder.
-        fingerprint: Of the images, see `wbcnets.train.data.CellSplits`.
+        path: The run's folder.
+        state: Takes the checkpoint.
+        fingerprint: The hash of the images, see ``CellSplits``.
 
     Raises:
-        CheckpointError: There are checkpoints, and all of them are damaged.
-        DataError: It was trained on other images.
+        CheckpointError: if there are checkpoints, and all of them are damaged.
+        DataError: if the run was trained on other images.
     """
     damaged: list[str] = []
-    for path in (output / LAST_NAME, output / PREVIOUS_NAME):
-        if not path.exists():
+    for file in (path / LAST_NAME, path / PREVIOUS_NAME):
+        if not file.exists():
             continue
         try:
-            checkpoint = read_checkpoint(path)
+            checkpoint = read_checkpoint(file)
         except CheckpointError as error:
             logger.warning("%s; trying the one before", error)
             damaged.append(str(error))
             continue
         if checkpoint.get("resume", {}).get("images", fingerprint) != fingerprint:
             raise DataError(
-                f"{path}: was trained on other images, labels or splits than the data source has "
-                "now - put them back, or start a new run"
+                f"{file}: trained on other images, labels or splits than the data source has now "
+                "- put them back, or start a new run",
+                setting="data",
             )
-        return {**checkpoint, "state_dict": checkpoint["model"], "origin": str(path)}
+        state.restore(checkpoint, str(file))
+        return
     if damaged:
         raise CheckpointError("no checkpoint can be resumed:\n  " + "\n  ".join(damaged))
-    return None

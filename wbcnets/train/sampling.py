@@ -1,7 +1,7 @@
-"""Which images are in which step of a run: a function of seed and epoch alone.
+"""The images of every step, a function of seed and epoch alone.
 
-A place in a run is therefore two numbers, epoch and step, and any number of processes or parts of
-an accumulated step sees the same images in the same steps.
+Two numbers, epoch and step, are a position in a run. The same images are in the same steps for any
+number of processes and of parts of an accumulated step.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,21 +16,20 @@ from wbcnets.errors import ConfigError
 class StepSampler(Sampler[list[int]]):
     """The batches of one process, each a part of a step.
 
-    Each epoch is a new permutation; images that do not fill a last step are left out of it.
-    Balanced epochs have as many images of each class.
+    Each epoch is a new permutation, without the images that do not fill a last step. Balanced
+    epochs have as many images of each class.
 
     Args:
-        labels: The label of each image.
+        labels: Label of each image.
         batch_size: Images of a step, over all processes and parts.
         grad_accum_steps: Parts of a step.
-        seed: Of the permutations.
+        seed: Seed of the permutations.
         rank: This process.
-        count: DistributedContext.
-        pools: For balanced epochs, how many images of each class an epoch has; see
-            `balanced_quotas`. An epoch is a permutation of all images where None.
+        world_size: Number of processes.
+        quotas: Images of each class in an epoch, see ``balanced_quotas``; None for all images.
 
     Raises:
-        ConfigError: Steps cannot be divided equally, or are larger than an epoch.
+        ConfigError: if steps cannot be divided equally, or are larger than an epoch.
     """
 
     def __init__(
@@ -41,54 +40,54 @@ class StepSampler(Sampler[list[int]]):
         grad_accum_steps: int = 1,
         seed: int = 0,
         rank: int = 0,
-        count: int = 1,
-        pools: Sequence[int] | None = None,
+        world_size: int = 1,
+        quotas: Sequence[int] | None = None,
     ) -> None:
         self.labels = np.asarray(labels, dtype=np.int64)
         self.batch_size, self.grad_accum_steps = batch_size, grad_accum_steps
-        self.seed, self.rank, self.count = seed, rank, count
-        self.pools = None if pools is None else tuple(pools)
-        self.epoch_size = len(self.labels) if self.pools is None else sum(self.pools)
-        if batch_size % (grad_accum_steps * count):
+        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.quotas = None if quotas is None else tuple(quotas)
+        self.epoch_size = len(self.labels) if self.quotas is None else sum(self.quotas)
+        parts = grad_accum_steps * world_size
+        if batch_size % parts:
             raise ConfigError(
                 f"training.batch_size={batch_size} cannot be divided into {grad_accum_steps} parts "
-                f"(training.grad_accum_steps) on {count} processes; use a multiple of "
-                f"{grad_accum_steps * count}"
+                f"(training.grad_accum_steps) on {world_size} processes; use a multiple of {parts}"
             )
         if batch_size > self.epoch_size:
             raise ConfigError(
                 f"training.batch_size={batch_size} is more than the {self.epoch_size} training "
                 "images of an epoch; use a smaller one"
             )
-        self.part_size = batch_size // (grad_accum_steps * count)
+        self.part_size = batch_size // parts
         self.steps_per_epoch = self.epoch_size // batch_size
         self._epoch, self._step = 0, 0
 
     def set_position(self, epoch: int, step: int = 0) -> None:
-        """Chooses where the next iteration begins."""
+        """Sets the epoch and step at which the next iteration begins."""
         self._epoch, self._step = epoch, step
 
     def order(self, epoch: int) -> npt.NDArray[np.int64]:
-        """The indices of an epoch, `(steps_per_epoch * batch_size,)`."""
+        """Returns the indices of an epoch, (steps_per_epoch * batch_size,)."""
         generator = np.random.default_rng((self.seed, epoch))
-        if self.pools is None:
+        if self.quotas is None:
             indices = generator.permutation(self.epoch_size)
         else:
             drawn = [
                 generator.permutation(np.flatnonzero(self.labels == label))[:number]
-                for label, number in enumerate(self.pools)
+                for label, number in enumerate(self.quotas)
             ]
             indices = generator.permutation(np.concatenate(drawn))
         return indices[: self.steps_per_epoch * self.batch_size]
 
     def step_indices(self, epoch: int, step: int) -> list[int]:
-        """The images of one step, over all processes."""
+        """Returns the images of one step, over all processes."""
         start = step * self.batch_size
         return self.order(epoch)[start : start + self.batch_size].tolist()
 
     def __iter__(self) -> Iterator[list[int]]:
         parts = self.order(self._epoch).reshape(
-            -1, self.grad_accum_steps, self.count, self.part_size
+            -1, self.grad_accum_steps, self.world_size, self.part_size
         )
         for step in parts[self._step :]:
             for part in step:
@@ -99,7 +98,7 @@ class StepSampler(Sampler[list[int]]):
 
 
 def balanced_quotas(counts: Sequence[int]) -> list[int]:
-    """Images of each class in a balanced epoch, about as long as one of all images.
+    """Returns the images of each class in a balanced epoch of about the usual length.
 
     Args:
         counts: Images of each class; a class without images gets none.

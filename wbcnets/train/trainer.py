@@ -1,302 +1,324 @@
-"""The training loop: epochs of steps, an evaluation after each, checkpoints in between."""
+"""The training of a classifier: epochs of steps, an evaluation after each, checkpoints between."""
 
 import logging
+import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+import typing
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
-from torch import Tensor
-from torch.utils.data import DataLoader
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from wbcnets.data.cells.dataset import CellDataset
 from wbcnets.engine.distributed import DistributedContext
 from wbcnets.engine.memory import explain_oom
+from wbcnets.engine.non_finite import BufferBackup
+from wbcnets.engine.precision import autocast
+from wbcnets.engine.seeding import seed_everything
 from wbcnets.engine.signals import SignalHandler
-from wbcnets.engine.worker_watchdog import watched_batches
-from wbcnets.train.config import TrainConfig
-from wbcnets.train.evaluation import evaluate, watched
-from wbcnets.train.logging import Display
-from wbcnets.train.run_folder import LAST_NAME, RunFolder
-from wbcnets.train.sampling import StepSampler
-from wbcnets.train.state import TrainingState
-from wbcnets.train.step import Stepper, StepResult
+from wbcnets.evaluation.metrics import ClassifierMetrics, compute_metrics
+from wbcnets.train.config import BestMetric, TrainConfig
+from wbcnets.train.data import CellData, measure_loader
+from wbcnets.train.logging import EpochTimer, ProgressLogger, log_speed
+from wbcnets.train.run_folder import BEST_NAME, LAST_NAME, RunFolder
+from wbcnets.train.state import Progress, TrainingState, memory_format
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class RunParts:
-    """What a run is made of.
+class Trainer:
+    """Trains a classifier from where its state is to the end.
 
-    Args:
-        state: What changes.
-        stepper: Takes the steps.
-        sampler: Which images are in which step.
-        train_set: All training images.
-        val_set: All evaluation images.
-        train_loader: Loads the parts of steps.
-        val_loader: Loads this process's share of the evaluation images.
-        loader_speed: Images per second of the training loader alone.
-    """
-
-    state: TrainingState
-    stepper: Stepper
-    sampler: StepSampler
-    train_set: CellDataset
-    val_set: CellDataset
-    train_loader: DataLoader[Any]
-    val_loader: DataLoader[Any]
-    loader_speed: float = 0.0
-
-
-class TrainingLoop:
-    """Runs a training from where its state is to the end.
+    Everything random in a step follows from the seed, the step and the process, so that a resumed
+    run continues as if it had not stopped: on a CPU, with the same bits.
 
     Args:
         config: All settings.
-        processes: Who computes what.
-        parts: What the run is made of.
-        folder: Where checkpoints go, None in processes other than the main one.
+        context: The processes of the run.
+        state: Model, loss, optimizer and progress.
+        data: Datasets, sampler and loaders.
+        folder: The folder of the run; None in processes other than the main one.
     """
 
     def __init__(
         self,
         config: TrainConfig,
-        processes: DistributedContext,
-        parts: RunParts,
-        folder: RunFolder | None,
+        context: DistributedContext,
+        state: TrainingState,
+        data: CellData,
+        folder: RunFolder | None = None,
     ) -> None:
-        self.config, self.processes, self.parts = config, processes, parts
-        self.state, self.folder = parts.state, folder
+        self.config, self.context = config, context
+        self.state, self.data, self.folder = state, data, folder
+        self.interrupted = self.late = False
+        self._network = self._wrap(state.network)
+        self._memory_format = memory_format(config.training)
+        self._parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+        self._backup = BufferBackup(state.model, state.loss)
+        self._signals = SignalHandler()
+        self._loader_speed = 0.0
         self._started = self._saved_at = time.perf_counter()
-        self._seconds_before = parts.state.progress.total_seconds
-        self._waited = 0.0
-        self._speed = self._model_speed = 0.0
-        self._speed_is_logged = False
+        self._seconds_before = state.progress.total_seconds
 
-    def run(self, display: Display) -> None:
-        """Trains until the last epoch, or until a limit of the settings is met.
+    def _wrap(self, network: nn.Module) -> Any:
+        """Returns the network for several processes and for compilation, if needed."""
+        if self.context.world_size > 1:
+            device = self.context.device
+            devices = [device] if device.type == "cuda" else None
+            network = DistributedDataParallel(network, device_ids=devices)
+        return torch.compile(network) if self.config.training.compile else network
+
+    def train(self) -> Progress:
+        """Trains until the last epoch, or until a limit of the settings is reached.
 
         Raises:
-            FloatingPointError: Too many steps in a row were not finite.
-            KeyboardInterrupt: The run was asked to stop; `last.pth` holds where it was.
-            WbcnetsError: An image turned out to be unreadable, or a checkpoint unwritable.
+            FloatingPointError: if too many steps in a row were not finite.
+            KeyboardInterrupt: if the run was asked to stop; ``last.pth`` holds its state.
+            WbcnetsError: if an image cannot be read, or a checkpoint cannot be written.
         """
         progress, epochs = self.state.progress, self.config.training.epochs
-        with SignalHandler() as interruption:
-            late = self.processes.any(self._is_late())
-            while progress.epoch < epochs and not late and not self._has_stalled():
-                result = self._train_epoch(display, interruption)
-                self._log_speed()
-                if result.interrupted:
-                    self._save_last()
-                    raise KeyboardInterrupt
-                self._end_epoch(display)
-                late = self.processes.any(result.late or self._is_late())
-        self._save_last()
-        self._log_end(late)
-
-    def _train_epoch(self, display: Display, interruption: SignalHandler) -> StepResult:
-        """Takes the rest of an epoch's steps, or those until the run is to stop."""
-        progress, steps = self.state.progress, self.parts.sampler.steps_per_epoch
-        self.state.model.train()
-        self.parts.train_set.set_epoch(progress.epoch)
-        self.parts.sampler.set_position(progress.epoch, progress.step)
-        start, before = time.perf_counter(), progress.seconds
-        self._waited, images, first = 0.0, 0, 0.0
-        display.start_epoch(progress.epoch, self.config.training.epochs, steps, progress.step)
-        batches = watched_batches(self.parts.train_loader)
-        while True:
-            parts = self._next_parts(batches)
-            with explain_oom(self._memory_hint):
-                result = self.parts.stepper.take(parts, interruption.requested, self._is_late())
-            images += self.parts.sampler.batch_size
-            spent = time.perf_counter() - start
-            if not first:
-                # Workers start in the first step, and kernels are compiled
-                first, self._waited = spent, 0.0
-            progress.seconds = before + spent
-            self._check(result)
-            display.step(result.loss, self._learning_rate, images / spent)
-            if result.interrupted or result.late or progress.step == steps:
-                break
-            self._save_now_and_then()
-        self._speed = images / spent
-        later = images - self.parts.sampler.batch_size
-        self._model_speed = later / max(spent - first - self._waited, 1e-9)
-        display.end_epoch()
-        return result
-
-    @property
-    def _learning_rate(self) -> float:
-        """The largest of the parameter groups, which layer-wise decay makes differ."""
-        return max(group["lr"] for group in self.state.optimizer.param_groups)
-
-    @property
-    def _memory_hint(self) -> str:
-        training, data = self.config.training, self.config.data
-        return (
-            f"with training.batch_size={training.batch_size} in "
-            f"training.grad_accum_steps={training.grad_accum_steps} parts of {data.img_size} px: "
-            "double training.grad_accum_steps, set training.grad_checkpointing=true or "
-            "training.amp=bfloat16, or use smaller images"
-        )
-
-    def _next_parts(self, batches: Iterator[list[Tensor]]) -> list[list[Tensor]]:
-        start = time.perf_counter()
-        parts = [next(batches) for _ in range(self.config.training.grad_accum_steps)]
-        self._waited += time.perf_counter() - start
-        return parts
-
-    def _check(self, result: StepResult) -> None:
-        progress, limit = self.state.progress, self.config.training.max_bad_steps
-        if result.usable:
-            return
-        indices = self.parts.sampler.step_indices(progress.epoch, progress.step - 1)
-        files = [self.parts.train_set.manifest.images[index].file for index in indices]
-        where = f"epoch {progress.epoch + 1}, step {progress.step}"
+        path = None if self.folder is None else self.folder.path
+        self._log_setup()
         if self.folder is not None:
-            self.folder.keep_bad_step(
-                self.parts.train_set,
-                indices,
-                {
-                    "epoch": progress.epoch + 1,
-                    "step": progress.step,
-                    "loss": result.loss,
-                    "norm": result.norm,
-                },
-            )
-        logger.warning(
-            "%s: loss %.4g with gradients of norm %.4g: the step was left out; its images: %s",
-            where,
-            result.loss,
-            result.norm,
-            ", ".join(files),
-        )
-        if progress.consecutive_bad_steps >= limit:
-            raise FloatingPointError(
-                f"{where}: {limit} steps in a row had no finite loss and gradients, the last with "
-                f"loss {result.loss:.4g}; none of them changed the weights. Lower "
-                "optimizer.lr, set training.clip_grad=1, use training.amp=none, or look "
-                f"at the images of the last step: {', '.join(files)}"
-            )
+            self.folder.start()
+        if progress.epoch < epochs:
+            self._start_loader()
+        with self._signals, ProgressLogger(path, progress.global_step) as self._log:
+            self.late = self.context.any(self._is_late())
+            while progress.epoch < epochs and not self.late and not self._has_stalled():
+                timer = self._train_epoch()
+                if self._loader_speed:
+                    log_speed(self._loader_speed, timer.model_speed)
+                    self._loader_speed = 0.0
+                if self.interrupted:
+                    self.save()
+                    raise KeyboardInterrupt
+                self._end_epoch(timer.speed)
+                self.late = self.context.any(self.late or self._is_late())
+        self.save()
+        self._log_end()
+        return progress
 
-    def _end_epoch(self, display: Display) -> None:
-        """Evaluates, notes the figures, keeps the best weights, goes to the next epoch."""
+    def _start_loader(self) -> None:
+        """Draws the first batch of a new run, and measures the loader."""
+        progress = self.state.progress
+        self.data.set_position(progress.epoch, progress.step)
+        if self.folder is not None and not progress.global_step:
+            indices = self.data.sampler.step_indices(0, 0)
+            self.folder.write_first_batch(self.data.train_set, indices)
+        self._loader_speed = measure_loader(self.data.train_loader)
+
+    def _train_epoch(self) -> EpochTimer:
+        """Takes the remaining steps of an epoch, or those until the run must stop."""
         progress, training = self.state.progress, self.config.training
-        judgement = evaluate(
-            self.state.eval_model,
-            self.parts.val_loader,
-            self.parts.val_set.labels,
-            self.parts.val_set.manifest.class_names,
-            self.processes,
-            self.parts.stepper.amp_dtype,
-            self.parts.stepper.memory_format,
+        steps = self.data.sampler.steps_per_epoch
+        self.state.model.train()
+        self.data.set_position(progress.epoch, progress.step)
+        self._log.start_epoch(progress.epoch, training.epochs, steps, progress.step)
+        before, timer = progress.seconds, EpochTimer(training.batch_size)
+        batches = iter(self.data.train_loader)
+        while progress.step < steps:
+            with timer.waiting():
+                parts = [next(batches) for _ in range(training.grad_accum_steps)]
+            with explain_oom(self._memory_hint):
+                loss = self.train_step(parts)
+            timer.end_step()
+            progress.seconds = before + timer.seconds
+            self._log.log_step(loss, self.state.lr, timer.speed)
+            if self.interrupted or self.late:
+                break
+            minutes = (time.perf_counter() - self._saved_at) / 60
+            if progress.step < steps and minutes >= training.checkpoint_minutes:
+                self.save()
+        self._log.end_epoch()
+        return timer
+
+    def train_step(self, parts: Sequence[Sequence[Tensor]]) -> float:
+        """Takes one step, or skips it if its loss or gradients are not finite.
+
+        Args:
+            parts: Images (B, 3, H, W) and labels (B,) of each part of the step.
+
+        Returns:
+            The loss, a mean over parts and processes.
+
+        Raises:
+            FloatingPointError: if too many steps in a row were not finite.
+        """
+        state, progress, training = self.state, self.state.progress, self.config.training
+        seed_everything(training.seed, progress.global_step, self.context.rank)
+        state.scheduler.step_update(progress.global_step)
+        self._backup.keep()
+        state.optimizer.zero_grad(set_to_none=True)
+        losses = [self._backward(part, len(parts), part is parts[-1]) for part in parts]
+        loss = torch.stack(losses).sum()
+        state.scaler.unscale_(state.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, training.clip_grad or math.inf)
+        flags = loss.new_tensor([float(self._signals.requested), float(self._is_late())])
+        # One exchange between processes, and one wait for the device, per step
+        shared = self.context.mean(torch.cat([torch.stack([loss, norm.to(loss)]), flags])).tolist()
+        self.interrupted, self.late = shared[2] > 0, shared[3] > 0
+        self._update(shared[0], shared[1])
+        return shared[0]
+
+    def _backward(self, part: Sequence[Tensor], parts: int, is_last: bool) -> Tensor:
+        """Adds a part's gradients; returns its contribution to the loss."""
+        device = self.context.device
+        images = part[0].to(device, non_blocking=True, memory_format=self._memory_format)
+        targets = part[1].to(device, non_blocking=True)
+        if self.data.mixup is not None:
+            images, targets = self.data.mixup(images, targets)
+        exchanges_gradients = is_last or self.context.world_size == 1
+        with nullcontext() if exchanges_gradients else self._network.no_sync():
+            with autocast(device.type, self.config.training.amp):
+                features, logits = self._network(images)
+            loss: Tensor = self.state.loss(features, logits, targets) / parts
+            self.state.scaler.scale(loss).backward()
+        return loss.detach().float()
+
+    def _update(self, loss: float, norm: float) -> None:
+        """Updates the weights, or undoes a step that is not finite."""
+        state, progress = self.state, self.state.progress
+        # float16's gradients overflow now and then; the scaler itself skips such a step
+        finite = math.isfinite(loss) and (math.isfinite(norm) or state.scaler.is_enabled())
+        if finite or state.scaler.is_enabled():
+            state.scaler.step(state.optimizer)
+            state.scaler.update()
+        progress.global_step += 1
+        progress.step += 1
+        if not finite:
+            self._backup.restore()
+            self._report_bad_step(loss, norm)
+            return
+        state.bad_steps.end_row()
+        progress.loss_sum += loss
+        progress.loss_count += 1
+        if state.ema is not None:
+            state.ema.update(state.model, step=progress.global_step)
+
+    def _report_bad_step(self, loss: float, norm: float) -> None:
+        """Saves the images of a step that was not finite, and counts it."""
+        progress, dataset = self.state.progress, self.data.train_set
+        epoch, step = progress.epoch + 1, progress.step
+        indices = self.data.sampler.step_indices(progress.epoch, step - 1)
+        if self.folder is not None:
+            details = {"epoch": epoch, "step": step, "loss": loss, "norm": norm}
+            self.folder.write_bad_step(dataset, indices, details)
+        files = ", ".join(dataset.manifest.images[index].file for index in indices)
+        self.state.bad_steps.add(
+            f"epoch {epoch}, step {step}: loss {loss:.4g} with gradient norm {norm:.4g}; the "
+            f"weights did not change. The images: {files}",
+            "lower optimizer.lr, set training.clip_grad=1, use training.amp=none",
         )
-        metrics = watched(judgement)
+
+    @torch.inference_mode()
+    def evaluate(self) -> ClassifierMetrics:
+        """Returns the metrics on the evaluation images, without intervals; the same everywhere."""
+        model, device = self.state.eval_model, self.context.device
+        was_training = model.training
+        model.eval()
+        rows = []
+        for images, _ in self.data.val_loader:
+            images = images.to(device, non_blocking=True, memory_format=self._memory_format)
+            with autocast(device.type, self.config.training.amp):
+                logits = model(images)
+            rows.append(logits.float())
+        model.train(was_training)
+        shard = torch.cat(rows).cpu() if rows else torch.empty(0)
+        probabilities = self.context.gather_shards(shard).double().softmax(dim=1).numpy()
+        dataset = self.data.val_set
+        names = dataset.manifest.class_names
+        return compute_metrics(dataset.labels, probabilities, names, resamples=0)
+
+    def _end_epoch(self, speed: float) -> None:
+        """Evaluates, logs the epoch, saves the best weights, and moves to the next epoch."""
+        progress, training = self.state.progress, self.config.training
+        metrics = self.evaluate()
+        watched = {name: metrics.overall[name] for name in typing.get_args(BestMetric)}
         row = {
             "epoch": float(progress.epoch + 1),
             "train_loss": progress.loss_sum / max(progress.loss_count, 1),
-            "lr": self._learning_rate,
-            **{f"val_{name}": value for name, value in metrics.items()},
+            "lr": self.state.lr,
+            **{f"val_{k}": math.nan if v is None else v for k, v in watched.items()},
             "seconds": progress.seconds,
-            "images_per_second": self._speed,
-            "bad_steps": float(progress.bad_steps),
+            "images_per_second": speed,
+            "bad_steps": float(self.state.bad_steps.total),
         }
-        # An epoch that a limit of time cut short may be finished later
+        # A time limit may end an epoch early; a resumed run completes its row
         progress.rows = [old for old in progress.rows if old["epoch"] != row["epoch"]] + [row]
-        score = metrics[training.best_metric]
+        score = row[f"val_{training.best_metric}"]
         score = -score if training.best_metric == "log_loss" else score
-        improved = score > progress.best
-        if improved:
+        is_best = score > progress.best
+        if is_best:
             progress.best, progress.best_epoch = score, progress.epoch
-        self._log_row(row, improved)
-        display.curves(row, progress.global_step)
-        if progress.step == self.parts.sampler.steps_per_epoch:
-            progress.epoch, progress.step = progress.epoch + 1, 0
-            progress.loss_sum, progress.loss_count, progress.seconds = 0.0, 0, 0.0
+        self._log.log_epoch(row, training.epochs, progress.global_step, is_best)
+        if progress.step == self.data.sampler.steps_per_epoch:
+            progress.start_epoch(progress.epoch + 1)
         if self.folder is not None:
             self.folder.write_log(progress.rows)
-            if improved:
-                self._save("best.pth", metrics)
-                self.folder.write_best(int(row["epoch"]), judgement)
+            if is_best:
+                self.folder.save(BEST_NAME, self.state)
+                self.folder.write_best(int(row["epoch"]), metrics)
         if progress.epoch % training.checkpoint_epochs == 0:
-            self._save_last()
+            self.save()
 
-    def _log_speed(self) -> None:
-        """Once, which of loading and computing limits the run."""
-        if self._speed_is_logged:
-            return
-        self._speed_is_logged = True
-        logger.info(
-            "data loading %.0f images/s, model %.0f images/s",
-            self.parts.loader_speed,
-            self._model_speed,
-        )
-        if self.parts.loader_speed < self._model_speed:
-            logger.warning(
-                "loading the images is what limits the run: raise data.workers, set "
-                "data.cache=true, or prepare smaller images"
-            )
+    def save(self) -> None:
+        """Writes ``last.pth``, from which the run can be resumed."""
+        self.state.progress.total_seconds = self._elapsed()
+        self._saved_at = time.perf_counter()
+        if self.folder is not None:
+            self.folder.save(LAST_NAME, self.state)
 
-    def _log_row(self, row: dict[str, float], improved: bool) -> None:
-        logger.info(
-            "epoch %d/%d: loss %.4f; val loss %.4f, accuracy %.4f, balanced accuracy %.4f, F1 %.4f"
-            "%s; %.0f images/s",
-            row["epoch"],
-            self.config.training.epochs,
-            row["train_loss"],
-            row["val_log_loss"],
-            row["val_accuracy"],
-            row["val_balanced_accuracy"],
-            row["val_f1_macro"],
-            " (best)" if improved else "",
-            row["images_per_second"],
-        )
-
-    def _log_end(self, late: bool) -> None:
-        progress, training = self.state.progress, self.config.training
-        if progress.epoch < training.epochs:
-            reason = (
-                f"training.max_minutes={training.max_minutes:g} are over"
-                if late
-                else f"no better epoch in {training.early_stopping}"
-            )
-            logger.info("stopped after %d epochs: %s", progress.epoch, reason)
-        if progress.best_epoch >= 0:
-            logger.info(
-                "best %s: %.4f, in epoch %d",
-                training.best_metric,
-                abs(progress.best),
-                progress.best_epoch + 1,
-            )
+    def _elapsed(self) -> float:
+        return self._seconds_before + time.perf_counter() - self._started
 
     def _is_late(self) -> bool:
         limit = self.config.training.max_minutes
         return bool(limit) and self._elapsed() >= 60 * limit
 
-    def _elapsed(self) -> float:
-        return self._seconds_before + time.perf_counter() - self._started
-
     def _has_stalled(self) -> bool:
         patience, progress = self.config.training.early_stopping, self.state.progress
         return bool(patience) and progress.epoch - 1 - progress.best_epoch >= patience
 
-    def _save_now_and_then(self) -> None:
-        if time.perf_counter() - self._saved_at >= 60 * self.config.training.checkpoint_minutes:
-            self._save_last()
+    @property
+    def _memory_hint(self) -> str:
+        training = self.config.training
+        return (
+            f"with training.batch_size={training.batch_size} in "
+            f"training.grad_accum_steps={training.grad_accum_steps} parts of "
+            f"{self.config.data.img_size} px: double training.grad_accum_steps, set "
+            "training.grad_checkpointing=true or training.amp=bfloat16, or use smaller images"
+        )
 
-    def _save_last(self) -> None:
-        progress = self.state.progress
-        progress.total_seconds = self._elapsed()
-        self._saved_at = time.perf_counter()
-        metrics = progress.rows[-1] if progress.rows else {}
-        self._save(LAST_NAME, metrics, self.state.resume_state())
+    def _log_setup(self) -> None:
+        config, context, data = self.config, self.context, self.data
+        logger.info(
+            "%s, %.1f million parameters, on %s x %d, %d threads",
+            config.model.name,
+            sum(p.numel() for p in self.state.model.parameters()) / 1e6,
+            context.device.type,
+            context.world_size,
+            torch.get_num_threads(),
+        )
+        logger.info("augmentation for training: %r", data.train_set.augmentation)
+        logger.info("augmentation for evaluation: %r", data.val_set.augmentation)
+        steps, progress = data.sampler.steps_per_epoch, self.state.progress
+        size = config.training.batch_size
+        logger.info("%d epochs of %d steps of %d images", config.training.epochs, steps, size)
+        if progress.global_step:
+            logger.info("resuming at epoch %d, step %d", progress.epoch + 1, progress.step)
 
-    def _save(
-        self, name: str, metrics: dict[str, float], resume: dict[str, Any] | None = None
-    ) -> None:
-        if self.folder is not None:
-            weights, epoch = self.state.weights(), self.state.progress.epoch
-            self.folder.save_weights(name, weights, epoch, metrics, resume)
+    def _log_end(self) -> None:
+        progress, training = self.state.progress, self.config.training
+        if progress.epoch < training.epochs:
+            reason = (
+                f"training.max_minutes={training.max_minutes:g} are over"
+                if self.late
+                else f"no better epoch in {training.early_stopping}"
+            )
+            logger.info("stopped after %d epochs: %s", progress.epoch, reason)
+        if progress.best_epoch >= 0:
+            best, epoch = abs(progress.best), progress.best_epoch + 1
+            logger.info("best %s: %.4f, in epoch %d", training.best_metric, best, epoch)

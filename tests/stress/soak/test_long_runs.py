@@ -46,19 +46,19 @@ def check_flat(samples, name):
 
 
 def test_training_a_classifier(tmp_path, monkeypatch):
-    from wbcnets.train import trainer as loop
     from wbcnets.train.run import train_classifier
+    from wbcnets.train.trainer import Trainer
 
     cells = make_cells(tmp_path / "cells", train=64)
     epochs = IMAGES // 192 + 1
     samples = []
-    original = loop.TrainingLoop._end_epoch
+    original = Trainer.evaluate
 
-    def end_epoch(self, display):
-        original(self, display)
+    def evaluate(self):
         samples.append(usage())
+        return original(self)
 
-    monkeypatch.setattr(loop.TrainingLoop, "_end_epoch", end_epoch)
+    monkeypatch.setattr(Trainer, "evaluate", evaluate)
     train_classifier(
         toy_config(cells, tmp_path / "run", f"training.epochs={epochs}", "data.workers=2",
                    "training.ema_decay=0.9", "training.batch_size=32")

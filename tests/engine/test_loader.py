@@ -3,9 +3,9 @@ import signal
 import time
 
 import pytest
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from wbcnets.engine.worker_watchdog import WatchedDataset, watched_batches
+from wbcnets.engine.loader import WatchedLoader
 from wbcnets.errors import DataError
 
 
@@ -42,18 +42,17 @@ def fail():
 
 
 def load(bad=None, act=None, **options):
-    watched = WatchedDataset(Images(bad, act), describe)
-    loader = DataLoader(watched, batch_size=2, num_workers=2, **options)
-    return [batch.tolist() for batch in watched_batches(loader)]
+    loader = WatchedLoader(Images(bad, act), describe, num_workers=2, batch_size=2, **options)
+    return [batch.tolist() for batch in loader]
 
 
-def test_batches_come_as_without():
+def test_batches_come_as_without_workers():
     expected = [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
     assert load(timeout=60) == expected
-    watched = WatchedDataset(Images(), describe)
-    loader = DataLoader(watched, batch_size=2)
-    assert [batch.tolist() for batch in watched_batches(loader)] == expected
-    assert watched.in_work() == []
+    loader = WatchedLoader(Images(), describe, batch_size=2)
+    assert len(loader) == 5
+    assert [[batch.tolist() for batch in loader] for _ in range(2)] == [expected, expected]
+    assert loader.items.in_progress() == []
 
 
 def test_a_dead_worker_is_named_with_its_image():
