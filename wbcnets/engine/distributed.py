@@ -9,7 +9,8 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from wbcnets.engine.device import choose_device
 from wbcnets.errors import ProcessError, WbcnetsError
@@ -73,6 +74,15 @@ class DistributedContext:
             if len(shard):
                 gathered[rank :: self.world_size] = shard
         return gathered
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """Returns a module whose gradients are the means over all processes."""
+        if self.world_size == 1:
+            return module
+        device = next(module.parameters()).device
+        return DistributedDataParallel(
+            module, device_ids=[device] if device.type == "cuda" else None
+        )
 
     def wait(self) -> None:
         """Waits for all processes."""

@@ -9,8 +9,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from wbcnets.engine.distributed import DistributedContext
 from wbcnets.engine.memory import explain_oom
@@ -53,7 +52,8 @@ class Trainer:
         self.config, self.context = config, context
         self.state, self.data, self.folder = state, data, folder
         self.interrupted = self.late = False
-        self._network = self._wrap(state.network)
+        network = context.wrap(state.network)
+        self._network: Any = torch.compile(network) if config.training.compile else network
         self._memory_format = memory_format(config.training)
         self._parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
         self._backup = BufferBackup(state.model, state.loss)
@@ -61,14 +61,6 @@ class Trainer:
         self._loader_speed = 0.0
         self._started = self._saved_at = time.perf_counter()
         self._seconds_before = state.progress.total_seconds
-
-    def _wrap(self, network: nn.Module) -> Any:
-        """Returns the network for several processes and for compilation, if needed."""
-        if self.context.world_size > 1:
-            device = self.context.device
-            devices = [device] if device.type == "cuda" else None
-            network = DistributedDataParallel(network, device_ids=devices)
-        return torch.compile(network) if self.config.training.compile else network
 
     def train(self) -> Progress:
         """Trains until the last epoch, or until a limit of the settings is reached.

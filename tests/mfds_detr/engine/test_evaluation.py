@@ -63,22 +63,22 @@ def test_perfect_predictions(zero_based, tmp_path, reverse):
     )
     order = names[::-1] if reverse else names
     register_datasets([], ["zero_based"], [zero_based], tmp_path, order)
-    figures = evaluate("zero_based", tmp_path / "out", perfect)
-    assert figures["AP"] == pytest.approx(100)
-    assert figures["AP50"] == pytest.approx(100)
-    assert figures["AP75"] == pytest.approx(100)
+    metrics = evaluate("zero_based", tmp_path / "out", perfect)
+    assert metrics["AP"] == pytest.approx(100)
+    assert metrics["AP50"] == pytest.approx(100)
+    assert metrics["AP75"] == pytest.approx(100)
     present = {
         order[a["category_id"]] for r in DatasetCatalog.get("zero_based") for a in r["annotations"]
     }
     assert len(present) >= 3
     for name in present:
-        assert figures[f"AP-{name}"] == pytest.approx(100)
+        assert metrics[f"AP-{name}"] == pytest.approx(100)
     written = json.loads((tmp_path / "out" / "coco_instances_results.json").read_text())
     assert {entry["category_id"] for entry in written} <= {0, 10, 20, 30, 40}
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_the_figures_of_a_class_are_under_its_name(zero_based, tmp_path, reverse):
+def test_the_metrics_of_a_class_are_under_its_name(zero_based, tmp_path, reverse):
     names = register_datasets([], ["zero_based"], [zero_based], tmp_path)["zero_based"].class_names
     order = tuple(names[::-1] if reverse else names)
     register_datasets([], ["zero_based"], [zero_based], tmp_path, order)
@@ -90,8 +90,8 @@ def test_the_figures_of_a_class_are_under_its_name(zero_based, tmp_path, reverse
         found = perfect(record)
         return found[found.pred_classes != 0]
 
-    figures = evaluate("zero_based", tmp_path / "out", without_one_class)
-    found = {name: figures[f"AP-{name}"] for name in order if figures[f"AP-{name}"] >= 0}
+    metrics = evaluate("zero_based", tmp_path / "out", without_one_class)
+    found = {name: metrics[f"AP-{name}"] for name in order if metrics[f"AP-{name}"] >= 0}
     assert found.pop(missed) == 0
     assert found
     assert all(value == pytest.approx(100) for value in found.values())
@@ -99,17 +99,17 @@ def test_the_figures_of_a_class_are_under_its_name(zero_based, tmp_path, reverse
 
 def test_wrong_classes_score_nothing(zero_based, tmp_path):
     register_datasets([], ["zero_based"], [zero_based], tmp_path)
-    figures = evaluate("zero_based", tmp_path / "out", wrong_class)
-    assert figures["AP"] < 20
+    metrics = evaluate("zero_based", tmp_path / "out", wrong_class)
+    assert metrics["AP"] < 20
 
 
 def test_no_predictions_at_all(zero_based, tmp_path):
     register_datasets([], ["zero_based"], [zero_based], tmp_path)
-    figures = evaluate("zero_based", tmp_path / "out", lambda r: detections(r, [], [], []))
+    metrics = evaluate("zero_based", tmp_path / "out", lambda r: detections(r, [], [], []))
     for name in ("AP", "AP50", "AP75"):
-        assert figures[name] == 0
+        assert metrics[name] == 0
     for name in MetadataCatalog.get("zero_based").thing_classes:
-        assert figures[f"AP-{name}"] == 0
+        assert metrics[f"AP-{name}"] == 0
 
 
 def test_results_in_the_output_folder(tmp_path):

@@ -112,7 +112,7 @@ def test_processes_stay_together(kind, rank, tmp_path, tiny_command_line, smears
     assert json.loads(rows[-1])["total_loss"] > 0
     if kind == "nan gradient":
         assert "iteration 2: loss" in shown
-        assert "The step was left out" in shown
+        assert "The step was skipped" in shown
         assert (tmp_path / "output" / "bad_step_process0.pth").is_file()
         assert (tmp_path / "output" / "bad_step_process1.pth").is_file()
 

@@ -10,7 +10,8 @@ from detectron2.utils.events import EventStorage
 
 from mfds_detr.data.datasets import DatasetSource, register_datasets
 from mfds_detr.engine import trainer as trainer_module
-from mfds_detr.engine.trainer import Trainer, evaluate
+from mfds_detr.engine.evaluation import evaluate
+from mfds_detr.engine.trainer import Trainer
 from wbcnets.errors import DataError
 from wbcnets.io.checkpoints import read_checkpoint
 
@@ -118,7 +119,7 @@ def test_gradients_that_are_not_finite_change_nothing(make_trainer, tmp_path, va
     assert trainer.iter == 2
     message = str(caught.value)
     assert "iteration 2" in message
-    assert "weights were not changed" in message
+    assert "weights did not change" in message
     assert "bad step 3 in a row" in message
     assert message.count("smear_0000") == 2
     after = trainer.network.state_dict()
@@ -133,7 +134,7 @@ def test_gradients_that_are_not_finite_change_nothing(make_trainer, tmp_path, va
             assert torch.equal(slot, trainer.optimizer.state_dict()["state"][key][name])
 
 
-def test_a_single_bad_step_is_left_out(make_trainer, caplog):
+def test_a_single_bad_step_is_skipped(make_trainer, caplog):
     trainer = make_trainer()
     calls = []
 
@@ -144,8 +145,8 @@ def test_a_single_bad_step_is_left_out(make_trainer, caplog):
     trainer.network.detector.query_embed.weight.register_hook(spoil)
     run_steps(trainer, 3)
     assert "iteration 1: loss" in caplog.text
-    assert "The step was left out" in caplog.text
-    assert (trainer.run_record.bad_steps, trainer.run_record.consecutive_bad_steps) == (1, 0)
+    assert "The step was skipped" in caplog.text
+    assert (trainer.bad_steps.total, trainer.bad_steps.consecutive) == (1, 0)
     assert all(tensor.isfinite().all() for tensor in trainer.network.state_dict().values())
 
 
@@ -155,7 +156,7 @@ def test_activations_that_are_not_finite_do_not_reach_running_statistics(make_tr
     assert any(name.endswith("running_mean") for name in before)
     # Adding a NaN to the first map makes all statistics behind it NaN
     trainer.network.backbone.register_forward_pre_hook(lambda module, args: (args[0] * torch.nan,))
-    with pytest.raises(FloatingPointError, match="weights were not changed"):
+    with pytest.raises(FloatingPointError, match="weights did not change"):
         run_steps(trainer)
     after = trainer.network.state_dict()
     for name in before:
@@ -215,12 +216,12 @@ def test_the_moving_average_moves_and_is_evaluated(make_trainer, monkeypatch):
     assert not torch.equal(
         trainer.ema.module.state_dict()[name], trainer.network.state_dict()[name]
     )
-    judged = []
+    evaluated = []
     monkeypatch.setattr(
-        trainer_module, "evaluate", lambda cfg, model, iteration: judged.append(model) or {}
+        trainer_module, "evaluate", lambda cfg, model, iteration: evaluated.append(model) or {}
     )
     trainer.evaluate()
-    assert judged == [trainer.ema.module]
+    assert evaluated == [trainer.ema.module]
     assert make_trainer("SOLVER.EMA.ENABLED", False).ema is None
 
 
@@ -249,8 +250,8 @@ def test_bfloat16(make_trainer):
     metrics = run_steps(trainer, 2)
     assert all(torch.isfinite(torch.tensor(value)) for value, _ in metrics.values())
     assert {p.dtype for p in trainer.network.parameters()} == {torch.float32}
-    figures = evaluate(trainer.cfg, trainer.network)["trained"]
-    assert 0 <= figures["AP"] <= 100
+    metrics = evaluate(trainer.cfg, trainer.network)["trained"]
+    assert 0 <= metrics["AP"] <= 100
 
 
 def test_a_corrupt_image_ends_training_with_its_name(make_trainer, smears, tmp_path):

@@ -27,7 +27,7 @@ from mfds_detr.config import read_config
 from mfds_detr.data.datasets import parse_dataset
 from mfds_detr.engine import run as engine
 from mfds_detr.engine.run import RunOptions
-from wbcnets.cli.main import exit_code
+from wbcnets.cli.main import describe, exit_code
 from wbcnets.cli.options import add_option
 from wbcnets.engine.distributed import DEFAULT_TIMEOUT, explain_lost_process
 from wbcnets.errors import ProcessError, WbcnetsError
@@ -135,15 +135,13 @@ def _run_process(cfg: CfgNode, options: RunOptions) -> None:
         SystemExit: with the exit code of the error.
     """
     try:
-        try:
+        with explain_lost_process(comm.get_rank(), comm.get_world_size()):
             engine.run(cfg, options)
-        except RuntimeError as error:
-            reason = explain_lost_process(error, comm.get_rank(), comm.get_world_size())
-            if reason is None:
-                raise
-            raise ProcessError(reason) from error
     except (WbcnetsError, FloatingPointError) as error:
-        logger.error(str(error))  # the main process prints its log
+        parser = argparse.ArgumentParser()
+        add_arguments(parser)
+        text = describe(error, parser)
+        logger.error(text)  # the main process prints its log
         if not comm.is_main_process():
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {text}", file=sys.stderr)
         raise SystemExit(exit_code(error)) from None

@@ -1,16 +1,14 @@
 """Training batches that follow from seed and iteration alone, so that a resumed run sees the same.
 
-Detectron2's loader starts its sampler anew after a restart, and its workers draw from generators
-of their own. Here an item's random numbers come from its place in the run, and the sampler's
-stream is wound forward to the iteration at which a run goes on.
+Detectron2's loader restarts its sampler with the run, and its workers draw from generators of their
+own. Here the random numbers of an item follow from its position in the run, and the sampler's
+stream is advanced to the iteration at which a run resumes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import get_detection_dataset_dicts
 from detectron2.data.samplers import (
@@ -19,9 +17,9 @@ from detectron2.data.samplers import (
     TrainingSampler,
 )
 from detectron2.utils import comm
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
-from wbcnets.engine.worker_watchdog import WatchedDataset, watched_batches
+from wbcnets.engine.loader import WatchedLoader
 from wbcnets.errors import ConfigError
 
 Record = dict[str, Any]
@@ -32,7 +30,7 @@ class MappedRecords(Dataset[Record]):
 
     Args:
         records: Detectron2's records.
-        mapper: Makes an item of a record.
+        mapper: Turns a record into an item.
     """
 
     def __init__(self, records: Sequence[Record], mapper: Callable[[Record], Record]) -> None:
@@ -43,11 +41,11 @@ class MappedRecords(Dataset[Record]):
         return len(self.records)
 
     def __getitem__(self, index: Any) -> Record:
-        """The item of a record's index."""
+        """Returns the item of a record."""
         return self.mapper(self.records[index])
 
     def describe(self, index: int) -> str:
-        """The file of a record, for messages."""
+        """Returns the file of a record, for messages."""
         return str(self.records[index]["file_name"])
 
 
@@ -56,8 +54,8 @@ class SeededRecords(MappedRecords):
 
     Args:
         records: Detectron2's records.
-        mapper: Makes an item of a record; may draw from NumPy's global generator.
-        seed: Of the run.
+        mapper: Turns a record into an item; may draw from NumPy's global generator.
+        seed: The run's seed.
     """
 
     def __init__(
@@ -66,31 +64,31 @@ class SeededRecords(MappedRecords):
         super().__init__(records, mapper)
         self.seed = seed
 
-    def __getitem__(self, place: tuple[int, int]) -> Record:
-        """One item.
+    def __getitem__(self, key: tuple[int, int]) -> Record:
+        """Returns one item.
 
         Args:
-            place: The record's index, and its place in the stream of all processes' images.
+            key: The record's index, and its position in the stream of all processes' images.
         """
-        index, position = place
+        index, position = key
         before = np.random.get_state()
         np.random.seed(np.random.SeedSequence((self.seed, position)).generate_state(4))
         try:
-            return self.mapper(self.records[index])
+            return super().__getitem__(index)
         finally:
             np.random.set_state(before)
 
 
 class GroupedBatches(Sampler[list[tuple[int, int]]]):
-    """This process's batches, upright and wide images apart, from any iteration on.
+    """This process's batches from any iteration on, upright and wide images apart.
 
     Args:
-        sampler: Its endless stream of indices, the same in every restart.
+        sampler: This process's endless stream of indices, the same after every restart.
         wide: Whether an image is wider than high, by index; None to mix them.
         batch_size: Images of this process in a step.
-        start: Batches to pass over.
+        start: Batches to skip.
         rank: This process.
-        count: How many processes share the stream.
+        world_size: Number of processes that share the stream.
     """
 
     def __init__(
@@ -100,18 +98,18 @@ class GroupedBatches(Sampler[list[tuple[int, int]]]):
         batch_size: int,
         start: int = 0,
         rank: int = 0,
-        count: int = 1,
+        world_size: int = 1,
     ) -> None:
         self.sampler, self.wide = sampler, wide
         self.batch_size, self.start = batch_size, start
-        self.rank, self.count = rank, count
+        self.rank, self.world_size = rank, world_size
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         waiting: dict[bool, list[tuple[int, int]]] = {False: [], True: []}
         done = 0
         for turn, index in enumerate(self.sampler):
             group = waiting[self.wide[index] if self.wide is not None else False]
-            group.append((index, turn * self.count + self.rank))
+            group.append((index, turn * self.world_size + self.rank))
             if len(group) < self.batch_size:
                 continue
             done += 1
@@ -122,22 +120,22 @@ class GroupedBatches(Sampler[list[tuple[int, int]]]):
 
 def build_train_loader(
     cfg: CfgNode, mapper: Callable[[Record], Record], seed: int, start: int = 0
-) -> DataLoader[Record]:
-    """The endless training loader; each batch is a list of items. For `watched_batches`.
+) -> WatchedLoader:
+    """Returns the endless training loader; each batch is a list of items.
 
     Args:
         cfg: The config, with registered training sets.
-        mapper: See `SeededRecords`.
-        seed: Of the run, the same in all processes and restarts.
-        start: The iteration that the first batch is for.
+        mapper: See ``SeededRecords``.
+        seed: The run's seed, the same in all processes and restarts.
+        start: The iteration of the first batch.
 
     Raises:
-        ConfigError: The batch cannot be shared by the processes, or the sampler is unknown.
+        ConfigError: if the processes cannot share the batch, or the sampler is unknown.
     """
-    processes = comm.get_world_size()
-    if cfg.SOLVER.IMS_PER_BATCH % processes:
+    world_size = comm.get_world_size()
+    if cfg.SOLVER.IMS_PER_BATCH % world_size:
         raise ConfigError(
-            f"SOLVER.IMS_PER_BATCH={cfg.SOLVER.IMS_PER_BATCH} cannot be shared by {processes} "
+            f"SOLVER.IMS_PER_BATCH={cfg.SOLVER.IMS_PER_BATCH} cannot be shared by {world_size} "
             "processes; use a multiple of their number"
         )
     records = get_detection_dataset_dicts(
@@ -147,54 +145,36 @@ def build_train_loader(
     batches = GroupedBatches(
         _build_sampler(cfg, records, seed),
         [record["width"] > record["height"] for record in records] if grouped else None,
-        cfg.SOLVER.IMS_PER_BATCH // processes,
+        cfg.SOLVER.IMS_PER_BATCH // world_size,
         start,
         comm.get_rank(),
-        processes,
+        world_size,
     )
-    dataset = SeededRecords(records, mapper, seed)
-    watched = WatchedDataset(dataset, dataset.describe)
-    return DataLoader(watched, batch_sampler=batches, collate_fn=_as_list, **_worker_options(cfg))
+    return _build_loader(cfg, SeededRecords(records, mapper, seed), batch_sampler=batches)
 
 
-def build_test_loader(
-    cfg: CfgNode, name: str, mapper: Callable[[Record], Record]
-) -> "WatchedTestLoader":
-    """This process's share of a test set, one image at a time.
+def build_test_loader(cfg: CfgNode, name: str, mapper: Callable[[Record], Record]) -> WatchedLoader:
+    """Returns this process's part of a test set, one image at a time.
 
     Args:
         cfg: The config.
         name: A registered set.
-        mapper: Makes an item of a record.
+        mapper: Turns a record into an item.
     """
     records = get_detection_dataset_dicts(name, filter_empty=False)
-    dataset = MappedRecords(records, mapper)
-    watched = WatchedDataset(dataset, dataset.describe)
     sampler = InferenceSampler(len(records))
-    return WatchedTestLoader(
-        DataLoader(watched, sampler=sampler, collate_fn=_as_list, **_worker_options(cfg))
+    return _build_loader(cfg, MappedRecords(records, mapper), sampler=sampler)
+
+
+def _build_loader(cfg: CfgNode, dataset: MappedRecords, **options: Any) -> WatchedLoader:
+    return WatchedLoader(
+        dataset,
+        dataset.describe,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        timeout=cfg.DATALOADER.TIMEOUT,
+        collate_fn=_as_list,
+        **options,
     )
-
-
-class WatchedTestLoader:
-    """A loader whose dead and hanging workers are named, for `inference_on_dataset`."""
-
-    def __init__(self, loader: DataLoader[Record]) -> None:
-        self.loader = loader
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[list[Record]]:
-        return watched_batches(self.loader)
-
-
-def _worker_options(cfg: CfgNode) -> dict[str, Any]:
-    workers = cfg.DATALOADER.NUM_WORKERS
-    if not workers:
-        return {"num_workers": 0}
-    timeout = cfg.DATALOADER.TIMEOUT
-    return {"num_workers": workers, "timeout": timeout, "worker_init_fn": _start_worker}
 
 
 def _build_sampler(cfg: CfgNode, records: Sequence[Record], seed: int) -> Sampler[int]:
@@ -213,9 +193,3 @@ def _build_sampler(cfg: CfgNode, records: Sequence[Record], seed: int) -> Sample
 
 def _as_list(items: list[Record]) -> list[Record]:
     return items
-
-
-def _start_worker(worker: int) -> None:
-    """One thread each: the processors are for the model."""
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)

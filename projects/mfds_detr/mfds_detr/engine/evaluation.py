@@ -1,4 +1,4 @@
-"""COCO evaluation with AP per class, and its record in the output folder."""
+"""COCO evaluation of a detector, with AP per class, and its files in the output folder."""
 
 import contextlib
 import io
@@ -8,16 +8,22 @@ import math
 from pathlib import Path
 from typing import Any
 
-from detectron2.evaluation import COCOEvaluator
+from detectron2.config import CfgNode
+from detectron2.evaluation import COCOEvaluator, inference_on_dataset
+from detectron2.utils import comm
 from pycocotools.cocoeval import COCOeval
 from tabulate import tabulate
+from torch import nn
 
+from mfds_detr.data.dataset_mapper import SmearMapper
+from mfds_detr.data.loading import build_test_loader
+from wbcnets.engine.precision import autocast
 from wbcnets.io.atomic_files import write_atomically
 
 logger = logging.getLogger("mfds_detr.engine.evaluation")
 
 COCO_MAX_DETECTIONS = 100
-# COCO's figures, as indices of IoU thresholds (0.5, 0.55, ... 0.95) and of ranges of areas
+# COCO's metrics, as indices of IoU thresholds (0.5, 0.55, ... 0.95) and of ranges of areas
 _SELECT: dict[str, dict[str, int]] = {
     "AP": {},
     "AP50": {"threshold": 0},
@@ -26,15 +32,45 @@ _SELECT: dict[str, dict[str, int]] = {
     "APm": {"area": 2},
     "APl": {"area": 3},
 }
-_ORDER = tuple(_SELECT)
+
+
+def amp_type(cfg: CfgNode) -> str:
+    """Returns the type of ``SOLVER.AMP``; CPUs have instructions for bfloat16 only."""
+    if not cfg.SOLVER.AMP.ENABLED:
+        return "none"
+    return str(cfg.SOLVER.AMP.PRECISION) if cfg.MODEL.DEVICE.startswith("cuda") else "bfloat16"
+
+
+def evaluate(cfg: CfgNode, model: nn.Module, iteration: int | None = None) -> dict[str, Any]:
+    """Computes COCO AP on every test set; writes results and a table into the output folder.
+
+    Args:
+        cfg: The config, with registered test sets.
+        model: The model to evaluate.
+        iteration: Iterations that the model was trained for, for the record.
+
+    Returns:
+        The metrics of ``LeukocyteEvaluator`` by dataset, in percent; empty on other processes.
+    """
+    results: dict[str, Any] = {}
+    for name in cfg.DATASETS.TEST:
+        loader = build_test_loader(cfg, name, SmearMapper.from_config(cfg, is_train=False))
+        evaluator = LeukocyteEvaluator(name, Path(cfg.OUTPUT_DIR) / "inference" / name)
+        with autocast(cfg.MODEL.DEVICE.split(":")[0], amp_type(cfg)):
+            metrics = inference_on_dataset(model, loader, evaluator)
+        if comm.is_main_process():
+            results[name] = metrics["bbox"]
+    if comm.is_main_process():
+        save_results(Path(cfg.OUTPUT_DIR), results, iteration)
+    return results
 
 
 class LeukocyteEvaluator(COCOEvaluator):
-    """Detectron2's COCO evaluator on boxes, by the official implementation.
+    """Detectron2's COCO evaluator of boxes, with pycocotools.
 
     Args:
         dataset_name: A registered dataset.
-        output_folder: Where predictions are written as COCO results.
+        output_folder: Gets the predictions as COCO results.
     """
 
     def __init__(self, dataset_name: str, output_folder: Path) -> None:
@@ -48,12 +84,11 @@ class LeukocyteEvaluator(COCOEvaluator):
         )
 
     def _eval_predictions(self, predictions: Any, img_ids: Any = None) -> None:
-        """Fills `_results` with AP in percent, NaN where there is nothing to find.
+        """Fills ``_results`` with AP in percent; NaN for a class without objects.
 
         COCO's limit of 100 detections is raised to the number of objects in the densest image, so
-        that they can all be found. Classes are matched by id, since the order of the model's need
-        not be that of the file's ids. Without any detection AP is 0, where COCO's code would have
-        no number.
+        that all of them can be found. Classes are matched by id, because the model may have another
+        order than the file. AP is 0 without any detection, for which COCO's code has no number.
         """
         names = list(self._metadata.thing_classes)
         to_label = self._metadata.thing_dataset_id_to_contiguous_id
@@ -66,14 +101,14 @@ class LeukocyteEvaluator(COCOEvaluator):
         self._save(results)
         if not results:
             per_class = {f"AP-{name}": 0.0 for name in names}
-            self._results["bbox"] = dict.fromkeys(_ORDER, 0.0) | per_class
+            self._results["bbox"] = dict.fromkeys(_SELECT, 0.0) | per_class
             return
-        judged = self._judge(results, img_ids)
-        figures = {name: _mean_precision(judged, **select) for name, select in _SELECT.items()}
-        for index, category in enumerate(judged.params.catIds):
-            figures[f"AP-{names[to_label[category]]}"] = _mean_precision(judged, category=index)
-        self._results["bbox"] = figures
-        table = tabulate([figures.values()], headers=list(figures), floatfmt=".1f")
+        evaluated = self._run_coco(results, img_ids)
+        metrics = {name: _mean_precision(evaluated, **select) for name, select in _SELECT.items()}
+        for index, category in enumerate(evaluated.params.catIds):
+            metrics[f"AP-{names[to_label[category]]}"] = _mean_precision(evaluated, category=index)
+        self._results["bbox"] = metrics
+        table = tabulate([metrics.values()], headers=list(metrics), floatfmt=".1f")
         logger.info(f"{len(results)} detections:\n{table}")
 
     def _save(self, results: list[dict[str, Any]]) -> None:
@@ -81,25 +116,25 @@ class LeukocyteEvaluator(COCOEvaluator):
         text = json.dumps(results)
         write_atomically(path, lambda file: file.write(text.encode()))
 
-    def _judge(self, results: list[dict[str, Any]], image_ids: Any) -> COCOeval:
+    def _run_coco(self, results: list[dict[str, Any]], image_ids: Any) -> COCOeval:
         truth = self._coco_api
         densest = max((len(truth.getAnnIds(imgIds=[i])) for i in truth.getImgIds()), default=0)
         # pycocotools prints what it does
         with contextlib.redirect_stdout(io.StringIO()):
-            judged = COCOeval(truth, truth.loadRes(results), "bbox")
-            judged.params.maxDets = [1, 10, max(COCO_MAX_DETECTIONS, densest)]
+            evaluated = COCOeval(truth, truth.loadRes(results), "bbox")
+            evaluated.params.maxDets = [1, 10, max(COCO_MAX_DETECTIONS, densest)]
             if image_ids is not None:
-                judged.params.imgIds = image_ids
-            judged.evaluate()
-            judged.accumulate()
-        return judged
+                evaluated.params.imgIds = image_ids
+            evaluated.evaluate()
+            evaluated.accumulate()
+        return evaluated
 
 
 def _mean_precision(
-    judged: COCOeval, threshold: int | None = None, area: int = 0, category: int | None = None
+    evaluated: COCOeval, threshold: int | None = None, area: int = 0, category: int | None = None
 ) -> float:
-    """Mean of COCO's precisions `(T, R, K, A, M)`, in percent; NaN where there is no object."""
-    precision = judged.eval["precision"][:, :, :, area, -1]
+    """Returns the mean of COCO's precisions (T, R, K, A, M), in percent; NaN without objects."""
+    precision = evaluated.eval["precision"][:, :, :, area, -1]
     if threshold is not None:
         precision = precision[threshold : threshold + 1]
     if category is not None:
@@ -109,26 +144,26 @@ def _mean_precision(
 
 
 def save_results(folder: Path, results: dict[str, Any], iteration: int | None) -> None:
-    """Writes `evaluation.json`, and the same as a table, `evaluation.md`.
+    """Writes ``evaluation.json``, and the same as a table, ``evaluation.md``.
 
     Args:
         folder: The output folder.
-        results: Per dataset the figures by name, 0 to 100.
-        iteration: When, for the record.
+        results: Metrics in percent, by dataset and name.
+        iteration: Iterations that the model was trained for, or None.
     """
-    figures = {
+    metrics = {
         dataset: {name: value if math.isfinite(value) else None for name, value in rows.items()}
         for dataset, rows in results.items()
     }
-    text = json.dumps({"iteration": iteration, "results": figures}, indent=2, allow_nan=False)
+    text = json.dumps({"iteration": iteration, "results": metrics}, indent=2, allow_nan=False)
     write_atomically(folder / "evaluation.json", lambda file: file.write(text.encode()))
-    tables = [_table(name, figures) for name, figures in results.items()]
+    tables = [_format_table(name, rows) for name, rows in results.items()]
     when = "" if iteration is None else f"After {iteration} iterations.\n\n"
     write_atomically(
         folder / "evaluation.md", lambda file: file.write((when + "\n\n".join(tables)).encode())
     )
 
 
-def _table(name: str, figures: dict[str, float]) -> str:
-    rows = [(key, f"{value:.1f}") for key, value in figures.items()]
+def _format_table(name: str, metrics: dict[str, float]) -> str:
+    rows = [(key, f"{value:.1f}") for key, value in metrics.items()]
     return f"## {name}\n\n" + tabulate(rows, headers=("metric", "%"), tablefmt="github") + "\n"

@@ -1,4 +1,4 @@
-"""What a training run leaves for people: its best checkpoint, curves, and sample predictions."""
+"""Hooks that keep the best checkpoint, and draw curves and sample predictions."""
 
 import json
 import logging
@@ -30,7 +30,7 @@ logger = logging.getLogger("mfds_detr.engine.hooks")
 
 
 class BestCheckpointer(HookBase):
-    """Keeps `model_best.pth`, the checkpoint of the highest mean AP over the test sets.
+    """Saves ``model_best.pth``, the checkpoint of the highest mean AP over the test sets.
 
     Args:
         checkpointer: Writes the file.
@@ -43,22 +43,22 @@ class BestCheckpointer(HookBase):
         checkpointer.add_checkpointable("best", self)
 
     def state_dict(self) -> dict[str, Any]:
-        """The best so far, which survives a restart."""
+        """Returns the best AP so far, for a checkpoint."""
         return {"best": self.best, "best_iteration": self.best_iteration}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Puts the best so far back."""
+        """Takes the best AP so far from a checkpoint."""
         self.best, self.best_iteration = state["best"], state["best_iteration"]
 
     def after_step(self) -> None:
-        """Saves if this iteration's evaluation beat all before."""
-        self._keep(self.trainer.iter)
+        """Saves if this iteration's evaluation is the best so far."""
+        self._save_if_best(self.trainer.iter)
 
     def after_train(self) -> None:
-        """The last evaluation comes after the last step."""
-        self._keep(self.trainer.iter)
+        """Saves after the last evaluation, which follows the last step."""
+        self._save_if_best(self.trainer.iter)
 
-    def _keep(self, iteration: int) -> None:
+    def _save_if_best(self, iteration: int) -> None:
         found = [
             value
             for name, (value, when) in self.trainer.storage.latest().items()
@@ -71,11 +71,11 @@ class BestCheckpointer(HookBase):
 
 
 class VisualizationHook(HookBase):
-    """Draws `curves.png`, and `predictions_NAME.png` for each test set, after each evaluation.
+    """Draws ``curves.png`` and ``predictions_NAME.png`` per test set after each evaluation.
 
     Args:
         cfg: The config, with registered test sets.
-        model: Gives the model whose predictions are drawn.
+        model: Returns the model whose predictions are drawn.
     """
 
     def __init__(self, cfg: CfgNode, model: Callable[[], nn.Module]) -> None:
@@ -83,7 +83,7 @@ class VisualizationHook(HookBase):
         self.model = model
 
     def after_step(self) -> None:
-        """Draws when this iteration was evaluated."""
+        """Draws if this iteration was evaluated."""
         period = self.cfg.TEST.EVAL_PERIOD
         done = self.trainer.iter + 1
         if period > 0 and done % period == 0 and done < self.trainer.max_iter:
@@ -103,14 +103,14 @@ class VisualizationHook(HookBase):
 def draw_predictions(
     cfg: CfgNode, model: nn.Module, dataset: str, path: Path, threshold: float = 0.3
 ) -> None:
-    """Draws a sheet of image pairs: the annotated boxes, and the predicted ones.
+    """Draws pairs of images, one with the annotated boxes and one with the predicted ones.
 
     Args:
         cfg: The config.
         model: The model.
-        dataset: A registered dataset, from which images are taken at even steps.
+        dataset: A registered dataset; its images are sampled at even distances.
         path: The picture to write.
-        threshold: Predictions of a lower score are not drawn.
+        threshold: Smallest score to draw.
     """
     records = DatasetCatalog.get(dataset)
     count = min(cfg.TEST.SAMPLE_PICTURES, len(records))

@@ -8,11 +8,11 @@ _SAMPLING = ("sampling_offsets", "reference_points")
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.AdamW:
-    """One parameter group per learning rate; frozen parameters are left out.
+    """Returns AdamW with one parameter group per learning rate, without frozen parameters.
 
-    `SOLVER.BASE_LR` is the transformer's and the heads', `SOLVER.BACKBONE_LR` the backbone's,
-    `SOLVER.NECK_LR` the neck's and the extra stage's; `SOLVER.SAMPLING_LR_FACTOR` multiplies the
-    rate of the layers that predict sampling offsets and reference points.
+    ``SOLVER.BASE_LR`` is for the transformer and the heads, ``SOLVER.BACKBONE_LR`` for the
+    backbone, ``SOLVER.NECK_LR`` for the neck and the extra stage. ``SOLVER.SAMPLING_LR_FACTOR``
+    multiplies the rate of the layers that predict sampling offsets and reference points.
     """
     rates = {
         "backbone": cfg.SOLVER.BACKBONE_LR,
@@ -37,7 +37,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.AdamW:
 
 
 def parameter_group(name: str) -> str:
-    """The learning-rate group of a parameter of `MFDSDETR`, by its name."""
+    """Returns the learning-rate group of a parameter of ``MFDSDETR`` by its name."""
     if name.startswith("backbone."):
         return "backbone"
     if name.startswith(("neck.", "extra_stage.")):

@@ -21,7 +21,8 @@ from mfds_detr.data.datasets import (
     register_datasets,
     save_data_report,
 )
-from mfds_detr.engine.trainer import Trainer, evaluate
+from mfds_detr.engine.evaluation import evaluate
+from mfds_detr.engine.trainer import Trainer
 from wbcnets.data.detection.coco import CocoDataset
 from wbcnets.data.duplicates.leaks import apply_leak_policy, find_leaks, smear_sides
 from wbcnets.engine.device import choose_device

@@ -4,15 +4,12 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from detectron2.config import CfgNode
 from detectron2.engine import TrainerBase, hooks
-from detectron2.evaluation import inference_on_dataset
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler
 from detectron2.utils import comm
@@ -22,51 +19,35 @@ from detectron2.utils.events import (
     JSONWriter,
     TensorboardXWriter,
 )
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from mfds_detr.checkpoint.checkpointer import AtomicCheckpointer
 from mfds_detr.data.dataset_mapper import SmearMapper
-from mfds_detr.data.loading import build_test_loader, build_train_loader
-from mfds_detr.engine.bad_step import keep_bad_step
-from mfds_detr.engine.evaluation import LeukocyteEvaluator, save_results
+from mfds_detr.data.loading import build_train_loader
+from mfds_detr.engine.evaluation import amp_type, evaluate
 from mfds_detr.engine.hooks import BestCheckpointer, VisualizationHook
 from mfds_detr.engine.optimizer import build_optimizer
 from mfds_detr.engine.resume_guard import ResumeGuard
+from wbcnets.engine.distributed import DistributedContext
+from wbcnets.engine.ema import WeightEma
 from wbcnets.engine.memory import explain_oom
-from wbcnets.engine.non_finite import BufferBackup
+from wbcnets.engine.non_finite import BadStepCounter, BufferBackup, save_bad_step
+from wbcnets.engine.precision import autocast
 from wbcnets.engine.seeding import seed_everything
-from wbcnets.engine.worker_watchdog import watched_batches
 
 logger = logging.getLogger("mfds_detr.engine.trainer")
 
 
-class EmaState:
-    """The moving average's weights as a checkpointable of their own, in the model's names."""
-
-    def __init__(self, ema: ModelEmaV3) -> None:
-        self.ema = ema
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The averaged weights."""
-        return self.ema.module.state_dict()
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Puts averaged weights back."""
-        self.ema.module.load_state_dict(state)
-
-
 class Trainer(TrainerBase):
-    """Trains `MFDSDETR` from a config.
+    """Trains ``MFDSDETR`` from a config.
 
     Everything random in a step follows from the run's seed and the iteration, so that a resumed
-    run goes on as if it had not stopped: on a CPU, with the same bits.
+    run continues as if it had not stopped: on a CPU, with the same bits.
 
     Args:
-        cfg: The whole config; its datasets are registered.
-        class_names: The classes in the model's order.
-        allowed_changes: Config keys that may differ from those of the run that goes on.
+        cfg: The config; its datasets are registered.
+        class_names: The classes in the order of the labels.
+        allowed_changes: Config keys that may differ from those of the run that is resumed.
     """
 
     def __init__(
@@ -76,61 +57,59 @@ class Trainer(TrainerBase):
         self.cfg = cfg
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.class_names = tuple(class_names)
+        self.context = DistributedContext(
+            torch.device(cfg.MODEL.DEVICE), comm.get_rank(), comm.get_world_size()
+        )
         model = build_model(cfg)
         self.network: nn.Module = model
         self.optimizer = build_optimizer(cfg, model)
         self.scheduler = build_lr_scheduler(cfg, self.optimizer)
         self.scaler = torch.amp.GradScaler(
-            enabled=cfg.SOLVER.AMP.ENABLED
-            and cfg.SOLVER.AMP.PRECISION == "float16"
-            and cfg.MODEL.DEVICE == "cuda"
+            self.context.device.type, enabled=amp_type(cfg) == "float16"
         )
-        self.run_record = ResumeGuard.of(cfg, allowed_changes)
-        stateful: dict[str, Any] = {
-            "run": self.run_record,
-            "optimizer": self.optimizer,
-            "scheduler": self.scheduler,
-            "scaler": self.scaler,
-        }
-        self.ema: ModelEmaV3 | None = None
-        if cfg.SOLVER.EMA.ENABLED:
-            self.ema = ModelEmaV3(model, decay=cfg.SOLVER.EMA.DECAY, use_warmup=True)
-            stateful["ema"] = EmaState(self.ema)
+        self.guard = ResumeGuard(cfg, allowed_changes)
+        self.bad_steps = BadStepCounter(cfg.SOLVER.MAX_BAD_STEPS)
+        ema = cfg.SOLVER.EMA
+        self.ema = WeightEma(model, ema.DECAY) if ema.ENABLED else None
         self.checkpointer = AtomicCheckpointer(
             model,
             cfg.OUTPUT_DIR,
             class_names=self.class_names,
             partial=cfg.MODEL.WEIGHTS_PARTIAL,
-            **stateful,
+            run=self.guard,
+            bad_steps=self.bad_steps,
+            optimizer=self.optimizer,
+            scheduler=self.scheduler,
+            scaler=self.scaler,
+            **({} if self.ema is None else {"ema": self.ema}),
         )
-        self.model = distribute(model)
+        self.model = self.context.wrap(model)
         self._parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self._buffers = BufferBackup(model)
+        self._backup = BufferBackup(model)
         self._mapper = SmearMapper.from_config(cfg, is_train=True)
-        self.data_loader = build_train_loader(cfg, self._mapper, self.run_record.seed)
+        self.data_loader = build_train_loader(cfg, self._mapper, self.guard.seed)
         self.register_hooks(self.build_hooks())
 
     @property
     def eval_model(self) -> nn.Module:
-        """The model that is judged: the moving average where there is one."""
+        """The model to evaluate: the moving average if there is one."""
         return self.network if self.ema is None else self.ema.module
 
     def resume_or_load(self, resume: bool) -> None:
-        """Goes on from the output folder's newest checkpoint, or loads `MODEL.WEIGHTS`."""
+        """Continues from the output folder's newest checkpoint, or loads ``MODEL.WEIGHTS``."""
         extra = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         self.start_iter = extra.get("iteration", -1) + 1
         if self.start_iter == 0 and self.ema is not None:
             self.ema.set(self.network)
         self.data_loader = build_train_loader(
-            self.cfg, self._mapper, self.run_record.seed, self.start_iter
+            self.cfg, self._mapper, self.guard.seed, self.start_iter
         )
         if self.start_iter >= self.max_iter:
-            logger.info(f"Iteration {self.start_iter} of {self.max_iter}: training had ended")
+            logger.info(f"Iteration {self.start_iter} of {self.max_iter}: the training is complete")
 
     def build_hooks(self) -> list[hooks.HookBase | None]:
-        """Timing, schedule, checkpoints, evaluation, pictures and logs, in their order."""
-        cfg = self.cfg
-        main = comm.is_main_process()
+        """Returns timing, schedule, evaluation, checkpoints, logs and pictures, in their order."""
+        cfg, main = self.cfg, self.context.is_main
         saver = hooks.PeriodicCheckpointer(
             self.checkpointer,
             cfg.SOLVER.CHECKPOINT_PERIOD,
@@ -142,13 +121,13 @@ class Trainer(TrainerBase):
             hooks.LRScheduler(self.optimizer, self.scheduler),
             hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self.evaluate),
             BestCheckpointer(self.checkpointer) if main else None,
-            saver if main else None,  # last, so that it knows of the best so far
+            saver if main else None,  # after the best, which it saves
             hooks.PeriodicWriter(self.build_writers(), period=20) if main else None,
             VisualizationHook(cfg, lambda: self.eval_model) if main else None,
         ]
 
     def build_writers(self) -> list[Any]:
-        """Progress with the time left on the terminal, JSON lines, and TensorBoard."""
+        """Returns writers for the terminal, JSON lines and TensorBoard."""
         folder = Path(self.cfg.OUTPUT_DIR)
         return [
             CommonMetricPrinter(self.max_iter),
@@ -157,20 +136,20 @@ class Trainer(TrainerBase):
         ]
 
     def evaluate(self) -> dict[str, Any]:
-        """COCO AP of the evaluated model on every test set."""
+        """Returns COCO AP on every test set."""
         return evaluate(self.cfg, self.eval_model, min(self.iter + 1, self.max_iter))
 
     def train(self) -> None:
-        """Runs from the start iteration to the last, hooks included.
+        """Trains from the start iteration to the last, with all hooks.
 
         Raises:
-            WbcnetsError: An image turned out to be unreadable, or a checkpoint unwritable.
-            FloatingPointError: Too many steps in a row were not finite; none touched the weights.
+            WbcnetsError: if an image cannot be read, or a checkpoint cannot be written.
+            FloatingPointError: if too many steps in a row were not finite.
         """
         logger.info(f"Training from iteration {self.start_iter} to {self.max_iter}")
         self.iter = self.start_iter
         self.model.train()
-        self._batches = watched_batches(self.data_loader)
+        self._batches = iter(self.data_loader)
         with EventStorage(self.start_iter) as self.storage:
             self.before_train()
             while self.iter < self.max_iter:
@@ -181,35 +160,35 @@ class Trainer(TrainerBase):
             self.after_train()
 
     def run_step(self) -> None:
-        """One optimizer step: losses, gradients, a check that all is finite, the update.
+        """Takes one step, or skips it if its losses or gradients are not finite.
 
         Raises:
-            FloatingPointError: The last of too many steps in a row that were not finite.
+            FloatingPointError: if too many steps in a row were not finite.
         """
         start = time.perf_counter()
         batch = next(self._batches)
         data_time = time.perf_counter() - start
         # After the batch: a loader that starts draws from torch's generator
-        seed_everything(self.run_record.seed, self.iter, comm.get_rank())
-        self._buffers.keep()
+        seed_everything(self.guard.seed, self.iter, self.context.rank)
+        self._backup.keep()
         try:
             with explain_oom(self._memory_hint(batch)):
                 metrics = self._compute_gradients(batch)
         except FloatingPointError as error:
-            # Other processes wait for this one's gradients, so that it cannot leave out a step
-            self._leave_out(batch, str(error), stop=comm.get_world_size() > 1)
+            # Other processes wait for the gradients of this one, so it cannot skip the step alone
+            self._skip_step(batch, str(error), stop=self.context.world_size > 1)
             return
         loss, norm = metrics["total_loss"], metrics["gradient_norm"]
-        # float16's gradients overflow now and then; the scaler leaves such a step out by itself
+        # float16's gradients overflow now and then; the scaler itself skips such a step
         if not (math.isfinite(loss) and (math.isfinite(norm) or self.scaler.is_enabled())):
-            self._leave_out(batch, f"loss {loss:.4g} with gradient norm {norm:.4g}")
+            self._skip_step(batch, f"loss {loss:.4g} with gradient norm {norm:.4g}")
             return
-        self.run_record.consecutive_bad_steps = 0
+        self.bad_steps.end_row()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.ema is not None:
             self.ema.update(self.network, step=self.iter)
-        if comm.is_main_process():
+        if self.context.is_main:
             self.storage.put_scalars(**metrics, data_time=data_time)
 
     def _memory_hint(self, batch: Sequence[dict[str, Any]]) -> str:
@@ -221,11 +200,11 @@ class Trainer(TrainerBase):
         )
 
     def _compute_gradients(self, batch: Sequence[dict[str, Any]]) -> dict[str, float]:
-        """Clipped gradients, and losses and norm as means over all processes.
+        """Computes clipped gradients; returns losses and norm as means over all processes.
 
-        Reading these is the step's one wait for the device, beside the matcher's.
+        Reading these is the step's one wait for the device, besides the matcher's.
         """
-        with autocast(self.cfg):
+        with autocast(self.context.device.type, amp_type(self.cfg)):
             losses: dict[str, Tensor] = self.model(batch)
         total = torch.stack(list(losses.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
@@ -233,74 +212,31 @@ class Trainer(TrainerBase):
         self.scaler.unscale_(self.optimizer)
         clip = self.cfg.SOLVER.CLIP_NORM or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, clip)
-        values = torch.stack([*losses.values(), total, norm]).detach()
-        if comm.get_world_size() > 1:
-            dist.all_reduce(values)
-            values /= comm.get_world_size()
+        values = self.context.mean(torch.stack([*losses.values(), total, norm]).detach())
         return dict(zip([*losses, "total_loss", "gradient_norm"], values.tolist()))
 
-    def _leave_out(self, batch: Sequence[dict[str, Any]], reason: str, stop: bool = False) -> None:
-        """Undoes what a step that was not finite changed, keeps its images, and counts it."""
-        self._buffers.restore()
-        self.run_record.bad_steps += 1
-        self.run_record.consecutive_bad_steps += 1
-        kept = keep_bad_step(Path(self.cfg.OUTPUT_DIR), batch, self.iter, self.class_names)
+    def _skip_step(self, batch: Sequence[dict[str, Any]], reason: str, stop: bool = False) -> None:
+        """Undoes a step that was not finite, saves its images, and counts it."""
+        self._backup.restore()
+        several = self.context.world_size > 1
+        name = f"bad_step_process{self.context.rank}" if several else "bad_step"
+        path = Path(self.cfg.OUTPUT_DIR) / name
+        save_bad_step(
+            path,
+            [entry["image"] for entry in batch],
+            [entry["instances"].gt_classes for entry in batch],
+            [str(entry.get("file_name", "")) for entry in batch],
+            self.class_names,
+            {"iteration": self.iter},
+            [entry["instances"].gt_boxes.tensor for entry in batch],
+        )
         images = ", ".join(
             f"{entry.get('file_name', '?')} (image id {entry.get('image_id', '?')})"
             for entry in batch[:8]
         )
-        text = (
-            f"iteration {self.iter}: {reason}; the weights were not changed. The images, kept in "
-            f"{kept}: {images}"
+        self.bad_steps.add(
+            f"iteration {self.iter}: {reason}; the weights did not change. The images, saved in "
+            f"{path}.pth: {images}",
+            "lower SOLVER.BASE_LR",
+            stop,
         )
-        limit = self.cfg.SOLVER.MAX_BAD_STEPS
-        if not stop and self.run_record.consecutive_bad_steps < limit:
-            logger.warning(f"{text}. The step was left out")
-            return
-        raise FloatingPointError(
-            f"{text}. This was bad step {self.run_record.consecutive_bad_steps} in a row "
-            f"(SOLVER.MAX_BAD_STEPS {limit}): lower SOLVER.BASE_LR, or look at the images"
-        )
-
-
-def evaluate(cfg: CfgNode, model: nn.Module, iteration: int | None = None) -> dict[str, Any]:
-    """COCO AP on every test set; writes results and a table into the output folder.
-
-    Args:
-        cfg: The config, with registered test sets.
-        model: The model to judge.
-        iteration: When, for the record.
-
-    Returns:
-        Per dataset the figures of `LeukocyteEvaluator`, 0 to 100; empty on other processes.
-    """
-    results: dict[str, Any] = {}
-    for name in cfg.DATASETS.TEST:
-        loader = build_test_loader(cfg, name, SmearMapper.from_config(cfg, is_train=False))
-        evaluator = LeukocyteEvaluator(name, Path(cfg.OUTPUT_DIR) / "inference" / name)
-        with autocast(cfg):
-            figures = inference_on_dataset(model, loader, evaluator)
-        if comm.is_main_process():
-            results[name] = figures["bbox"]
-    if comm.is_main_process():
-        save_results(Path(cfg.OUTPUT_DIR), results, iteration)
-    return results
-
-
-def distribute(model: nn.Module) -> nn.Module:
-    """The model, wrapped where several processes train it."""
-    if comm.get_world_size() == 1:
-        return model
-    on_gpu = next(model.parameters()).is_cuda
-    return DistributedDataParallel(
-        model, device_ids=[comm.get_local_rank()] if on_gpu else None, broadcast_buffers=True
-    )
-
-
-def autocast(cfg: CfgNode) -> AbstractContextManager[Any]:
-    """The precision of `SOLVER.AMP`; on a CPU always bfloat16, which it has instructions for."""
-    if not cfg.SOLVER.AMP.ENABLED:
-        return nullcontext()
-    device = cfg.MODEL.DEVICE.split(":")[0]
-    half = device == "cuda" and cfg.SOLVER.AMP.PRECISION == "float16"
-    return torch.autocast(device, dtype=torch.float16 if half else torch.bfloat16)
