@@ -122,7 +122,7 @@ def test_activations_that_are_not_finite_end_the_run(tmp_path, tiny_command_line
     done, shown, _ = run("nan activation", tmp_path, tiny_command_line, smears)
     assert done.returncode != 0
     assert "not finite" in shown, shown[-3000:]
-    assert "process 1" in shown
+    assert "bad_step_process1.pth" in shown
     for path in (tmp_path / "output").glob("model_*.pth"):
         stored = torch.load(path, weights_only=True)["model"]
         assert all(tensor.isfinite().all() for tensor in stored.values())
