@@ -1,4 +1,4 @@
-"""Every config merges, differs from its base as its name says, and gives a model with losses."""
+"""Every config is valid, differs from its base as its name says, and gives a model with losses."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ CONFIGS = sorted((PROJECT / "configs").rglob("*.yaml"))
 ABLATIONS = sorted((PROJECT / "configs" / "ablations").glob("*.yaml"))
 MODEL = "MODEL.MFDS_DETR"
 
-# What each row of tables 6 to 10 changes; the rows of the full model change nothing
+# The keys that each row of tables 6 to 10 changes; the rows of the full model change nothing
 ROWS: dict[str, dict[str, Any]] = {
     "table6_fpn": {f"{MODEL}.NECK.NAME": "fpn"},
     "table6_bifpn": {f"{MODEL}.NECK.NAME": "bifpn"},
@@ -77,7 +77,7 @@ def flat(node: CfgNode, prefix: str = "") -> dict[str, Any]:
 
 
 def changes(path: Path) -> dict[str, Any]:
-    """What a config sets otherwise than the file that its `_BASE_` names, its folder apart."""
+    """Returns the keys in which a config differs from its ``_BASE_``, except ``OUTPUT_DIR``."""
     base = flat(read_config(path.parent / yaml.safe_load(path.read_text())["_BASE_"]))
     own = flat(read_config(path))
     assert own.keys() >= base.keys()

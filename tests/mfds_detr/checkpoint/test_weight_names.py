@@ -106,7 +106,7 @@ def test_detectron2_models(tiny_config, prefix):
 
 
 def test_deformable_detrs_projections_by_kernel():
-    # Three 1x1 projections of maps, then the two 3x3 ones that make further levels
+    # Three 1x1 projections of maps, then the two 3x3 ones that add levels
     state = {"transformer.level_embed": torch.zeros(5, 4)}
     for index in range(5):
         size = 1 if index < 3 else 3

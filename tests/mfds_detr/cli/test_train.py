@@ -1,4 +1,4 @@
-"""The training command: what it leaves, what it refuses, and what it survives."""
+"""The training command trains, evaluates, names wrong input in one message, and survives kills."""
 
 import json
 import os
@@ -27,7 +27,7 @@ QUICK = ["SOLVER.IMS_PER_BATCH", "2", "SOLVER.CHECKPOINT_PERIOD", "1", "TEST.EVA
 
 @pytest.fixture
 def command(tiny_command_line, tmp_path):
-    """Arguments for a dataset; flags first, overrides last."""
+    """Returns a function that makes the arguments: flags, dataset, overrides."""
 
     def make(json_file, images, *overrides, flags=()):
         return [
@@ -50,7 +50,7 @@ def call(arguments):
 
 @pytest.fixture
 def refusal(capfd, caplog):
-    """Runs the command, which has to end with an error, and returns what it showed."""
+    """Returns a function that runs a command that must fail, and returns its output."""
 
     def run(arguments, code=2):
         try:
@@ -227,7 +227,7 @@ def test_options_set_their_keys_and_may_follow_them():
     assert (cfg.DATALOADER.NUM_WORKERS, cfg.SOLVER.IMS_PER_BATCH) == (3, 4)
     assert cfg.SOLVER.MAX_ITER == 7
     assert cfg.DATASETS.TRAIN == ("bccd_trainval",)
-    # The overrides have the last word, and what is not given stays with the config
+    # The overrides win, and options that are not given leave the config as it is
     cfg = train.read_run_config(parser.parse_args(["--output", "here", "OUTPUT_DIR", "there"]))
     assert (cfg.OUTPUT_DIR, cfg.SEED) == ("there", -1)
 
@@ -265,7 +265,7 @@ def test_an_unknown_key_in_a_real_run(command, smears, repository):
 
 
 def test_a_corrupt_image_in_a_real_run(command, smears, tmp_path, repository):
-    # The header is whole, so that only reading the pixels finds it
+    # The header is sound, so only decoding finds the damage
     images = tmp_path / "images"
     shutil.copytree(smears.images, images)
     for path in images.iterdir():

@@ -56,7 +56,7 @@ def test_command_line():
     assert source.name == "mine"
     assert str(source.json_file) == "data/train.json"
     assert str(source.image_folder) == "data/images"
-    # The last colon separates: a path may hold others, and an equals sign
+    # The last colon separates; the path may have others, and an equals sign
     source = parse_dataset("mine=a:b=c/train.json:images")
     assert str(source.json_file) == "a:b=c/train.json"
 
@@ -99,7 +99,7 @@ def test_classes_are_matched_by_name(tmp_path):
     register_datasets(["train_order"], ["test_order"], [train, test], tmp_path / "cache")
     names = MetadataCatalog.get("train_order").thing_classes
     assert MetadataCatalog.get("test_order").thing_classes == names
-    # The test set's first box is of its first name, "monocyte"
+    # The first box of the test set has its first class, "monocyte"
     first = DatasetCatalog.get("test_order")[0]["annotations"][0]
     assert names[first["category_id"]] == "monocyte"
     mapping = MetadataCatalog.get("test_order").thing_dataset_id_to_contiguous_id

@@ -24,9 +24,9 @@ RESNET_18 = (
 def entry(height=96, width=128, count=2, seed=0, original=None):
     generator = torch.Generator().manual_seed(seed)
     image = torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)
-    corners = torch.rand(count, 2, generator=generator) * torch.tensor([width, height]) * 0.5
+    top_left = torch.rand(count, 2, generator=generator) * torch.tensor([width, height]) * 0.5
     instances = Instances((height, width))
-    instances.gt_boxes = Boxes(torch.cat([corners, corners + 20], dim=1))
+    instances.gt_boxes = Boxes(torch.cat([top_left, top_left + 20], dim=1))
     instances.gt_classes = torch.randint(5, (count,), generator=generator)
     size = original or (height, width)
     return {"image": image, "instances": instances, "height": size[0], "width": size[1]}
@@ -78,7 +78,7 @@ def test_inference_format(tiny_model):
 
 
 def test_boxes_are_in_the_original_image(tiny_model):
-    # The same pixels, said to come from an image of twice the width and three times the height
+    # The same pixels, declared as an image of twice the width and three times the height
     model = tiny_model()
     with torch.no_grad():
         plain = model([entry()])[0]["instances"]
@@ -90,7 +90,7 @@ def test_boxes_are_in_the_original_image(tiny_model):
 def test_detections_by_hand(tiny_model):
     model = tiny_model("TEST.DETECTIONS_PER_IMAGE", 3, "TEST.SCORE_THRESHOLD", 0.2)
     predictions = {
-        # Query 0 has classes 1 and 2, query 1 has class 0; the rest is below the threshold
+        # Query 0 has classes 1 and 2, query 1 has class 0; all others are below the threshold
         "pred_logits": torch.tensor([[[-9.0, 1.0, 2.0], [0.0, -9.0, -9.0]]]),
         "pred_boxes": torch.tensor([[[0.5, 0.5, 0.2, 0.4], [0.25, 0.5, 0.1, 0.2]]]),
     }
@@ -155,7 +155,7 @@ def test_losses_do_not_see_the_padding(tiny_model, two_stage):
 
 
 def _shake(module, scale=0.1):
-    """Moves weights away from a start at which many of them are zero."""
+    """Moves weights away from an initialization in which many are zero."""
     torch.manual_seed(2)
     for parameter in module.parameters():
         parameter.data.add_(scale * torch.randn(parameter.shape))  # whatever the memory format
@@ -191,7 +191,7 @@ def test_every_parameter_gets_a_gradient(tiny_model, variant):
 
 
 def test_no_parameter_is_out_of_the_loss(tiny_model):
-    # At the start some layers are zero, which stops gradients; any other weights must not
+    # Some layers start at zero, which stops gradients; other weights must not
     model = tiny_model("MODEL.MFDS_DETR.TWO_STAGE", True)
     _shake(model, 0.3)  # less may leave both channels of a narrow attention behind their ReLU
     gradients(model, [entry(), entry(80, 112, seed=1)])

@@ -1,4 +1,4 @@
-"""The same weights in transformers' Deformable-DETR and here give the same numbers."""
+"""The same weights give the same numbers in transformers' Deformable-DETR and here."""
 
 import re
 
@@ -30,7 +30,7 @@ LOSS_NAMES["loss_giou"] = ("loss_giou", 2.0)
 
 
 def make_peer(backbone="resnet18", **options):
-    """A Deformable-DETR of transformers with random weights, none of them at a special value."""
+    """Creates transformers' Deformable-DETR with random weights, none at a special value."""
     torch.manual_seed(0)
     backbone_config = transformers.TimmBackboneConfig(
         backbone=backbone,
@@ -180,7 +180,7 @@ def test_bottleneck_resnet_of_detectron2(make_ours):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_saved_safetensors(variant, make_ours, tmp_path):
-    # save_pretrained keeps one of the tensors that several names share
+    # save_pretrained writes a tensor that has several names only once
     peer, ours = make_peer(**VARIANTS[variant]), make_ours(variant)
     peer.save_pretrained(tmp_path)
     AtomicCheckpointer(ours).load(str(tmp_path / "model.safetensors"))
@@ -206,7 +206,7 @@ def test_older_naming_of_transformers(variant, make_ours, tmp_path):
 
 
 def older_names(state):
-    """transformers before 5: the backbone behind `conv_encoder`, no `mlp`, `out_proj`."""
+    """Renames to transformers before 5: ``conv_encoder``, no ``mlp``, ``out_proj``."""
     rules = (
         (r"^model\.backbone\.model\.", "model.backbone.conv_encoder.model."),
         (r"\.mlp\.fc([12])\.", r".fc\1."),
@@ -224,7 +224,7 @@ def older_names(state):
 
 
 def original_names(state):
-    """transformers' names to those of the Deformable-DETR repository's checkpoints."""
+    """Renames transformers' parameters as in the checkpoints of the Deformable-DETR repository."""
     rules = (
         (r"^model\.backbone\.model\.", "backbone.0.body."),
         (r"^model\.input_proj\.", "input_proj."),

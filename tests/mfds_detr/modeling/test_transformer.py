@@ -56,7 +56,7 @@ def test_memory_holds_the_levels_in_order():
 def test_level_embedding_tells_levels_apart():
     features, masks, positions = pyramid()
     model = transformer()
-    for layer in model.encoder.layers:  # at first the attention does not look at its query
+    for layer in model.encoder.layers:  # the attention starts independent of its query
         torch.nn.init.normal_(layer.self_attn.sampling_offsets.weight)
     before = model.encode(features, masks, positions).tokens
     with torch.no_grad():
@@ -124,7 +124,7 @@ def test_proposals_by_hand():
 
 
 def test_proposals_keep_one_percent_from_the_edge():
-    # 100 columns: the first and the last center lie at 0.005 and 0.995
+    # 100 columns: the first and the last center are at 0.005 and 0.995
     model = transformer(two_stage=True, num_levels=1, num_encoder_layers=0)
     memory = model.encode(*pyramid([(2, 100)]))
     _, proposals = model.propose(memory, torch.nn.Linear(16, 3), torch.nn.Linear(16, 4))
@@ -154,7 +154,7 @@ def test_refine_boxes():
 def test_initialization():
     model = transformer()
     attention = model.encoder.layers[0].self_attn
-    # The attention's own start survives the Xavier initialization of all matrices
+    # The attention's own initialization replaces Xavier's
     assert not attention.sampling_offsets.weight.any()
     assert attention.sampling_offsets.bias.abs().max() == 2
     assert not model.reference_points.bias.any()
