@@ -1,4 +1,4 @@
-"""KAN layers whose splines matter, for the tests of the layer and of its grid."""
+"""KAN layers with large splines, for the tests of the layer and of its grid."""
 
 import torch
 
@@ -10,7 +10,7 @@ def random_rows(*shape, dtype=torch.float64, seed=1):
 
 
 def layer_with_large_splines(*arguments, dtype=torch.float64, **keywords):
-    """Initial coefficients are so small that a fault in the spline branch would hide."""
+    """Initial coefficients are so small that they would hide a fault in the spline branch."""
     torch.manual_seed(0)
     layer = KANLinear(*arguments, dtype=dtype, **keywords)
     with torch.no_grad():

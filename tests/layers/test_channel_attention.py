@@ -30,7 +30,7 @@ def test_bottleneck_is_never_empty(channels, reduction, hidden):
 def test_one_bottleneck_without_bias_serves_both_poolings():
     attention = ChannelAttention(16, 4)
     assert sum(p.numel() for p in attention.parameters()) == 2 * 16 * 4
-    # On a constant map the poolings agree, so that the logit is twice the bottleneck's output.
+    # On a constant map the poolings agree, so the logit is twice the bottleneck's output
     constant = torch.randn(1, 16, 1, 1).expand(1, 16, 4, 4)
     once = attention.expand(torch.relu(attention.squeeze(constant[:, :, :1, :1])))
     torch.testing.assert_close(attention(constant), torch.sigmoid(2 * once))

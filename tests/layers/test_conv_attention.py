@@ -33,7 +33,7 @@ def random_tokens(prefix: int) -> torch.Tensor:
 
 
 def peer_of(attention: ConvAttention) -> nn.Module:
-    """The same attention as transformers' CvT has it."""
+    """Returns the same attention in transformers' CvT."""
     peer = CvtAttention(
         num_heads=attention.num_heads,
         embed_dim=8,

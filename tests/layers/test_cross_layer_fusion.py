@@ -6,7 +6,7 @@ from wbcnets.layers import CrossLayerFusion
 
 
 def transformed(branch, x):
-    """One branch in evaluation mode, a pixel at a time."""
+    """One branch in evaluation mode, pixel by pixel."""
     first, norm, _, second, last_norm = branch
     out = torch.zeros(x.shape[0], second.out_channels, *x.shape[2:], dtype=x.dtype)
     for b in range(x.shape[0]):

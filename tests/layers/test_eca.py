@@ -12,7 +12,7 @@ from wbcnets.layers import EfficientChannelAttention, eca_kernel_size
 
 @pytest.mark.parametrize(
     ("channels", "size"),
-    # |log2(C) / 2 + 1 / 2|: 3.5, 4.5, 5, 5.5 and 6, each to an odd number that is nearest
+    # |log2(C) / 2 + 1 / 2|: 3.5, 4.5, 5, 5.5 and 6, each truncated and made odd
     [(64, 3), (256, 5), (512, 5), (1024, 5), (2048, 7)],
 )
 def test_kernel_sizes_of_the_papers_widths(channels, size):

@@ -174,7 +174,7 @@ def test_autocast_is_finite_at_any_scale(uneven, dtype, scale):
     assert y.isfinite().all()
     for tensor in (x, *kan.parameters()):
         assert tensor.grad.isfinite().all()
-    torch.testing.assert_close(y, kan(x))  # in float32 all the same
+    torch.testing.assert_close(y, kan(x))  # both run in float32
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -258,7 +258,7 @@ def test_regularization_worked_by_hand():
     layer = KANLinear(2, 1, grid_size=1, spline_order=1)  # 2 bases
     with torch.no_grad():
         layer.spline_weight.copy_(torch.tensor([[[1.0, -1.0], [2.0, -4.0]]]))
-    # Edges 1 and 3: L1 = 4; shares 1/4 and 3/4: -(ln(1/4) / 4 + 3 ln(3/4) / 4) = 0.5623351
+    # Edges 1 and 3: L1 = 4; fractions 1/4 and 3/4: -(ln(1/4) / 4 + 3 ln(3/4) / 4) = 0.5623351
     torch.testing.assert_close(layer.regularization_loss(1.0, 0.0), torch.tensor(4.0))
     torch.testing.assert_close(layer.regularization_loss(0.0, 1.0), torch.tensor(0.5623351))
     torch.testing.assert_close(layer.regularization_loss(0.5, 2.0), torch.tensor(3.1246702))

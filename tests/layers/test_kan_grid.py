@@ -134,7 +134,7 @@ def test_loading_finds_out_whether_the_grid_is_even():
         assert even_before.uniform_grid is source.uniform_grid
         torch.testing.assert_close(even_before(x), source(x))
 
-    # A file in half precision: knots are even but for the rounding of that type
+    # A file in half precision: knots are even except for its rounding
     half = {name: tensor.half() for name, tensor in even.state_dict().items()}
     target = KANLinear(4, 3)
     for assign in (False, True):

@@ -10,7 +10,7 @@ from wbcnets.layers.scconv import CRU, SRU, SCConv
 
 
 def random_layer(layer: nn.Module) -> nn.Module:
-    """Weights of both signs, among which the gamma do not sum to 0."""
+    """Draws weights of both signs; the gammas do not sum to 0."""
     torch.manual_seed(0)
     for parameter in layer.parameters():
         nn.init.uniform_(parameter, -0.5, 1.0)
@@ -69,7 +69,7 @@ def test_gates_follow_a_hand_worked_example():
 
     informative, redundant = layer.gates(features)
 
-    # Mean 2, deviation 1, so that the normalized values are -1 and 1, times gamma -3, 3 and -1, 1.
+    # Mean 2, deviation 1: the normalized values are -1 and 1, times gamma -3, 3 and -1, 1
     # Fractions 3/4 and 1/4: sigmoid(-9/4) = 0.0953495 and sigmoid(-1/4) = 0.4378235; the others are
     # above the threshold.
     first = torch.tensor([[[[0.0953495, 1.0]], [[0.4378235, 1.0]]]], dtype=torch.float64)

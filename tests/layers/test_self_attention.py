@@ -7,7 +7,7 @@ from wbcnets.layers import SelfAttention
 
 
 def attention_map(layer, x):
-    """The whole (B, heads, N, N) map, from the definition."""
+    """Returns the whole (B, heads, N, N) map, from the definition."""
     batch, tokens, dim = x.shape
     query, key, _ = layer.qkv(x).reshape(batch, tokens, 3, layer.num_heads, -1).unbind(2)
     scores = torch.einsum("bihd,bjhd->bhij", query, key) / (dim // layer.num_heads) ** 0.5

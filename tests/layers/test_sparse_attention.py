@@ -61,7 +61,7 @@ def test_gradients_pass_gradcheck():
     module, tokens, attention = random_case(maps=2, patches=3, width=2)
     tokens.requires_grad_()
     attention.requires_grad_()
-    # The choice is constant near the input, so that the kept tokens' derivative is a copy's
+    # The choice is constant near the input, so the kept tokens' derivative is that of a copy
     assert torch.autograd.gradcheck(lambda x: module(x, attention.detach())[0], tokens)
     assert torch.autograd.gradcheck(module.combine, attention)
 
@@ -112,7 +112,7 @@ def test_evenly_spread_attention_pools_to_about_one():
 def test_learns_which_map_finds_the_telling_patch():
     torch.manual_seed(0)
     module = SparseAttention(2)
-    # The first map points at patch 0, the second at patch 1; their shares differ, as in training
+    # The first map points at patch 0, the second at patch 1; their fractions differ, as in training
     attention = torch.tensor([[[[0.6, 0.1, 0.1]], [[0.1, 0.4, 0.1]]]])
     tokens = torch.randn(1, 4, 8)
     norm = torch.nn.LayerNorm(8, elementwise_affine=False)

@@ -1,10 +1,10 @@
-"""Small versions of the registered models, so that one suite can try every name."""
+"""Small versions of the registered models, for a suite that runs on every name."""
 
 import pytest
 import timm
 import torch
 
-# Every name is tried with the widths of a toy; the real sizes are made on the meta device.
+# Toy widths; tests on the meta device use the real sizes
 SMALL = {
     "sckansformer": {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3},
     "sparse_vit": {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3},
@@ -24,23 +24,23 @@ SMALL = {
 
 
 def family(name: str) -> str:
-    """The key of SMALL that a registered name belongs to."""
+    """Returns the key of SMALL for a registered name."""
     return max((key for key in SMALL if name.startswith(key)), key=len)
 
 
 def small_model(name: str, **kwargs):
-    """A registered model with few and narrow layers, in evaluation mode."""
+    """Returns a registered model with few and narrow layers, in evaluation mode."""
     torch.manual_seed(0)
     return timm.create_model(name, **{**SMALL[family(name)], "num_classes": 7, **kwargs}).eval()
 
 
 def image_size(name: str, **kwargs) -> int:
-    """The side of the images that ``small_model`` takes."""
+    """Returns the side of the images of ``small_model``."""
     return kwargs.get("img_size", SMALL[family(name)].get("img_size", 64))
 
 
 def images(name: str, batch: int = 2, in_chans: int = 3, **kwargs) -> torch.Tensor:
-    """Images with values in [0, 1], as ResNeXt-CC wants them."""
+    """Returns images with values in [0, 1], as ResNeXt-CC needs them."""
     side = image_size(name, **kwargs)
     generator = torch.Generator().manual_seed(1)
     return torch.rand(batch, in_chans, side, side, generator=generator)

@@ -1,4 +1,4 @@
-"""timm's contract, tried on every name that the library registers."""
+"""timm's model contract, for every name that the library registers."""
 
 import copy
 
@@ -89,7 +89,7 @@ def test_forward_is_features_then_head(name, small, make_images):
     torch.testing.assert_close(model.forward_head(features), logits)
 
 
-def test_images_of_a_batch_do_not_meet(name, small, make_images):
+def test_images_of_a_batch_do_not_mix(name, small, make_images):
     model, x = small(name), make_images(name, batch=3)
     torch.testing.assert_close(model(x)[1:2], model(x[1:2]), rtol=1e-4, atol=1e-5)
 
@@ -204,10 +204,10 @@ def test_dropout_is_for_training_only(name, small, make_images):
 
 
 def test_every_parameter_gets_a_gradient(name, small, make_images):
-    # In CvT's last block the class token's query passes the convolution of the others by
+    # In CvT's last block the class token's query skips the convolution
     pool = {"global_pool": "avg"} if name.startswith("conv") else {}
     model = small(name, **pool).train()
-    # timm's residual blocks start with a last scale of 0, which lets no gradient into them
+    # timm's residual blocks end in a scale of 0 at first, which stops their gradients
     for parameter in model.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.1)

@@ -1,4 +1,4 @@
-"""The convolutional sparse ViT against transformers' CvT, its weights' names, and its own parts."""
+"""The convolutional sparse ViT against transformers' CvT, its weight names, and its own parts."""
 
 import logging
 import re
@@ -17,7 +17,7 @@ SMALL = {"embed_dims": (8, 12, 24), "depths": (1, 1, 3), "num_heads": (1, 2, 3),
 
 
 def randomize(module: nn.Module) -> nn.Module:
-    """Weights so large that attention is far from even, and batch norms far from the identity."""
+    """Draws weights so large that attention is uneven and batch norms are not the identity."""
     torch.manual_seed(0)
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         if name.endswith("running_var"):
@@ -42,7 +42,7 @@ def peer():
 
 
 def cvt(state, **options) -> ConvSparseViT:
-    """CvT-13 as our model, with translated weights."""
+    """Returns CvT-13 as our model, with translated weights."""
     options = {"num_heads": (1, 3, 6), "sparse_attention": False, "num_classes": 7, **options}
     model = ConvSparseViT(**options).eval()
     model.load_state_dict(checkpoint_filter_fn(state, model))
@@ -185,7 +185,7 @@ def test_without_the_module_every_token_reaches_the_head():
 @pytest.mark.parametrize(
     ("where", "stages"), [(None, []), ("every", [0, 1, 2]), ("first", [0]), ("last", [2])]
 )
-def test_position_embeddings_stand_where_table_1_has_them(where, stages):
+def test_position_embeddings_are_in_the_stages_of_table_1(where, stages):
     model = small_model(position_embedding=where, img_size=(64, 32))
     shapes = {n: tuple(p.shape) for n, p in model.named_parameters() if n.endswith("pos_embed")}
     widths, heights = (8, 12, 24), (16, 8, 4)
@@ -274,7 +274,7 @@ def test_checkpointing_counts_a_batch_once():
 
 
 def test_gradients_of_one_image_are_those_of_two_equal_ones():
-    # A batch of one has ambiguous strides, which batch norm's backward pass has read wrongly
+    # A batch of one has ambiguous strides, which PyTorch's batch norm misreads in its backward pass
     image = torch.randn(1, 3, 64, 64)
     gradients = []
     for batch in (image, image.expand(2, -1, -1, -1)):
@@ -285,7 +285,7 @@ def test_gradients_of_one_image_are_those_of_two_equal_ones():
 
 
 def test_parameters_without_a_gradient_are_the_last_queries_convolution_only():
-    # The class token passes the convolutions by and is all that the head takes: CvT has the same
+    # The head takes only the class token, which skips the convolutions; CvT has the same
     dead = {"conv.weight", "bn.weight", "bn.bias"}
     for pool, expected in (
         ("token", {f"stages.2.blocks.2.attn.query.{n}" for n in dead}),

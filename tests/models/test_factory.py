@@ -1,4 +1,4 @@
-"""Weights: from files, with other classes, channels and sizes, and what is said about them."""
+"""Weights from files, with other classes, channels and sizes, and their load reports."""
 
 import logging
 

@@ -29,7 +29,7 @@ def small_model(**options) -> SCKansformer:
 
 
 def released_shapes(dim, depth, classes, patches, patch, hidden=64) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the released model's tensors."""
+    """Returns names and shapes of the released model's tensors."""
     half, quarter, wide = dim // 2, dim // 4, 4 * dim
     shapes = {
         "cls_token": (1, 1, dim),
@@ -74,7 +74,7 @@ def released_shapes(dim, depth, classes, patches, patch, hidden=64) -> dict[str,
 
 
 def released_weights() -> dict[str, torch.Tensor]:
-    """Such tensors of a small model, with numbers that make every part count."""
+    """Returns tensors of a small released model, with values that make every part matter."""
     torch.manual_seed(0)
     weights = {}
     shapes = released_shapes(DIM, DEPTH, CLASSES, (SIDE // PATCH) ** 2, PATCH)
@@ -89,7 +89,7 @@ def released_weights() -> dict[str, torch.Tensor]:
         elif "SRU" in name:
             weights[name] = torch.randn(shape)
         elif name.startswith("patch_embed.proj") or name in ("cls_token", "pos_embed"):
-            # Small: no pooled channel takes all of the softmax, and no position outweighs a patch
+            # Small, so no pooled channel dominates the softmax and no position outweighs a patch
             weights[name] = 0.07 * torch.randn(shape)
         else:
             weights[name] = 0.3 * torch.randn(shape)

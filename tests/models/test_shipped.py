@@ -1,4 +1,4 @@
-"""Weights that come with the library: they load without a network, and do what is said of them."""
+"""Weights in the package: they load without a network and reach their stated accuracy."""
 
 import zipfile
 from pathlib import Path

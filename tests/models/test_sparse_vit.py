@@ -1,4 +1,4 @@
-"""The sparse ViT against timm's ViT, and what its module does."""
+"""The sparse ViT against timm's ViT, and its sparse attention module."""
 
 import pytest
 import timm
@@ -44,7 +44,7 @@ def test_without_the_module_it_is_the_vit_of_timm(size):
     with torch.no_grad():
         torch.testing.assert_close(model(image), peer(image), rtol=1e-5, atol=1e-5)
         wanted = peer.forward_intermediates(image, [0, 10], intermediates_only=True)
-        # The blocks before the module are untouched by it
+        # The module does not change the blocks before it
         for each in (model, sparse):
             maps = each.forward_intermediates(image, [0, 10], intermediates_only=True)
             torch.testing.assert_close(maps, wanted, rtol=1e-5, atol=1e-5)
@@ -87,7 +87,7 @@ def test_last_block_sees_the_class_token_and_the_chosen_patches():
 
 
 def test_chosen_patches_have_the_largest_weights():
-    # With one earlier block there is one map, so that its own attention decides
+    # With one earlier block there is one map, so its own attention decides
     model = small_model(depth=2)
     image = torch.randn(2, 3, 32, 32)
     with torch.no_grad():

@@ -23,7 +23,7 @@ def test_without_training_nothing_is_dropped():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_share_is_dropped_and_the_rest_scaled(dtype):
+def test_a_fraction_is_dropped_and_the_rest_scaled(dtype):
     torch.manual_seed(0)
     x = torch.rand(500, 400, dtype=dtype) + 0.5
     for out in (
@@ -31,9 +31,9 @@ def test_a_share_is_dropped_and_the_rest_scaled(dtype):
         dropout_add_(x.clone(), torch.zeros_like(x), P, training=True),
     ):
         kept = out != 0
-        share = kept.double().mean().item()
+        fraction = kept.double().mean().item()
         deviation = (P * (1 - P) / x.numel()) ** 0.5
-        assert abs(share - (1 - P)) < 5 * deviation
+        assert abs(fraction - (1 - P)) < 5 * deviation
         torch.testing.assert_close(out[kept], (x / (1 - P))[kept])
 
 

@@ -18,7 +18,7 @@ NEEDS_LOOPS = pytest.mark.skipif(
 
 @pytest.fixture
 def fresh_cache(tmp_path, monkeypatch):
-    """An empty cache folder, and no memory of what was loaded before."""
+    """An empty cache folder; libraries loaded before are forgotten."""
     monkeypatch.setenv("WBCNETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv(native.ENVIRONMENT_VARIABLE, raising=False)
     native.load_library.cache_clear()
@@ -94,7 +94,7 @@ def test_a_compiler_that_fails_is_quoted(fresh_cache, tmp_path, monkeypatch, cap
     with caplog.at_level(logging.WARNING):
         assert native.load_library("kan_spline") is None
     assert "no omp here" in caplog.text
-    assert list(fresh_cache.iterdir()) == []  # nothing unfinished stays behind
+    assert list(fresh_cache.iterdir()) == []  # no unfinished file is left
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="POSIX permissions")

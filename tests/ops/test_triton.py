@@ -1,4 +1,4 @@
-"""The CUDA kernels by Triton's interpreter, which runs them on a processor, and on a GPU."""
+"""The Triton kernels in Triton's interpreter, which runs on CPUs, and on a GPU."""
 
 import importlib.util
 import os
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton is not installed"
 )
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-# In a process of its own, as Triton decides once for all between compiling and interpreting
+# A separate process: Triton decides once between compiling and interpreting
 INTERPRETED = """
 import torch
 from tests.ops import triton_checks

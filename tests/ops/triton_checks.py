@@ -1,4 +1,4 @@
-"""What Triton's kernels have to fulfil, on a GPU or interpreted on a processor."""
+"""Checks of the Triton kernels, on a GPU or interpreted on a CPU."""
 
 import torch
 
@@ -41,7 +41,7 @@ def _compare_attention(value, locations, weights, tolerance):
 def check_attention(device):
     for dtype, tolerance in TYPES:
         _compare_attention(*_attention_inputs(device, 24, 13, dtype), tolerance)
-    # More queries than one program takes, and as many channels as a detector has
+    # More queries than one program handles, and the channels of a detector
     _compare_attention(*_attention_inputs(device, 32, 70, torch.float32), 1e-5)
 
 

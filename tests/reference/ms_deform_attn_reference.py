@@ -32,7 +32,7 @@ def ms_deform_attn(
 
 
 def bilinear(level_map: Tensor, height: int, width: int, x: Tensor, y: Tensor) -> Tensor:
-    """One point of one map, (H * W, D) -> (D,); the map's edges are at 0 and 1, outside is 0."""
+    """One point of one map, (H * W, D) -> (D,); the map's edges are at 0 and 1; zeros outside."""
     column, row = x * width - 0.5, y * height - 0.5
     if column.isnan() or row.isnan():
         return level_map[0] * (column + row)

@@ -245,7 +245,7 @@ class ConvSparseViT(TokenClassifier):
         _check_stages(embed_dims, depths, num_heads, sparse_attention, position_embedding)
         super().__init__(in_chans, num_classes, global_pool, embed_dims[LAST])
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
-        activation = activation_class(act_layer)
+        act_layer = activation_class(act_layer)
 
         def make_block(stage: int, drop_path: float) -> Block:
             dim = embed_dims[stage]
@@ -259,14 +259,11 @@ class ConvSparseViT(TokenClassifier):
                 proj_drop=proj_drop_rate,
                 **dd,
             )
-            mlp = Mlp(dim, int(dim * mlp_ratio), act_layer=activation, drop=proj_drop_rate, **dd)
+            mlp = Mlp(dim, int(dim * mlp_ratio), act_layer=act_layer, drop=proj_drop_rate, **dd)
             return Block(dim, attn, mlp, drop_path, norm_eps=1e-5, **dd)
 
         self.img_size: Grid = to_2tuple(img_size)
-        embeds = [
-            ConvEmbed(chans, dim, *shape, **dd)
-            for chans, dim, shape in zip((in_chans, *embed_dims), embed_dims, EMBEDDINGS)
-        ]
+        embeds = _make_embeds(in_chans, embed_dims, **dd)
         sizes = _map_sizes(embeds, self.img_size)
         rates: Any = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
         self.stages = nn.ModuleList(
@@ -373,6 +370,13 @@ class ConvSparseViT(TokenClassifier):
 
     def _typed_stages(self) -> list[ConvStage]:
         return cast(list[ConvStage], list(self.stages))
+
+
+def _make_embeds(in_chans: int, embed_dims: Sequence[int], **dd: Any) -> list[ConvEmbed]:
+    return [
+        ConvEmbed(chans, dim, *shape, **dd)
+        for chans, dim, shape in zip((in_chans, *embed_dims), embed_dims, EMBEDDINGS)
+    ]
 
 
 def _map_sizes(embeds: Sequence[ConvEmbed], img_size: Grid) -> list[Grid]:

@@ -96,24 +96,8 @@ class ResNeXtCC(ResNet):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        if color_space not in COLOR_SPACES:
-            raise ConfigError(
-                f"ResNeXtCC: color_space={color_space!r}: use one of {list(COLOR_SPACES)}"
-            )
-        if fusion not in FUSIONS:
-            raise ConfigError(f"ResNeXtCC: fusion={fusion!r}: use one of {list(FUSIONS)}")
-        for keyword, numbers in (("layers", layers), ("channels", channels)):
-            if len(numbers) != len(STAGES) or min(numbers) < 1:
-                raise ConfigError(
-                    f"ResNeXtCC: {keyword}={numbers} must be four numbers of at least 1"
-                )
-        early = FUSIONS[fusion]
-        if early is not None and layers[-1] < early + 2:
-            raise ConfigError(
-                f"ResNeXtCC: fusion={fusion!r} needs at least {early + 2} blocks in the last "
-                f"stage, layers={tuple(layers)} has {layers[-1]}"
-            )
-        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        early = _check_options(layers, channels, color_space, fusion)
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
         super().__init__(
             cast(Any, Bottleneck),
             tuple(layers),
@@ -127,18 +111,18 @@ class ResNeXtCC(ResNet):
             replace_stem_pool=strided_stem,
             drop_rate=drop_rate,
             drop_path_rate=drop_path_rate,
-            **factory,
+            **dd,
         )
         if strided_stem:
             nn.init.dirac_(cast(nn.Conv2d, cast(nn.Sequential, self.maxpool)[0]).weight)
         self.to_color_space = RgbToHsv() if color_space == "hsv" else nn.Identity()
         self.attention = nn.ModuleDict()
         if eca:
-            self.attention["stem"] = EfficientChannelAttention(self._width(0), **factory)
+            self.attention["stem"] = EfficientChannelAttention(self._width(0), **dd)
             for level, stage in enumerate(STAGES[1:], start=2):
-                self.attention[stage] = EfficientChannelAttention(self._width(level), **factory)
+                self.attention[stage] = EfficientChannelAttention(self._width(level), **dd)
         self.fused_block = early
-        self.fusion = None if early is None else CrossLayerFusion(self.num_features, **factory)
+        self.fusion = None if early is None else CrossLayerFusion(self.num_features, **dd)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Returns the fused map: (B, in_chans, H, W) -> (B, C, H / 32, W / 32)."""
@@ -256,6 +240,28 @@ class ResNeXtCC(ResNet):
 
     def _width(self, level: int) -> int:
         return int(cast(int, self.feature_info[level]["num_chs"]))
+
+
+def _check_options(
+    layers: Sequence[int], channels: Sequence[int], color_space: str, fusion: str
+) -> int | None:
+    """Returns the early block of the fusion."""
+    if color_space not in COLOR_SPACES:
+        raise ConfigError(
+            f"ResNeXtCC: color_space={color_space!r}: use one of {list(COLOR_SPACES)}"
+        )
+    if fusion not in FUSIONS:
+        raise ConfigError(f"ResNeXtCC: fusion={fusion!r}: use one of {list(FUSIONS)}")
+    for keyword, numbers in (("layers", layers), ("channels", channels)):
+        if len(numbers) != len(STAGES) or min(numbers) < 1:
+            raise ConfigError(f"ResNeXtCC: {keyword}={numbers} must be four numbers of at least 1")
+    early = FUSIONS[fusion]
+    if early is not None and layers[-1] < early + 2:
+        raise ConfigError(
+            f"ResNeXtCC: fusion={fusion!r} needs at least {early + 2} blocks in the last "
+            f"stage, layers={tuple(layers)} has {layers[-1]}"
+        )
+    return early
 
 
 def checkpoint_filter_fn(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
