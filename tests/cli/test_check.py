@@ -1,5 +1,5 @@
 import json
-import subprocess
+import runpy
 import sys
 
 import pytest
@@ -72,20 +72,15 @@ def test_formats_are_found_out(tmp_path, capsys, write, name):
     assert f"({name})" in capsys.readouterr().out
 
 
-def test_the_same_by_all_three_ways(tmp_path):
+def test_the_tool_is_the_command(tmp_path, capsys, monkeypatch):
     path = write_coco(tmp_path, orphan)
-    shown = []
-    for command in (
-        [sys.executable, "-m", "wbcnets", "check"],
-        [sys.executable, "tools/check_dataset.py"],
-    ):
-        done = subprocess.run(
-            [*command, str(path)], cwd=REPOSITORY, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 1
-        shown.append(done.stdout)
-    assert shown[0] == shown[1]
-    assert "image_id 99" in shown[0]
+    assert main(["check", str(path)]) == 1
+    shown = capsys.readouterr().out
+    assert "image_id 99" in shown
+    monkeypatch.setattr(sys, "argv", ["check_dataset.py", str(path)])
+    with pytest.raises(SystemExit, match="1"):
+        runpy.run_path(str(REPOSITORY / "tools" / "check_dataset.py"), run_name="__main__")
+    assert capsys.readouterr().out == shown
 
 
 def test_leaks_between_two_sets(tmp_path, capsys):

@@ -115,7 +115,9 @@ def test_two_processes_move_centers_as_one(tmp_path):
     with multiprocessing.Manager() as manager:
         results = manager.dict()
         arguments = (str(tmp_path / "store"), state, features, labels, results)
-        multiprocessing.spawn(move_in_one_of_two, arguments, nprocs=2)
+        multiprocessing.start_processes(
+            move_in_one_of_two, arguments, nprocs=2, start_method="fork"
+        )
         centers = [torch.tensor(results[rank], dtype=torch.float64) for rank in (0, 1)]
     loss(features, None, labels)
     assert torch.equal(centers[0], centers[1])

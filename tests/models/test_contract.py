@@ -11,6 +11,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 import wbcnets
+from tests.models.conftest import one_per_family
 from wbcnets.errors import ConfigError
 
 NAMES = wbcnets.list_models()
@@ -259,6 +260,7 @@ def test_ema_and_copies(name, small, make_images):
     torch.testing.assert_close(copy.deepcopy(model)(x), model(x))
 
 
+@pytest.mark.parametrize("name", one_per_family(NAMES))
 @pytest.mark.parametrize("training", [False, True])
 def test_compiles_into_one_graph(name, training, small, make_images):
     torch._dynamo.reset()
@@ -272,6 +274,7 @@ def test_compiles_into_one_graph(name, training, small, make_images):
         assert all(p.grad is not None for p in model.parameters())
 
 
+@pytest.mark.parametrize("name", one_per_family(NAMES))
 def test_exports_with_a_free_batch_size(name, small, make_images):
     model, x = small(name), make_images(name)
     program = torch.export.export(

@@ -21,15 +21,16 @@ NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 INTERPRETED = """
 import torch
 from tests.ops import triton_checks
-getattr(triton_checks, {name!r})(torch.device("cpu"))
+for name in {names!r}:
+    print(name, flush=True)
+    getattr(triton_checks, name)(torch.device("cpu"))
 """
 CHECKS = ["check_attention", "check_attention_special_points", "check_kan"]
 
 
-@pytest.mark.parametrize("name", CHECKS)
-def test_interpreted(name):
+def test_interpreted():
     finished = subprocess.run(
-        [sys.executable, "-c", INTERPRETED.format(name=name)],
+        [sys.executable, "-c", INTERPRETED.format(names=CHECKS)],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         cwd=os.path.join(os.path.dirname(__file__), "..", ".."),
         capture_output=True,
@@ -38,6 +39,7 @@ def test_interpreted(name):
         check=False,
     )
     assert finished.returncode == 0, finished.stderr[-3000:]
+    assert finished.stdout.split() == CHECKS
 
 
 def test_operators_know_their_shapes_without_a_gpu(monkeypatch):
@@ -78,4 +80,5 @@ def test_kernels_have_to_be_asked_for(monkeypatch):
 def test_compiled(name):
     from tests.ops import triton_checks
 
-    getattr(triton_checks, name)(torch.device("cuda"))
+    check = getattr(triton_checks, name)
+    check(torch.device("cuda"))

@@ -63,7 +63,9 @@ def run_two(script, kind, tmp_path):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["kill", "raise", "hang"])
+@pytest.mark.parametrize(
+    "kind", ["kill", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("raise", "hang"))]
+)
 def test_the_other_process_says_so_in_time(kind, tmp_path):
     script = SCRIPT.format(root=str(ROOT), timeout=TIMEOUT)
     first, second = run_two(script, kind, tmp_path)
@@ -80,6 +82,7 @@ def test_the_other_process_says_so_in_time(kind, tmp_path):
     assert "Resume from the last checkpoint" in shown
 
 
+@pytest.mark.long
 def test_without_a_failure_both_finish(tmp_path):
     script = SCRIPT.format(root=str(ROOT), timeout=60)
     for rank, process in enumerate(run_two(script, "nothing", tmp_path)):
@@ -117,7 +120,8 @@ train_classifier(toy_config({cells!r}, {output!r}, "training.ema_decay=0.9", "da
 """
 
 
-CASES = [("loss", 0), ("gradient", 1), ("activation", 1)]
+CASES = [("loss", 0)]
+CASES += [pytest.param(kind, 1, marks=pytest.mark.long) for kind in ("gradient", "activation")]
 CASES += [("loss", 1), ("gradient", 0), ("activation", 0)] if LONG else []
 
 

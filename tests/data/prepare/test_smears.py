@@ -31,6 +31,7 @@ def test_bccd(prepare, shared, tmp_path, capsys):
     assert datasets["test"].category_ids == (1, 2, 3)
 
 
+@pytest.mark.long
 def test_txl_pbc_and_its_bccd_images(prepare, shared, tmp_path, capsys):
     source = shared("txl_pbc_trainval.zip")
     assert prepare("txl_pbc", source, tmp_path / "all") == 0

@@ -84,7 +84,9 @@ def weights(folder, name="model_final.pth"):
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("kind", ["kill", "raise", "hang"])
+@pytest.mark.parametrize(
+    "kind", ["kill", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("raise", "hang"))]
+)
 def test_a_process_that_fails_ends_the_run(kind, tmp_path, tiny_command_line, smears):
     done, shown, _ = run(kind, tmp_path, tiny_command_line, smears)
     assert done.returncode != 0
@@ -117,6 +119,7 @@ def test_processes_stay_together(kind, rank, tmp_path, tiny_command_line, smears
         assert (tmp_path / "output" / "bad_step_process1.pth").is_file()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_activations_that_are_not_finite_end_the_run(tmp_path, tiny_command_line, smears):
     done, shown, _ = run("nan activation", tmp_path, tiny_command_line, smears)

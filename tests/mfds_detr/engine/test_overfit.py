@@ -11,6 +11,7 @@ from wbcnets.cli.main import run_command
 from wbcnets.synthetic.smears import LEUKOCYTE_CLASSES, SmearStyle, write_smear_dataset
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_eight_smears_are_found_again(repository, tmp_path):
     folder = tmp_path / "smears"
