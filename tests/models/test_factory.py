@@ -9,6 +9,8 @@ from safetensors.torch import save_file
 
 import wbcnets
 from wbcnets.errors import CheckpointError
+from wbcnets.models.factory import read_pretrained
+from wbcnets.models.sckansformer import checkpoint_filter_fn
 
 NAMES = wbcnets.list_models()
 
@@ -137,3 +139,32 @@ def test_report_is_logged(small, tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="wbcnets"):
         small(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=2)
     assert "2 kept at their initialization: head.weight, head.bias" in caplog.text
+
+
+def test_weights_may_be_given_as_a_state_dict(small):
+    name = "sparse_vit_tiny_patch16"
+    state = small(name).state_dict()
+    torch.manual_seed(9)
+    again = small(name, pretrained=True, pretrained_cfg_overlay={"state_dict": state})
+    assert again.load_report.complete
+    assert torch.equal(again.pos_embed, state["pos_embed"])
+
+
+@pytest.mark.parametrize(
+    ("cfg", "message"),
+    [
+        ({"file": "empty", "source": "local-dir"}, "empty: there is no weight file"),
+        ({"architecture": "unknown_net"}, "no pretrained weights of unknown_net"),
+    ],
+)
+def test_configurations_without_weights_are_errors(cfg, message):
+    with pytest.raises(CheckpointError, match=message):
+        read_pretrained(cfg)
+
+
+def test_a_checkpoint_filter_only_translates(small):
+    model = small("sckansformer_tiny")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state = {name: tensor + 1 for name, tensor in before.items()}
+    checkpoint_filter_fn(state, model)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
