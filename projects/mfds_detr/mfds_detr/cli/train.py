@@ -51,35 +51,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_file(parser)
     for name, (key, meaning) in _KEYS.items():
         add_option(parser, name, default=None, required=False, help=f"{meaning} ({key})")
-    parser.add_argument(
-        "--dataset",
-        action="append",
-        default=[],
-        metavar="NAME=ANNOTATIONS.json:IMAGE_FOLDER",
-        help="a COCO-format dataset, and its name in DATASETS; may be repeated",
-    )
-    add_option(parser, "resume")
-    parser.add_argument(
-        "--allow-config-change",
-        action="append",
-        default=[],
-        metavar="KEY",
-        help="with --resume, accept that this config key differs from the checkpoint's",
-    )
-    parser.add_argument(
-        "--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS on DATASETS.TEST only"
-    )
-    parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine")
-    parser.add_argument("--num-machines", type=int, default=1, help="machines in all")
-    parser.add_argument("--machine-rank", type=int, default=0, help="this machine, from 0")
-    parser.add_argument("--dist-url", default="auto", help="such as tcp://FIRST_MACHINE:29500")
-    parser.add_argument(
-        "--timeout",
-        type=float,
-        default=DEFAULT_TIMEOUT,
-        metavar="SECONDS",
-        help="how long a process waits for the others",
-    )
+    add = parser.add_argument
+    source = "NAME=ANNOTATIONS.json:IMAGE_FOLDER"
+    text = "a COCO-format dataset, and its name in DATASETS; may be repeated"
+    add("--dataset", action="append", default=[], metavar=source, help=text)
+    add("--resume", action="store_true", help="continue from the newest checkpoint in OUTPUT_DIR")
+    text = "with --resume, accept that this config key differs from the checkpoint's"
+    add("--allow-config-change", action="append", default=[], metavar="KEY", help=text)
+    add("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS on DATASETS.TEST only")
+    add("--num-gpus", type=int, default=1, help="processes on this machine")
+    add("--num-machines", type=int, default=1, help="machines in all")
+    add("--machine-rank", type=int, default=0, help="this machine, from 0")
+    add("--dist-url", default="auto", help="such as tcp://FIRST_MACHINE:29500")
+    text = "how long a process waits for the others"
+    add("--timeout", type=float, default=DEFAULT_TIMEOUT, metavar="SECONDS", help=text)
     add_overrides(parser)
 
 

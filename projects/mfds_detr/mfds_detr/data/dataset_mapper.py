@@ -61,7 +61,9 @@ class SmearMapper:
         """
         record = copy.copy(record)
         image = read_image(record["file_name"])
-        boxes, labels = _boxes_and_labels(record.pop("annotations", []))
+        annotations = record.pop("annotations", [])
+        # A crowd is not a single object
+        boxes, labels = boxes_and_labels([a for a in annotations if not a.get("iscrowd", 0)])
         if self.box_augmentation is not None:
             # Detectron2 seeds NumPy per worker; albumentations ignores that
             seed = int(np.random.randint(2**31))
@@ -99,11 +101,10 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     return augmentations
 
 
-def _boxes_and_labels(annotations: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns xyxy boxes (N, 4) and labels (N,), without crowds, which are not single objects."""
-    used = [annotation for annotation in annotations if not annotation.get("iscrowd", 0)]
-    boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in used]
-    labels = [annotation["category_id"] for annotation in used]
+def boxes_and_labels(annotations: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the xyxy boxes (N, 4) and labels (N,) of Detectron2's annotations."""
+    boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
+    labels = [annotation["category_id"] for annotation in annotations]
     return np.array(boxes, np.float32).reshape(-1, 4), np.array(labels, np.int64)
 
 

@@ -17,12 +17,11 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import HookBase
-from detectron2.structures import BoxMode
 from PIL import Image
 from torch import nn
 
 from mfds_detr.checkpoint.checkpointer import AtomicCheckpointer
-from mfds_detr.data.dataset_mapper import SmearMapper
+from mfds_detr.data.dataset_mapper import SmearMapper, boxes_and_labels
 from wbcnets.io.drawing import contact_sheet, draw_boxes
 from wbcnets.io.images import read_image
 
@@ -127,7 +126,7 @@ def draw_predictions(
             found = model([mapper(record)])[0]["instances"].to("cpu")
         found = found[found.scores >= threshold]
         image = read_image(record["file_name"])
-        pairs.append(draw_boxes(image, *_annotated(record), names))
+        pairs.append(draw_boxes(image, *boxes_and_labels(record["annotations"]), names))
         pairs.append(
             draw_boxes(
                 image,
@@ -169,10 +168,3 @@ def draw_curves(metrics_file: Path, path: Path) -> None:
             axis.legend()
     figure.savefig(path, dpi=110)
     plt.close(figure)
-
-
-def _annotated(record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    annotations = record["annotations"]
-    boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
-    labels = [annotation["category_id"] for annotation in annotations]
-    return np.array(boxes, np.float32).reshape(-1, 4), np.array(labels, np.int64)
