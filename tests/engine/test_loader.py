@@ -1,3 +1,5 @@
+import gc
+import multiprocessing
 import os
 import signal
 import time
@@ -67,6 +69,10 @@ def test_a_hung_worker_is_named_with_its_image():
     assert time.monotonic() - start < 3 + 5
 
 
-def test_errors_of_items_come_through():
+def test_errors_of_items_come_through_and_leave_no_worker():
+    start = time.monotonic()
     with pytest.raises(DataError, match="the image cannot be read"):
         load(6, fail, timeout=60)
+    gc.collect()
+    assert multiprocessing.active_children() == []
+    assert time.monotonic() - start < 5  # PyTorch waits 5 seconds for each worker

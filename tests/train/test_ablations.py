@@ -38,15 +38,15 @@ def test_every_row_has_a_run_of_its_own_settings(paper):
     settings = [load_config(study.preset, [*study.base, *run]) for run in study.runs.values()]
     assert all(one != other for i, one in enumerate(settings) for other in settings[:i])
     for table in study.tables.values():
-        assert len(table.rows) == len(table.figures)
-        assert all(len(row) == len(study.figures) for row in table.figures)
+        assert len(table.rows) == len(table.results)
+        assert all(len(row) == len(study.metrics) for row in table.results)
 
 
-def test_papers_figures():
+def test_papers_results():
     tables = STUDIES["sckansformer"].tables
-    assert dict(zip(tables["V"].rows, tables["V"].figures))["without KAN"][-1] == 95.13
+    assert dict(zip(tables["V"].rows, tables["V"].results))["without KAN"][-1] == 95.13
     # The text of ResNeXt-CC gives differences to the row before
-    before, after = STUDIES["resnext_cc"].tables["7"].figures
+    before, after = STUDIES["resnext_cc"].tables["7"].results
     gains = [round(b - a, 2) for a, b in zip(before, after)]
     assert gains == [1.99, 1.46, 0.86, 3.39]
 
@@ -70,11 +70,11 @@ def test_a_study_runs_and_keeps_what_is_finished(paper, cells, tmp_path, monkeyp
     assert set(results) == set(STUDIES[paper].runs)
     for row in results.values():
         assert all(0 <= value <= 1 for value in row.values())
-    figure = STUDIES[paper].figures[-1]
+    metric = STUDIES[paper].metrics[-1]
     label, run = next(iter(STUDIES[paper].tables[number].rows.items()))
-    paper_figure = STUDIES[paper].tables[number].figures[0][-1]
+    paper_result = STUDIES[paper].tables[number].results[0][-1]
     line = next(line for line in text.splitlines() if line.startswith(f"| {label} |"))
-    assert f"{100 * results[run][figure]:.2f} ({paper_figure:.2f})" in line
+    assert f"{100 * results[run][metric]:.2f} ({paper_result:.2f})" in line
 
     def fail(*arguments):
         raise AssertionError("it is finished already")
@@ -87,7 +87,9 @@ def test_a_study_runs_and_keeps_what_is_finished(paper, cells, tmp_path, monkeyp
 
 
 def test_rows_cannot_be_made_the_same(cells, tmp_path):
-    with pytest.raises(ConfigError, match=r"model\.kwargs\.scconv=true: is what the rows compare"):
+    with pytest.raises(
+        ConfigError, match=r"model\.kwargs\.scconv=true: the rows of the table compare"
+    ):
         run_ablations("sckansformer", cells, tmp_path, ["model.kwargs.scconv=true"])
     with pytest.raises(ConfigError, match="use one of sckansformer"):
         run_ablations("another", cells, tmp_path)
@@ -102,15 +104,15 @@ def test_two_classes_take_the_positive_one():
         },
     }
     study = STUDIES["resnext_cc"]
-    assert list(ablations._figures(best, study, "").values()) == [0.5, 0.9, 0.7, 0.4]
-    assert list(ablations._figures(best, study, "hem").values()) == [0.5, 0.6, 0.7, 0.8]
+    assert list(ablations._select_metrics(best, study, "").values()) == [0.5, 0.9, 0.7, 0.4]
+    assert list(ablations._select_metrics(best, study, "hem").values()) == [0.5, 0.6, 0.7, 0.8]
     best["per_class"]["other"] = best["per_class"]["all"]
-    assert list(ablations._figures(best, study, "").values()) == [0.5, 0.1, 0.2, 0.3]
+    assert list(ablations._select_metrics(best, study, "").values()) == [0.5, 0.1, 0.2, 0.3]
     with pytest.raises(ConfigError, match="blast"):
-        ablations._figures(best, study, "blast")
+        ablations._select_metrics(best, study, "blast")
 
 
-def test_figures_that_a_paper_does_not_give_are_dashes():
+def test_results_that_a_paper_does_not_give_are_dashes():
     study = STUDIES["resnext_cc"]
     text = format_table(study, study.tables["6"], {"softmax": {"accuracy": 0.5}})
     assert "| softmax | 50.00 (-) | - (-) | - (-) | - (-) |" in text

@@ -1,6 +1,6 @@
-"""The papers' ablation tables: what each row changes, and the figures that the paper gives for it.
+"""The papers' ablation tables: the settings that each row changes, and the paper's results.
 
-Figures are percentages. A figure that the text of a paper does not give is None.
+Results are percentages; None if the paper does not state one.
 """
 
 from dataclasses import dataclass, field
@@ -11,16 +11,16 @@ class AblationTable:
     """One table of a paper.
 
     Args:
-        title: What it is.
-        rows: Label of each row, and which of `AblationStudy.runs` it shows.
-        figures: For each row, the paper's figures in the order of `AblationStudy.figures`.
-        dataset: Name of the set that it is about.
-        note: What the figures leave open.
+        title: Paper, number and subject.
+        rows: Label of each row, and the name of its run in ``AblationStudy.runs``.
+        results: The paper's results per row, in the order of ``AblationStudy.metrics``.
+        dataset: Name of the paper's dataset.
+        note: A remark on the paper's results.
     """
 
     title: str
     rows: dict[str, str]
-    figures: tuple[tuple[float | None, ...], ...]
+    results: tuple[tuple[float | None, ...], ...]
     dataset: str
     note: str = ""
 
@@ -31,15 +31,15 @@ class AblationStudy:
 
     Args:
         preset: The settings that all rows share.
-        figures: Columns, names in the figures of an evaluation; "positive:" before a name takes
-            the class that the paper calls positive, where there are two classes.
-        runs: What each run changes in the preset, by the run's name.
-        tables: The tables by their numbers.
-        base: Settings of all runs that the preset does not have.
+        metrics: The columns, metrics of an evaluation; with "positive:" before it, the metric of
+            the paper's positive class if there are two classes.
+        runs: The settings that each run changes in the preset, by the run's name.
+        tables: The tables by number.
+        base: Settings of all runs that differ from the preset.
     """
 
     preset: str
-    figures: tuple[str, ...]
+    metrics: tuple[str, ...]
     runs: dict[str, tuple[str, ...]]
     tables: dict[str, AblationTable]
     base: tuple[str, ...] = field(default=())
@@ -54,7 +54,7 @@ _SCK_ROWS = {
 
 SCKANSFORMER = AblationStudy(
     preset="sckansformer_pbc",
-    figures=("precision_macro", "recall_macro", "f1_macro", "accuracy"),
+    metrics=("precision_macro", "recall_macro", "f1_macro", "accuracy"),
     runs={
         "without_scconv": ("model.kwargs.scconv=false",),
         "without_global_local": ("model.kwargs.global_local=false",),
@@ -105,7 +105,7 @@ _CENTER = "loss.name={weighted_softmax: 1.0, center: 0.05}"
 
 RESNEXT_CC = AblationStudy(
     preset="resnext_cc_cnmc",
-    figures=("accuracy", "positive:f1", "positive:auroc", "positive:specificity"),
+    metrics=("accuracy", "positive:f1", "positive:auroc", "positive:specificity"),
     # What is added table by table: color space, fusion, loss, attention
     runs={
         "resnext50_softmax": (
@@ -174,7 +174,7 @@ RESNEXT_CC = AblationStudy(
 
 CONV_SPARSE_VIT = AblationStudy(
     preset="conv_sparse_vit_aml",
-    figures=("precision_macro",),
+    metrics=("precision_macro",),
     base=("model.name=sparse_vit_base_patch16", "model.kwargs={}"),
     runs={
         "vit_contrastive": ("model.kwargs.sparse_attention=false", "loss.name=conv_sparse_vit"),

@@ -1,6 +1,6 @@
-"""Runs a paper's ablation tables on a data set, and prints them beside the paper's figures.
+"""Trains the rows of a paper's ablation tables, and prints the metrics beside the paper's.
 
-Each run has a folder of its own. What is finished is kept, what was stopped goes on.
+Each run has a folder of its own. Finished runs are kept, and interrupted ones are resumed.
 """
 
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from wbcnets.errors import ConfigError
-from wbcnets.io.atomic_files import write_atomically
+from wbcnets.io.atomic_files import write_text
 from wbcnets.train.ablation_tables import STUDIES, AblationStudy, AblationTable
 from wbcnets.train.config import TrainConfig
 from wbcnets.train.config_file import load_config
@@ -20,9 +20,9 @@ from wbcnets.train.run_folder import CONFIG_NAME, find_config_changes
 
 logger = logging.getLogger(__name__)
 
-Figures = dict[str, float | None]
+Metrics = dict[str, float | None]
 
-# What a preset says about the classes and splits of its own set holds for no other
+# A preset's classes and splits are those of its own dataset
 _OTHER_DATA = (
     "data.repeats={}",
     "data.train_split=train",
@@ -39,48 +39,53 @@ def run_ablations(
     tables: Sequence[str] = (),
     positive: str = "",
 ) -> str:
-    """Trains what is not finished yet, and gives the tables as Markdown.
+    """Trains what is not finished yet, and returns the tables as Markdown.
 
     Args:
-        paper: One of `STUDIES`.
-        data: A data source, see `wbcnets.train.config.DataConfig`.
-        output: Folder of the runs; gets `results.json` and `results.md`.
+        paper: One of ``STUDIES``.
+        data: A data source, see ``wbcnets.train.config.DataConfig``.
+        output: Folder of the runs; gets ``results.json`` and ``results.md``.
         overrides: ``KEY=VALUE`` for all runs, such as ``training.epochs=10``.
-        tables: Numbers of the tables; by default those about `data`, else all.
-        positive: For two classes, the positive one; by default the last.
+        tables: Numbers of the tables; by default those about ``data``, or all if there are none.
+        positive: The positive one of two classes; by default the last.
 
     Raises:
-        WbcnetsError: A name is unknown, an override changes what the rows compare, or a run fails.
+        WbcnetsError: if a name is unknown, if an override changes what the rows compare, or if a
+            run fails.
     """
     if paper not in STUDIES:
-        raise ConfigError(f"paper {paper!r} is unknown; use one of {', '.join(STUDIES)}")
+        raise ConfigError(
+            f"paper {paper!r} is unknown; use one of {', '.join(STUDIES)}", setting="paper"
+        )
     study = STUDIES[paper]
     chosen = choose_tables(study, data, tables)
     names = list(dict.fromkeys(run for table in chosen for run in table.rows.values()))
     configs = _configs(study, names, data, output, overrides)
-    results: dict[str, Figures] = {}
+    results: dict[str, Metrics] = {}
     text = ""
-    for place, (name, config) in enumerate(configs.items()):
-        logger.info("run %d of %d: %s", place + 1, len(configs), name)
-        results[name] = _figures(_train_once(output / name, config), study, positive)
+    for number, (name, config) in enumerate(configs.items(), start=1):
+        logger.info("run %d of %d: %s", number, len(configs), name)
+        results[name] = _select_metrics(_train_once(output / name, config), study, positive)
         text = "\n\n".join(format_table(study, table, results) for table in chosen)
         if os.environ.get("RANK", "0") == "0":
-            _write(output / "results.json", json.dumps(results, indent=1))
-            _write(output / "results.md", text + "\n")
+            write_text(output / "results.json", json.dumps(results, indent=1))
+            write_text(output / "results.md", text + "\n")
     return text
 
 
 def choose_tables(
     study: AblationStudy, data: str, numbers: Sequence[str] = ()
 ) -> list[AblationTable]:
-    """The tables by their numbers; else those about the data set; else all.
+    """Returns the tables by number, by default those about a dataset, or all if there are none.
 
     Raises:
-        ConfigError: There is no such table.
+        ConfigError: if there is no such table.
     """
     unknown = [number for number in numbers if number not in study.tables]
     if unknown:
-        raise ConfigError(f"table {unknown[0]!r}: use some of {', '.join(study.tables)}")
+        raise ConfigError(
+            f"table {unknown[0]!r}: use some of {', '.join(study.tables)}", setting="tables"
+        )
     if numbers:
         return [study.tables[number] for number in numbers]
     own = [table for table in study.tables.values() if table.dataset == data]
@@ -89,20 +94,20 @@ def choose_tables(
     return own or list(reversed(distinct.values()))
 
 
-def format_table(study: AblationStudy, table: AblationTable, results: Mapping[str, Figures]) -> str:
-    """A table in Markdown: our figure, and the paper's in brackets; "-" where there is none."""
-    names = [name.rpartition(":")[2].removesuffix("_macro") for name in study.figures]
+def format_table(study: AblationStudy, table: AblationTable, results: Mapping[str, Metrics]) -> str:
+    """Returns a table in Markdown: our percentages, and the paper's in brackets; "-" if unknown."""
+    names = [name.rpartition(":")[2].removesuffix("_macro") for name in study.metrics]
     lines = [
-        f"**{table.title}** (in brackets the paper's figures on {table.dataset})",
+        f"**{table.title}** (in brackets the paper's results on {table.dataset})",
         "",
         f"| | {' | '.join(names)} |",
         f"| --- |{' ---: |' * len(names)}",
     ]
-    for (label, run), papers in zip(table.rows.items(), table.figures, strict=True):
+    for (label, run), papers in zip(table.rows.items(), table.results, strict=True):
         own = results.get(run, {})
         cells = [
             f"{_percent(own.get(name), 100)} ({_percent(paper)})"
-            for name, paper in zip(study.figures, papers, strict=True)
+            for name, paper in zip(study.metrics, papers, strict=True)
         ]
         lines.append(f"| {label} | {' | '.join(cells)} |")
     if table.note:
@@ -113,11 +118,13 @@ def format_table(study: AblationStudy, table: AblationTable, results: Mapping[st
 def _configs(
     study: AblationStudy, names: Sequence[str], data: str, output: Path, overrides: Sequence[str]
 ) -> dict[str, TrainConfig]:
-    """Each run's settings, all checked before the first one starts."""
+    """Returns the settings of each run, all checked before the first one starts."""
     varied = {entry.partition("=")[0] for name in names for entry in study.runs[name]}
     clashes = [entry for entry in overrides if entry.partition("=")[0].strip() in varied]
     if clashes:
-        raise ConfigError(f"{', '.join(clashes)}: is what the rows compare, and cannot be the same")
+        raise ConfigError(
+            f"{', '.join(clashes)}: the rows of the table compare this setting, so it cannot be set"
+        )
     elsewhere = load_config(study.preset).data.source != data
     shared = [*study.base, *(_OTHER_DATA if elsewhere else ()), f"data.source={data}", *overrides]
     return {
@@ -127,7 +134,7 @@ def _configs(
 
 
 def _train_once(folder: Path, config: TrainConfig) -> dict[str, Any]:
-    """The figures of a run's best epoch; trains where the run is not finished."""
+    """Trains a run unless it is finished; returns the metrics of its best epoch."""
     if (folder / CONFIG_NAME).is_file():
         changes = find_config_changes(load_config(folder / CONFIG_NAME), config)
         if changes:
@@ -143,28 +150,27 @@ def _train_once(folder: Path, config: TrainConfig) -> dict[str, Any]:
         else:
             train_classifier(config)
         if os.environ.get("RANK", "0") == "0":
-            _write(marker, "")
-    figures: dict[str, Any] = json.loads((folder / "best.json").read_text(encoding="utf-8"))
-    return figures
+            write_text(marker, "")
+    best: dict[str, Any] = json.loads((folder / "best.json").read_text(encoding="utf-8"))
+    return best
 
 
-def _figures(best: Mapping[str, Any], study: AblationStudy, positive: str) -> Figures:
-    figures: Figures = {}
+def _select_metrics(best: Mapping[str, Any], study: AblationStudy, positive: str) -> Metrics:
+    """Returns the columns of a study, for the positive class if there are two classes."""
+    selected: Metrics = {}
     classes = list(best["per_class"])
     if positive and positive not in classes:
-        raise ConfigError(f"positive class {positive!r}: use one of {', '.join(classes)}")
-    for name in study.figures:
-        _, of_positive, figure = name.rpartition(":")
+        raise ConfigError(
+            f"positive class {positive!r}: use one of {', '.join(classes)}", setting="positive"
+        )
+    for name in study.metrics:
+        _, of_positive, metric = name.rpartition(":")
         if of_positive and len(classes) == 2:
-            figures[name] = best["per_class"][positive or classes[-1]][figure]
+            selected[name] = best["per_class"][positive or classes[-1]][metric]
         else:
-            figures[name] = best["overall"][f"{figure}_macro" if of_positive else figure]
-    return figures
+            selected[name] = best["overall"][f"{metric}_macro" if of_positive else metric]
+    return selected
 
 
 def _percent(value: float | None, factor: float = 1.0) -> str:
     return "-" if value is None else f"{factor * value:.2f}"
-
-
-def _write(path: Path, text: str) -> None:
-    write_atomically(path, lambda file: file.write(text.encode("utf-8")))

@@ -1,7 +1,5 @@
 """The folder of a run: its files, written so that a crash leaves each of them complete."""
 
-import csv
-import io
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -16,8 +14,9 @@ from wbcnets.engine.non_finite import save_bad_step
 from wbcnets.engine.resume import find_changes, flatten_settings
 from wbcnets.errors import CheckpointError, ConfigError, DataError
 from wbcnets.evaluation.metrics import ClassifierMetrics
-from wbcnets.io.atomic_files import keep_copy, write_atomically
+from wbcnets.io.atomic_files import keep_copy, write_atomically, write_text
 from wbcnets.io.checkpoints import read_checkpoint, write_checkpoint
+from wbcnets.io.csv_files import write_csv
 from wbcnets.io.drawing import contact_sheet
 from wbcnets.train.config import TrainConfig
 from wbcnets.train.config_file import dump_config, load_config
@@ -105,10 +104,11 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         for leftover in self.path.glob(".*.pth.*"):
             leftover.unlink(missing_ok=True)
-        self._write_text(CONFIG_NAME, dump_config(self.config))
+        write_text(self.path / CONFIG_NAME, dump_config(self.config))
         self._write_json("classes.json", self.class_names)
         self._write_json("splits.json", _list_images(self.splits))
-        self._write_text("README.txt", _README.format(metric=self.config.training.best_metric))
+        readme = _README.format(metric=self.config.training.best_metric)
+        write_text(self.path / "README.txt", readme)
 
     def save(self, name: str, state: TrainingState) -> None:
         """Writes a checkpoint; all but the best can be resumed.
@@ -139,11 +139,8 @@ class RunFolder:
 
     def write_log(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Writes ``log.csv``."""
-        stream = io.StringIO()
-        writer = csv.DictWriter(stream, list(rows[-1]), lineterminator="\n", extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
-        self._write_text("log.csv", stream.getvalue())
+        names = list(rows[-1])
+        write_csv(self.path / "log.csv", [names, *([row[name] for name in names] for row in rows)])
 
     def write_best(self, epoch: int, metrics: ClassifierMetrics) -> None:
         """Writes ``best.json``, the metrics of the best epoch."""
@@ -180,10 +177,7 @@ class RunFolder:
         )
 
     def _write_json(self, name: str, value: Any) -> None:
-        self._write_text(name, json.dumps(value, indent=1, ensure_ascii=False))
-
-    def _write_text(self, name: str, text: str) -> None:
-        write_atomically(self.path / name, lambda file: file.write(text.encode("utf-8")))
+        write_text(self.path / name, json.dumps(value, indent=1, ensure_ascii=False))
 
 
 def _list_images(splits: CellSplits) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from torch import nn
 from mfds_detr.data.dataset_mapper import SmearMapper
 from mfds_detr.data.loading import build_test_loader
 from wbcnets.engine.precision import autocast
-from wbcnets.io.atomic_files import write_atomically
+from wbcnets.io.atomic_files import write_text
 
 logger = logging.getLogger("mfds_detr.engine.evaluation")
 
@@ -112,9 +112,7 @@ class LeukocyteEvaluator(COCOEvaluator):
         logger.info(f"{len(results)} detections:\n{table}")
 
     def _save(self, results: list[dict[str, Any]]) -> None:
-        path = Path(self._output_dir) / "coco_instances_results.json"
-        text = json.dumps(results)
-        write_atomically(path, lambda file: file.write(text.encode()))
+        write_text(Path(self._output_dir) / "coco_instances_results.json", json.dumps(results))
 
     def _run_coco(self, results: list[dict[str, Any]], image_ids: Any) -> COCOeval:
         truth = self._coco_api
@@ -156,12 +154,10 @@ def save_results(folder: Path, results: dict[str, Any], iteration: int | None) -
         for dataset, rows in results.items()
     }
     text = json.dumps({"iteration": iteration, "results": metrics}, indent=2, allow_nan=False)
-    write_atomically(folder / "evaluation.json", lambda file: file.write(text.encode()))
+    write_text(folder / "evaluation.json", text)
     tables = [_format_table(name, rows) for name, rows in results.items()]
     when = "" if iteration is None else f"After {iteration} iterations.\n\n"
-    write_atomically(
-        folder / "evaluation.md", lambda file: file.write((when + "\n\n".join(tables)).encode())
-    )
+    write_text(folder / "evaluation.md", when + "\n\n".join(tables))
 
 
 def _format_table(name: str, metrics: dict[str, float]) -> str:

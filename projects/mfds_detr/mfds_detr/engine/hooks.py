@@ -142,7 +142,7 @@ def draw_predictions(
 
 
 def draw_curves(metrics_file: Path, path: Path) -> None:
-    """Draws loss and AP over the iterations, from Detectron2's `metrics.json`.
+    """Draws loss and AP over the iterations, from Detectron2's ``metrics.json``.
 
     Args:
         metrics_file: JSON lines; may not exist yet.
