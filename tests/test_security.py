@@ -1,6 +1,7 @@
 """What the repository's own code may not do, and that nothing leaves the machine."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -104,6 +105,11 @@ def test_no_call_that_runs_what_it_reads():
 )
 def test_the_list_sees_what_it_forbids(code):
     assert list(offences(code))
+
+
+def test_timm_is_new_enough_to_read_weights_as_data():
+    floor = re.search(r'"timm>=([0-9.]+)"', (ROOT / "pyproject.toml").read_text())[1]
+    assert tuple(map(int, floor.split("."))) >= (1, 0, 26)
 
 
 def test_nothing_is_asked_of_the_network_on_import_and_use(tmp_path):

@@ -90,9 +90,9 @@ def test_images_are_brought_to_size_as_in_the_runs_own_evaluation(tmp_path):
         ({"model": {"name": "no_such_model"}}, "holds a model 'no_such_model'"),
         (
             {"model": {"name": "sckansformer_tiny", "kwargs": {"nonsense": 1}}},
-            r"best\.pth: does not fit sckansformer_tiny: .*nonsense",
+            r"best\.pth: architecture\.kwargs: sckansformer_tiny has no parameter nonsense",
         ),
-        ({"data_config": {"mean": [0, 0, 0]}}, "has no input_size, std"),
+        ({"data_config": {"mean": [0, 0, 0]}}, r"input_size is missing\n.*\.std is missing"),
     ],
 )
 def test_run_that_does_not_fit_itself_is_an_error(changes, message, tmp_path):

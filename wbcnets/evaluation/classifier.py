@@ -10,16 +10,25 @@ from typing import Any
 import numpy as np
 import timm
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from wbcnets.data.cells.augmentation import CellAugmentation
 from wbcnets.data.cells.dataset import PixelNormalization
 from wbcnets.engine.device import choose_device
-from wbcnets.errors import CheckpointError, DataError
+from wbcnets.errors import CheckpointError, ConfigError, DataError
+from wbcnets.evaluation.metadata import (
+    ClassifierMetadata,
+    no_class_names,
+    read_folder,
+    read_run_metadata,
+)
 from wbcnets.evaluation.predictions import CellPrediction, Predictions, check_at_least, predict
-from wbcnets.io.checkpoints import load_into, read_checkpoint
+from wbcnets.io.checkpoints import load_into
 from wbcnets.io.images import ImageLike, NamedReader, RgbImage, named_readers
+from wbcnets.models.keywords import create_checked, with_img_size
 from wbcnets.version import __version__
 
 Unreadable = list[tuple[str, str]]
@@ -149,12 +158,12 @@ class Classifier:
 
 
 def load_classifier(source: str | os.PathLike[str], device: str = "auto") -> Classifier:
-    """Loads a classifier for prediction.
+    """Loads a classifier for prediction; runs no code from its files.
 
     Args:
         source: A checkpoint of a training run, a folder that ``export_classifier`` wrote, a name
-            such as "sckansformer_tiny.pbc" whose configuration has class names,
-            "local-dir:FOLDER" or "hf-hub:NAME".
+            such as "resnext_cc_26.pbc" whose configuration has class names, "local-dir:FOLDER" or
+            "hf-hub:NAME".
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1".
 
     Raises:
@@ -162,88 +171,81 @@ def load_classifier(source: str | os.PathLike[str], device: str = "auto") -> Cla
         ConfigError: if there is no such device.
     """
     chosen = choose_device(device)
-    path, name = Path(source), os.fspath(source)
-    if path.is_file():
-        classifier = _from_checkpoint(path)
-    elif path.suffix in CHECKPOINT_SUFFIXES:
+    name = os.fspath(source)
+    kind, _, place = name.partition(":")
+    folder = Path(place if kind == "local-dir" else name)
+    if folder.is_dir() or kind == "local-dir":
+        classifier = _from_metadata(name, *read_folder(folder))
+    elif folder.is_file():
+        classifier = _from_metadata(name, read_run_metadata(folder), folder)
+    elif folder.suffix in CHECKPOINT_SUFFIXES:
         raise CheckpointError(f"{name}: no such file; correct the path of the checkpoint")
+    elif kind == "hf-hub":
+        classifier = _from_metadata(name, *read_folder(_download(place)))
     else:
-        classifier = _from_timm(f"local-dir:{name}" if path.is_dir() else name)
+        classifier = _from_registry(name)
     classifier.model.to(chosen)
     return classifier
 
 
-def _from_timm(source: str) -> Classifier:
-    # Checked before the weights are downloaded: those of ImageNet are of no use here
-    registered = timm.get_pretrained_cfg(source) if timm.is_model(source) else None
-    if registered is not None and not registered.label_names:
-        raise _no_names(source)
-    try:
-        model = timm.create_model(source, pretrained=True)
-    except (RuntimeError, OSError, ValueError) as error:
+def _from_metadata(source: str, metadata: ClassifierMetadata, weights: Path) -> Classifier:
+    architecture, data = metadata.architecture, metadata.data_config
+    name, image_size = architecture.name, data.input_size[-1]
+    if not timm.is_model(name):
         raise CheckpointError(
-            f"{source}: no such checkpoint, and timm cannot create a model of that name ({error})"
-        ) from error
-    names = getattr(model, "pretrained_cfg", {}).get("label_names")
-    if not names:
-        raise _no_names(source)
-    return _classifier(source, model, names, resolve_model_data_config(model), {})
-
-
-def _no_names(source: str) -> CheckpointError:
-    return CheckpointError(
-        f"{source}: its configuration has no label_names, so its outputs have no meaning; train it "
-        "on cells first"
+            f"{source}: holds a model {name!r}, which neither timm {timm.__version__} nor wbcnets "
+            f"{__version__} knows; update them"
+        )
+    keywords = with_img_size(name, architecture.kwargs, image_size)
+    count = len(metadata.class_names)
+    try:
+        model = create_checked(name, keywords, f"{source}: architecture.kwargs", num_classes=count)
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+    load_into(model, weights, f"{name} with {count} classes")
+    return Classifier(
+        name=source,
+        model=model.eval(),
+        class_names=tuple(metadata.class_names),
+        image_size=image_size,
+        mean=tuple(data.mean),
+        std=tuple(data.std),
+        preset=data.augmentation,
+        model_args=architecture.kwargs,
     )
 
 
-def _from_checkpoint(path: Path) -> Classifier:
-    checkpoint = read_checkpoint(path)
-    architecture, class_names = checkpoint.get("architecture"), checkpoint.get("class_names")
-    if not isinstance(architecture, dict) or not class_names:
-        raise CheckpointError(
-            f"{path}: holds weights, but names neither their model nor their classes; use a "
-            "checkpoint of a training run, such as best.pth"
+def _download(name: str) -> Path:
+    """Fetches the configuration and the weights of a model on the Hugging Face hub."""
+    repository, _, revision = name.partition("@")
+    try:
+        folder = snapshot_download(
+            repository, revision=revision or None, allow_patterns=["config.json", "*.safetensors"]
         )
-    name, model_args = architecture.get("name", ""), architecture.get("kwargs", {})
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise CheckpointError(f"hf-hub:{name}: could not be downloaded ({error})") from error
+    return Path(folder)
+
+
+def _from_registry(name: str) -> Classifier:
     if not timm.is_model(name):
         raise CheckpointError(
-            f"{path}: holds a model {name!r}, which neither timm {timm.__version__} nor wbcnets "
-            f"{__version__} knows; update them"
+            f"{name}: no such file or folder, and neither timm nor wbcnets has a model of that name"
         )
+    # Checked before the weights are downloaded: those of ImageNet are of no use here
+    registered = timm.get_pretrained_cfg(name)
+    if registered is None or not registered.label_names:
+        raise no_class_names(name)
     try:
-        model = timm.create_model(
-            name, num_classes=len(class_names), pretrained=False, **model_args
-        )
-        load_into(model, path, f"{name} with {len(class_names)} classes")
-    except CheckpointError:
-        raise
-    except (RuntimeError, TypeError) as error:
-        raise CheckpointError(f"{path}: does not fit {name}: {error}") from error
-    data_config = checkpoint.get("data_config", {})
-    return _classifier(str(path), model, class_names, data_config, model_args)
-
-
-def _classifier(
-    name: str,
-    model: nn.Module,
-    class_names: Sequence[Any],
-    data_config: Mapping[str, Any],
-    model_args: Mapping[str, Any],
-) -> Classifier:
-    missing = [key for key in ("input_size", "mean", "std") if key not in data_config]
-    if missing:
-        raise CheckpointError(f"{name}: its data configuration has no {', '.join(missing)}")
-    outputs = getattr(model, "num_classes", len(class_names))
-    if outputs != len(class_names):
-        raise CheckpointError(f"{name}: has {outputs} outputs, but {len(class_names)} class names")
+        model = timm.create_model(name, pretrained=True)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise CheckpointError(f"{name}: its weights could not be loaded ({error})") from error
+    data = resolve_model_data_config(model)
     return Classifier(
         name=name,
         model=model.eval(),
-        class_names=tuple(str(label) for label in class_names),
-        image_size=int(data_config["input_size"][-1]),
-        mean=tuple(float(value) for value in data_config["mean"]),
-        std=tuple(float(value) for value in data_config["std"]),
-        preset=str(data_config.get("augmentation", "none")),
-        model_args=dict(model_args),
+        class_names=tuple(registered.label_names),
+        image_size=data["input_size"][-1],
+        mean=data["mean"],
+        std=data["std"],
     )

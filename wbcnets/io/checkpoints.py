@@ -10,6 +10,7 @@ import io
 import json
 import pickle
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,24 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def _holds_tensors(value: Any) -> bool:
     return isinstance(value, dict) and any(hasattr(item, "shape") for item in value.values())
+
+
+def check_class_names(names: Any) -> tuple[str, ...]:
+    """Returns the class names that a file holds, in the order of the model's outputs.
+
+    Raises:
+        ValueError: if they are not a list of distinct, printable strings.
+    """
+    if not isinstance(names, (list, tuple)):
+        raise ValueError(f"class_names={names!r} should be a list of names")
+    wrong = [name for name in names if not (isinstance(name, str) and name.strip())]
+    wrong += [name for name in names if isinstance(name, str) and not name.isprintable()]
+    if wrong:
+        raise ValueError(f"class_names: {wrong[0]!r} should be a name of printable characters")
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise ValueError(f"class_names: {repeated[0]!r} is listed more than once")
+    return tuple(names)
 
 
 def write_checkpoint(path: Path, data: Mapping[str, Any]) -> None:

@@ -29,8 +29,8 @@ CheckpointFilter = Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]]
 
 # Weights that are part of the package
 WEIGHTS = Path(__file__).resolve().parent / "weights"
-# Weight files of a ``local-dir:`` folder, the preferred ones first
-_FILES_OF_A_FOLDER = ("model.safetensors", "*.safetensors", "pytorch_model.bin", "*.pth", "*.bin")
+# Weight files of a folder, the preferred ones first
+_WEIGHT_FILES = ("model.safetensors", "*.safetensors", "pytorch_model.bin", "*.pth", "*.bin")
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ def read_pretrained(
     if cfg.get("state_dict"):
         return dict(cfg["state_dict"])
     if file and cfg.get("source") == "local-dir":
-        return read_state_dict(_file_of_folder(Path(file)))
+        return read_state_dict(find_weight_file(Path(file)))
     if file and cfg.get("source") != "hf-hub":
         return read_state_dict(Path(file))
     try:
@@ -160,6 +160,18 @@ def read_pretrained(
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(_how_to_fetch(cfg, error)) from error
     raise CheckpointError(f"There are no pretrained weights of {cfg.get('architecture')}.")
+
+
+def find_weight_file(folder: Path) -> Path:
+    """Returns the weight file of a folder as timm writes it.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    for pattern in _WEIGHT_FILES:
+        for path in sorted(folder.glob(pattern)):
+            return path
+    raise CheckpointError(f"{folder}: there is no weight file, such as model.safetensors")
 
 
 def load_weights(
@@ -232,13 +244,6 @@ def shipped_weights(name: str, class_names: tuple[str, ...]) -> dict[str, Any]:
         "label_names": class_names,
         "license": "apache-2.0",
     }
-
-
-def _file_of_folder(folder: Path) -> Path:
-    for pattern in _FILES_OF_A_FOLDER:
-        for path in sorted(folder.glob(pattern)):
-            return path
-    raise CheckpointError(f"{folder}: there is no weight file, such as model.safetensors")
 
 
 def _names(cfg: Mapping[str, Any], key: str) -> tuple[str, ...]:

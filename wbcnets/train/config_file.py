@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from wbcnets.errors import ConfigError
+from wbcnets.io.schema import describe_violations
 from wbcnets.io.strict_yaml import StrictLoader, read_yaml
 from wbcnets.train.config import TrainConfig
 
@@ -75,7 +76,7 @@ def build_config(settings: Mapping[str, Any], origin: str) -> TrainConfig:
     try:
         return TrainConfig.model_validate(settings)
     except ValidationError as error:
-        lines = "\n".join(f"  - {_explain(detail, settings)}" for detail in error.errors())
+        lines = "\n".join(f"  - {line}" for line in describe_violations(error, settings, _suggest))
         raise ConfigError(f"wrong settings in {origin} or its overrides:\n{lines}") from error
 
 
@@ -140,32 +141,6 @@ def _apply(settings: dict[str, Any], override: str) -> None:
         section = section[part]
     # `data.source=` means an empty text, not null
     section[parts[-1]] = "" if text == "" else value
-
-
-def _explain(detail: Any, settings: Mapping[str, Any]) -> str:
-    """Returns one line for an error of pydantic: key, value and the rule that it breaks."""
-    key, value = _dotted_key(detail["loc"], settings), detail["input"]
-    if detail["type"] == "extra_forbidden":
-        return f"{key}: unknown key; {_suggest(key)}"
-    if detail["type"] == "value_error":
-        return str(detail["ctx"]["error"])
-    if detail["type"] == "model_type":
-        return f"{key}={value!r} should be a section of keys"
-    return f"{key}={value!r} {detail['msg'].removeprefix('Input ')}"
-
-
-def _dotted_key(location: Sequence[int | str], settings: Any) -> str:
-    """Joins a location without the members of unions, which pydantic inserts."""
-    key, inner = "", settings
-    for part in location:
-        if isinstance(inner, Mapping) and part in inner:
-            key = f"{key}.{part}" if key else str(part)
-        elif isinstance(inner, list) and isinstance(part, int):
-            key = f"{key}[{part}]"
-        else:
-            continue
-        inner = inner[part]
-    return key
 
 
 def _suggest(key: str) -> str:

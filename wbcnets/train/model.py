@@ -14,6 +14,7 @@ from wbcnets import models
 from wbcnets.errors import ConfigError
 from wbcnets.io.checkpoints import read_state_dict
 from wbcnets.models.factory import load_weights
+from wbcnets.models.keywords import create_checked, with_img_size
 from wbcnets.train.config import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -80,19 +81,17 @@ def create_classifier(config: TrainConfig, num_classes: int) -> nn.Module:
             f"model.name={name!r} is unknown; this library has {', '.join(models.list_models())}"
             + (f", and timm {', '.join(near)}, ..." if near else ", and timm many more")
         )
-    kwargs = model_kwargs(config)
-    if config.model.weights and name.split(".")[0] in models.list_models():
-        kwargs["pretrained_cfg_overlay"] = {"file": config.model.weights}
-    try:
-        model = timm.create_model(
-            name,
-            pretrained=config.model.pretrained or "pretrained_cfg_overlay" in kwargs,
-            num_classes=num_classes,
-            **kwargs,
-        )
-    except TypeError as error:
-        raise ConfigError(f"model.kwargs={config.model.kwargs} of {name}: {error}") from error
-    if config.model.weights and "pretrained_cfg_overlay" not in kwargs:
+    is_ours = name.split(".")[0] in models.list_models()
+    own_file = {"file": config.model.weights} if config.model.weights and is_ours else None
+    model = create_checked(
+        name,
+        model_kwargs(config),
+        "model.kwargs",
+        pretrained=config.model.pretrained or own_file is not None,
+        pretrained_cfg_overlay=own_file,
+        num_classes=num_classes,
+    )
+    if config.model.weights and own_file is None:
         state = read_state_dict(Path(config.model.weights))
         report = load_weights(model, state, lambda given, _: given)
         logger.info("%s: %s", config.model.weights, report)
@@ -104,11 +103,7 @@ def create_classifier(config: TrainConfig, num_classes: int) -> nn.Module:
 
 def model_kwargs(config: TrainConfig) -> dict[str, Any]:
     """Returns the model's keywords; models of a fixed size get the size of the images."""
-    kwargs = dict(config.model.kwargs)
-    cfg = timm.get_pretrained_cfg(config.model.name)
-    if cfg is not None and cfg.fixed_input_size:
-        kwargs.setdefault("img_size", config.data.img_size)
-    return kwargs
+    return with_img_size(config.model.name, config.model.kwargs, config.data.img_size)
 
 
 def describe_data(config: TrainConfig, model: nn.Module) -> dict[str, Any]:

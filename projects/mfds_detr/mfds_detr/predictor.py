@@ -138,13 +138,12 @@ def one_per_cell(found: Instances, max_iou: float = 0.7) -> Instances:
 
 
 def _require_class_names(weights: Weights) -> tuple[str, ...]:
-    names = weights.class_names
-    if not names or not all(isinstance(name, str) for name in names):
+    if not weights.class_names:
         raise CheckpointError(
             f"{weights.source}: holds no class names, so its labels have no meaning; use a "
             "checkpoint of a training, such as model_best.pth"
         )
-    return names
+    return weights.class_names
 
 
 def _load_detector(model: nn.Module, weights: Weights) -> None:

@@ -186,3 +186,167 @@ for title, content in (
         reader="detector config")  # fmt: skip
 add("S05", "Python config", text("open('FOLDER/executed', 'w')", "config.py"), "error",
     r"config\.py", reader="detector config")  # fmt: skip
+
+
+RUN = {
+    "state_dict": {"conv.weight": torch.zeros(1)},
+    "model": {"name": "resnet18", "kwargs": {}},
+    "class_names": ["a", "b"],
+    "data_config": {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3},
+}
+FOLDER = {
+    "architecture": "resnet18",
+    "label_names": ["a", "b"],
+    "pretrained_cfg": {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3},
+}
+
+
+def payload_file(folder):
+    path = folder / "payload.bin"
+    path.write_bytes(pickle.dumps(Payload(folder)))
+    return str(path)
+
+
+def beside_payload(make):
+    """Writes a payload next to the input that ``make`` writes."""
+
+    def make_both(folder):
+        payload_file(folder)
+        return make(folder)
+
+    return make_both
+
+
+def run_file(change):
+    """Writes a run's checkpoint; ``change`` gets the path of a payload and returns new parts."""
+
+    def make(folder):
+        torch.save({**RUN, **change(payload_file(folder))}, folder / "best.pth")
+        return folder / "best.pth"
+
+    return make
+
+
+def saved_folder(change, weights="model.safetensors"):
+    """Writes a folder of weights; ``change`` gets the path of a payload and returns new parts."""
+
+    def make(folder):
+        root = folder / "saved"
+        root.mkdir()
+        config = {**FOLDER, **change(payload_file(folder))}
+        (root / "config.json").write_text(json.dumps(config))
+        if weights.endswith(".bin"):
+            (root / weights).write_bytes(pickle.dumps(Payload(folder)))
+        else:
+            safetensors.torch.save_file(tensors(), root / weights)
+        return root
+
+    return make
+
+
+# Keywords by which timm's factory reads files; the value gets the path of a payload
+LOADING = {
+    "checkpoint_path": lambda path: path,
+    "pretrained": lambda path: True,
+    "pretrained_cfg": lambda path: {"file": path},
+    "pretrained_cfg_overlay": lambda path: {"file": path},
+    "cache_dir": lambda path: path,
+    "scriptable": lambda path: True,
+}
+for key, value in LOADING.items():
+    refusal = rf"resnet18 has no parameter {key} that a file may set"
+    add(
+        "S07",
+        f"{key} in a checkpoint",
+        run_file(
+            lambda path, k=key, v=value: {"model": {"name": "resnet18", "kwargs": {k: v(path)}}}
+        ),
+        "error",
+        rf"best\.pth: architecture\.kwargs: {refusal}",
+        reader="load classifier",
+    )
+    add(
+        "S07",
+        f"{key} in a saved folder",
+        saved_folder(lambda path, k=key, v=value: {"model_args": {k: v(path)}}),
+        "error",
+        rf"saved: architecture\.kwargs: {refusal}",
+        reader="load classifier",
+    )
+    setting = f"{{{key}: {json.dumps(value('FOLDER/payload.bin'))}}}"
+    add(
+        "S07",
+        f"{key} in the classifier's config",
+        beside_payload(text(f"model:\n  name: resnet18\n  kwargs: {setting}")),
+        "error",
+        rf"model\.kwargs: {refusal}",
+        reader="classifier model",
+    )
+    add(
+        "S07",
+        f"{key} in the detector's config",
+        beside_payload(text(f"MODEL:\n  TIMM:\n    NAME: resnet18\n    OPTIONS: {setting}")),
+        "error",
+        rf"MODEL\.TIMM\.OPTIONS: {refusal}",
+        reader="detector backbone",
+    )
+add(
+    "S07",
+    "pickled weights in a saved folder",
+    saved_folder(lambda path: {}, "pytorch_model.bin"),
+    "error",
+    r"pytorch_model\.bin: .*holds more than weights",
+    reader="load classifier",
+)
+for name in ("hf-hub:someone/model", "local-dir:/tmp", 5, None, ["resnet18"]):
+    add(
+        "S07",
+        f"architecture {name!r} in a saved folder",
+        saved_folder(lambda path, n=name: {"architecture": n}),
+        "error",
+        r"(?s)saved.*(holds a model|architecture\.name)",
+        reader="load classifier",
+    )
+for key, value in (
+    ("architecture.kwargs", {"name": "resnet18", "kwargs": 5}),
+    ("architecture.name", {"name": 5}),
+    ("architecture", 5),
+):
+    add(
+        "T26",
+        f"{key} of another type",
+        run_file(lambda path, v=value: {"model": v}),
+        "error",
+        rf"best\.pth.*\n.*{key}",
+        reader="load classifier",
+    )
+for title, change in (
+    ("a text", "abc"),
+    ("a number twice", ["a", "a"]),
+    ("numbers", [1, 2.5, None]),
+    ("with a line break", ["a\nb", "c"]),
+    ("empty texts", ["", " "]),
+):
+    add(
+        "T26",
+        f"class names: {title}",
+        run_file(lambda path, c=change: {"class_names": c}),
+        "error",
+        r"best\.pth.*\n.*class_names",
+        reader="load classifier",
+    )
+for key, value in (
+    *(("input_size", size) for size in ("abc", [], [3, 32], 40000, [3, 40000, 40000], [3, 32, 16])),
+    *(("input_size", size) for size in ([1, 32, 32], [3, 0, 0], [3, 32.0, 32.0], None)),
+    *(("mean", mean) for mean in ([0.5, 0.5], [float("nan"), 0, 0], "abc", [128, 128, 128])),
+    *(("std", std) for std in ([0.5, 0.5], [0, 1, 1], [-1, 1, 1], [float("inf"), 1, 1], 1)),
+    *(("augmentation", name) for name in ("flips", "sckansformer", "no_such", 5)),
+):
+    add(
+        "T26",
+        f"{key} {value!r}",
+        run_file(lambda path, k=key, v=value: {"data_config": {**RUN["data_config"], k: v}}),
+        "error",
+        rf"best\.pth.*\n.*data_config\.{key}",
+        reader="load classifier",
+    )

@@ -125,6 +125,31 @@ def _detector_config(case: Case, path: Path) -> Outcome:
     return Outcome("accept", "")
 
 
+def _load_classifier(case: Case, path: Path) -> Outcome:
+    from wbcnets.evaluation.classifier import load_classifier
+
+    load_classifier(path, device="cpu")
+    return Outcome("accept", "")
+
+
+def _classifier_model(case: Case, path: Path) -> Outcome:
+    from wbcnets.train.config_file import load_config
+    from wbcnets.train.model import create_classifier
+
+    create_classifier(load_config(str(path), ["data.source=x", "output=y"]), 2)
+    return Outcome("accept", "")
+
+
+def _detector_backbone(case: Case, path: Path) -> Outcome:
+    from detectron2.modeling import build_backbone
+
+    import mfds_detr.modeling.backbone  # noqa: F401
+    from mfds_detr.config import read_config
+
+    build_backbone(read_config(str(path), ["MODEL.BACKBONE.NAME", "build_timm_backbone"]))
+    return Outcome("accept", "")
+
+
 READERS: dict[str, Callable[[Case, Path], Outcome]] = {
     "check": _check,
     "command": _command,
@@ -135,8 +160,11 @@ READERS: dict[str, Callable[[Case, Path], Outcome]] = {
     "model": _model,
     "config": _config,
     "detector config": _detector_config,
+    "load classifier": _load_classifier,
+    "classifier model": _classifier_model,
+    "detector backbone": _detector_backbone,
 }
-NEEDS_DETECTRON2 = ("training", "detector config")
+NEEDS_DETECTRON2 = ("training", "detector config", "detector backbone")
 
 
 @contextlib.contextmanager

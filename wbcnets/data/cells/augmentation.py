@@ -38,6 +38,11 @@ class CellPreset:
     crop: str = ""
     steps: tuple[Mapping[str, Any], ...] = ()
 
+    @property
+    def is_random(self) -> bool:
+        """Whether the result depends on the seed."""
+        return bool(self.steps) or self.crop == "random"
+
 
 _ANY_ANGLE = {"name": "Rotate", "limit": 180, "border_mode": cv2.BORDER_REFLECT_101}
 PRESETS: dict[str, CellPreset] = {

@@ -23,6 +23,7 @@ from mfds_detr.project_files import project_files
 from wbcnets.errors import CheckpointError, ConfigError
 from wbcnets.io.atomic_files import write_atomically
 from wbcnets.io.checkpoints import (
+    check_class_names,
     describe_misfit,
     find_misfits,
     find_non_finite,
@@ -58,8 +59,15 @@ def read_weights(source: str | os.PathLike[str]) -> Weights:
         return Weights(text, None, _timm_state(text.removeprefix("timm://")), ())
     path = _find_file(text)
     checkpoint = read_checkpoint(path)
-    state = checkpoint.get("ema") or checkpoint["model"]
-    return Weights(text, path, state, tuple(checkpoint.get("class_names") or ()))
+    averaged = checkpoint.get("ema")
+    state = averaged if averaged and isinstance(averaged, dict) else checkpoint["model"]
+    if not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise CheckpointError(f"{text}: some of its weights are no tensors")
+    try:
+        names = check_class_names(checkpoint.get("class_names", ()))
+    except ValueError as error:
+        raise CheckpointError(f"{text}: {error}") from error
+    return Weights(text, path, state, names)
 
 
 def _find_file(text: str) -> Path:

@@ -13,6 +13,7 @@ from timm.models import FeatureInfo
 from torch import Tensor, nn
 
 from wbcnets.errors import ConfigError
+from wbcnets.models.keywords import check_keywords
 from wbcnets.ops.folded_conv import FoldedConv2d
 
 
@@ -47,7 +48,8 @@ class TimmBackbone(Backbone):
             self.body = timm.create_model(
                 name, features_only=True, out_indices=out_indices, **(options or {})
             )
-        except (AttributeError, RuntimeError, TypeError, IndexError, AssertionError) as error:
+        # A model that gets odd values raises whatever they lead it to
+        except Exception as error:
             raise ConfigError(
                 f"timm's {name!r} cannot be a backbone with MODEL.TIMM.OUT_INDICES={out_indices} "
                 f"and MODEL.TIMM.OPTIONS={options}: {error}"
@@ -93,10 +95,12 @@ def fold_frozen_norms(backbone: nn.Module) -> None:
 @BACKBONE_REGISTRY.register()
 def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
     """Builds the timm backbone of ``MODEL.TIMM``."""
-    options = dict(cfg.MODEL.TIMM.OPTIONS)
-    options.setdefault("in_chans", input_shape.channels)
+    name = cfg.MODEL.TIMM.NAME
+    options = {"in_chans": input_shape.channels, **cfg.MODEL.TIMM.OPTIONS}
+    if timm.is_model(name):
+        options = check_keywords(name, options, "MODEL.TIMM.OPTIONS")
     return TimmBackbone(
-        cfg.MODEL.TIMM.NAME,
+        name,
         tuple(cfg.MODEL.TIMM.OUT_INDICES),
         tuple(cfg.MODEL.TIMM.FREEZE),
         cfg.MODEL.TIMM.FROZEN_BN,

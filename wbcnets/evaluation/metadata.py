@@ -1,0 +1,135 @@
+"""The description of a classifier beside its weights: architecture, classes and preprocessing.
+
+Checkpoints of training runs and saved folders come from others, so every value is checked.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from wbcnets.data.cells.augmentation import PRESETS
+from wbcnets.errors import CheckpointError, DataError
+from wbcnets.io.checkpoints import check_class_names, read_checkpoint
+from wbcnets.io.schema import describe_violations
+from wbcnets.io.strict_json import read_json
+from wbcnets.models.factory import find_weight_file
+
+Side = Annotated[int, Field(ge=1, le=4096)]
+Mean = Annotated[float, Field(ge=0, le=1)]
+Std = Annotated[float, Field(ge=1e-3, le=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False, frozen=True)
+
+
+class Architecture(_Section):
+    """The registered model and its keywords."""
+
+    name: str
+    kwargs: dict[str, Any] = {}
+
+
+class Preprocessing(_Section):
+    """The model's images."""
+
+    input_size: Annotated[Sequence[Side], Field(min_length=3, max_length=3)]
+    mean: Annotated[Sequence[Mean], Field(min_length=3, max_length=3)]
+    std: Annotated[Sequence[Std], Field(min_length=3, max_length=3)]
+    augmentation: str = "none"
+
+    @field_validator("input_size")
+    @classmethod
+    def _check_square(cls, size: Sequence[int]) -> Sequence[int]:
+        if size[0] != 3 or size[1] != size[2]:
+            raise ValueError(f"data_config.input_size={list(size)} should be [3, side, side]")
+        return size
+
+    @field_validator("augmentation")
+    @classmethod
+    def _check_preset(cls, preset: str) -> str:
+        usable = [name for name, entry in PRESETS.items() if not entry.is_random]
+        if preset not in usable:
+            raise ValueError(
+                f"data_config.augmentation={preset!r} is random or unknown; for evaluation there "
+                f"are {', '.join(usable)}"
+            )
+        return preset
+
+
+class ClassifierMetadata(_Section):
+    """All that prediction needs beside the weights."""
+
+    architecture: Architecture
+    class_names: Sequence[str]
+    data_config: Preprocessing
+
+    @field_validator("class_names", mode="before")
+    @classmethod
+    def _check_names(cls, names: Any) -> tuple[str, ...]:
+        return check_class_names(names)
+
+
+def read_run_metadata(path: Path) -> ClassifierMetadata:
+    """Returns the metadata of a training run's checkpoint.
+
+    Raises:
+        CheckpointError: if the file is damaged, or a value is missing or wrong; lists all of them.
+    """
+    checkpoint = read_checkpoint(path)
+    if not checkpoint.get("architecture") or not checkpoint.get("class_names"):
+        raise CheckpointError(
+            f"{path}: holds weights, but names neither their model nor their classes; use a "
+            "checkpoint of a training run, such as best.pth"
+        )
+    return _validate(path, {key: value for key, value in checkpoint.items() if key != "model"})
+
+
+def read_folder(folder: Path) -> tuple[ClassifierMetadata, Path]:
+    """Returns the metadata and the weight file of a folder as timm writes it.
+
+    Raises:
+        CheckpointError: if a file is missing or damaged, or a value is missing or wrong.
+    """
+    path = folder / "config.json"
+    try:
+        config = read_json(path, max_bytes=1 << 20)
+    except DataError as error:
+        raise CheckpointError(
+            f"{error}. A folder of weights needs it; for a training run, name its best.pth"
+        ) from error
+    data = config.get("pretrained_cfg", config)
+    data = data if isinstance(data, dict) else {}
+    names = config.get("label_names") or data.get("label_names")
+    if not names:
+        raise no_class_names(str(folder))
+    arguments = config.get("model_args") or {}
+    if isinstance(arguments, dict):
+        arguments = {key: value for key, value in arguments.items() if key != "num_classes"}
+    metadata = _validate(
+        path,
+        {
+            "architecture": {"name": config.get("architecture"), "kwargs": arguments},
+            "class_names": names,
+            "data_config": data,
+        },
+    )
+    return metadata, find_weight_file(folder)
+
+
+def no_class_names(source: str) -> CheckpointError:
+    """Returns the error for a model whose outputs have no meaning."""
+    return CheckpointError(
+        f"{source}: its configuration has no label_names, so its outputs have no meaning; train it "
+        "on cells first"
+    )
+
+
+def _validate(path: Path, values: Mapping[str, Any]) -> ClassifierMetadata:
+    try:
+        return ClassifierMetadata.model_validate(values)
+    except ValidationError as error:
+        lines = "\n".join(f"  - {line}" for line in describe_violations(error, values))
+        raise CheckpointError(f"{path}: does not describe a classifier:\n{lines}") from error

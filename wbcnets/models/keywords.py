@@ -1,0 +1,123 @@
+"""Keywords of models that come from a file: a checkpoint, a saved folder or a configuration.
+
+``timm.create_model`` takes more keywords than the model does. Some of them name files, hubs and
+URLs to load from, so only a caller in Python may set those. A file may set the parameters of the
+model's class, with plain values.
+"""
+
+import inspect
+import math
+import sys
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import timm
+from timm.models import build_model_with_cfg, model_entrypoint
+from torch import nn
+
+from wbcnets.errors import ConfigError, WbcnetsError
+from wbcnets.models.factory import build_model
+
+# The number of classes and the device have their own places in every file
+_ELSEWHERE = {"self", "num_classes", "device", "dtype"}
+_FACTORIES = (timm.create_model, build_model_with_cfg, build_model)
+_MAX_NUMBER = 1 << 16
+_MAX_LENGTH = 1000
+
+
+@cache
+def allowed_keywords(name: str) -> frozenset[str]:
+    """Returns the keywords that a file may set for a registered model.
+
+    These are the parameters of the model classes in its module, without those of the factories.
+    """
+    module = sys.modules[model_entrypoint(name).__module__]
+    parameters = {
+        parameter
+        for model_class in vars(module).values()
+        if inspect.isclass(model_class) and issubclass(model_class, nn.Module)
+        # Blocks and layers have no classifier
+        if hasattr(model_class, "get_classifier")
+        for base in model_class.__mro__
+        if base is not nn.Module and "__init__" in vars(base)
+        for parameter in inspect.signature(vars(base)["__init__"]).parameters
+    }
+    reserved = {p for factory in _FACTORIES for p in inspect.signature(factory).parameters}
+    return frozenset(parameters - reserved - _ELSEWHERE - {"args", "kwargs"})
+
+
+def check_keywords(name: str, keywords: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """Returns keywords from a file for ``timm.create_model``.
+
+    Args:
+        name: A registered model.
+        keywords: The keywords.
+        origin: Names them in messages, such as "best.pth: architecture.kwargs".
+
+    Raises:
+        ConfigError: if a keyword is not in ``allowed_keywords``, or its value is not plain data.
+    """
+    allowed = allowed_keywords(name)
+    refused = [str(key) for key in keywords if key not in allowed]
+    if refused:
+        raise ConfigError(
+            f"{origin}: {name} has no parameter {', '.join(refused)} that a file may set; it may "
+            f"set {', '.join(sorted(allowed))}"
+        )
+    for key, value in keywords.items():
+        _check_plain(value, f"{origin}.{key}")
+    return dict(keywords)
+
+
+def with_img_size(name: str, keywords: Mapping[str, Any], img_size: int) -> dict[str, Any]:
+    """Returns keywords with the size of the images, if the model is built for one size."""
+    cfg = timm.get_pretrained_cfg(name)
+    sized = {"img_size": img_size} if cfg is not None and cfg.fixed_input_size else {}
+    return {**sized, **keywords}
+
+
+def create_checked(
+    name: str, keywords: Mapping[str, Any], origin: str, **options: Any
+) -> nn.Module:
+    """Returns ``timm.create_model`` of a registered model with keywords that come from a file.
+
+    Args:
+        name: A registered model.
+        keywords: See ``check_keywords``.
+        origin: Names the keywords in messages.
+        options: The caller's own keywords of ``timm.create_model``.
+
+    Raises:
+        ConfigError: if a keyword is refused, or the model cannot be created with them.
+    """
+    checked = check_keywords(name, keywords, origin)
+    try:
+        return timm.create_model(name, **checked, **options)
+    except (WbcnetsError, OSError):
+        raise
+    # A model that gets odd values raises whatever they lead it to
+    except Exception as error:
+        raise ConfigError(
+            f"{origin}: {name} cannot be created with {checked} ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _check_plain(value: Any, origin: str, depth: int = 0) -> None:
+    """Raises ``ConfigError`` unless a value is made of texts, numbers and containers."""
+    if isinstance(value, (list, tuple, dict)):
+        if depth > 4 or len(value) > _MAX_LENGTH:
+            raise ConfigError(f"{origin}: is nested too deeply or longer than {_MAX_LENGTH:,}")
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in pairs:
+            _check_plain(item, f"{origin}.{key}", depth + 1)
+    elif isinstance(value, str):
+        if len(value) > _MAX_LENGTH:
+            raise ConfigError(f"{origin}: is a text of {len(value):,} characters")
+    elif isinstance(value, (int, float)):
+        if not math.isfinite(value) or abs(value) > _MAX_NUMBER:
+            raise ConfigError(f"{origin}={value} is out of range; use at most {_MAX_NUMBER:,}")
+    elif value is not None:
+        raise ConfigError(
+            f"{origin} is a {type(value).__name__}; use numbers, texts, true, false, lists or maps"
+        )
