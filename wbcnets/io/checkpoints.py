@@ -1,8 +1,8 @@
-"""Checkpoint files, read without running code from them.
+"""Reads and writes checkpoint files; no code from a file is ever run.
 
-PyTorch archives, safetensors, and the pickled NumPy arrays of Detectron2's model zoo. Where a
-file's SHA-256 stands beside it (see `wbcnets.io.atomic_files`), it is compared before anything is
-read.
+The formats are PyTorch archives, safetensors, and the pickled NumPy arrays of Detectron2's model
+zoo. A changed byte is always found: archives hold a CRC-32 of every record, and safetensors files
+have their SHA-256 beside them (see ``wbcnets.io.atomic_files``).
 """
 
 import argparse
@@ -22,25 +22,32 @@ from timm.models import clean_state_dict
 from torch import nn
 
 from wbcnets.errors import CheckpointError
-from wbcnets.io.atomic_files import DigestError, verify_digest, write_with_digest
+from wbcnets.io.atomic_files import (
+    DigestError,
+    verify_digest,
+    write_atomically,
+    write_with_digest,
+)
 
 # The command line that some training tools keep beside the weights is data
 torch.serialization.add_safe_globals([argparse.Namespace])
 
-# Under which names the weights stand, the averaged ones first
+# The attribute of a folder in a zip
+_FOLDER = 0x10
+# The keys of weights, the averaged ones first
 _AVERAGED = ("state_dict_ema", "model_ema")
 _PLAIN = ("model", "state_dict")
 
 
 def read_state_dict(path: Path, averaged: bool = True) -> dict[str, torch.Tensor]:
-    """The weights of a checkpoint file by name, without the prefixes of DDP and torch.compile.
+    """Returns the weights of a file by name, without the prefixes of DDP and torch.compile.
 
     Args:
         path: The file.
-        averaged: Take the exponential moving average where the file has one, as timm does.
+        averaged: Whether to take the exponential moving average if there is one, as timm does.
 
     Raises:
-        CheckpointError: The file is damaged, or is not a checkpoint.
+        CheckpointError: if the file is damaged or is not a checkpoint.
     """
     checkpoint = read_checkpoint(path)
     state = checkpoint["model"]
@@ -52,16 +59,16 @@ def read_state_dict(path: Path, averaged: bool = True) -> dict[str, torch.Tensor
 
 
 def load_into(model: nn.Module, path: Path, name: str = "the model") -> None:
-    """Loads all weights of a model from a file, the averaged ones where there are some.
+    """Loads all weights of a model from a file, the averaged ones if there are any.
 
     Args:
         model: The model.
         path: The file.
-        name: What messages call the model.
+        name: Name of the model in messages.
 
     Raises:
-        CheckpointError: The file is damaged, lacks weights, has others or other shapes, or values
-            that are not finite; the model is left as it was.
+        CheckpointError: if the file is damaged, lacks weights, has others or other shapes, or
+            values that are not finite; the model is left as it was.
     """
     state = read_state_dict(path)
     problems = find_misfits(model.state_dict(), state)
@@ -103,17 +110,17 @@ def describe_misfit(source: str | Path, model: str, problems: Sequence[str]) -> 
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint file as a dictionary with the weights under "model"; runs no code from it.
+    """Returns a checkpoint file as a dictionary with the weights under "model".
 
-    What a file of `wbcnets.train` holds under "model", the name and keywords of its architecture,
-    is under "architecture".
+    Files of ``wbcnets.train`` describe the architecture under "model"; here that is under
+    "architecture".
 
     Raises:
-        CheckpointError: The file is damaged, or is not a checkpoint.
+        CheckpointError: if the file is damaged or is not a checkpoint.
     """
     try:
-        verify_digest(path)
         if path.suffix == ".safetensors":
+            verify_digest(path)
             return _read_safetensors(path)
         if path.suffix == ".pkl":
             data = _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
@@ -164,24 +171,24 @@ def check_class_names(names: Any) -> tuple[str, ...]:
 
 
 def write_checkpoint(path: Path, data: Mapping[str, Any]) -> None:
-    """Writes tensors and plain values with `torch.save`, whole or not at all, with their SHA-256.
+    """Writes tensors and plain values with ``torch.save``, whole or not at all.
 
     Args:
         path: The file.
-        data: Of strings, numbers, tensors and containers of them, which load without running code.
+        data: Strings, numbers, tensors and containers of them, which load without running code.
 
     Raises:
-        CheckpointError: The file could not be written, or a tensor holds values that are not
+        CheckpointError: if the file cannot be written, or a tensor holds values that are not
             finite; the old file is untouched.
     """
     broken = list(find_non_finite(data))
     if broken:
         raise CheckpointError(
             f"{path}: not written, since values are not finite in {', '.join(broken[:5])}"
-            f"{', ...' if len(broken) > 5 else ''}; the previous file, if any, is untouched. Go on "
-            "from that one, with a lower learning rate"
+            f"{', ...' if len(broken) > 5 else ''}; the previous file, if any, is untouched. "
+            "Resume from it with a lower learning rate"
         )
-    write_with_digest(path, lambda file: torch.save(dict(data), file))
+    write_atomically(path, lambda file: torch.save(dict(data), file))
 
 
 def write_weights(
@@ -218,7 +225,7 @@ def write_weights(
         metadata={"class_names": json.dumps(list(class_names))},
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_with_digest(path, lambda file: file.write(content))
+    write_with_digest(path, content)
 
 
 def find_non_finite(value: Any, name: str = "") -> Iterator[str]:
@@ -243,12 +250,20 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def _verify_checksums(path: Path) -> None:
-    """Compares the archive with the checksums in it, which PyTorch writes but does not read."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
-        if broken:
-            raise ValueError(f"wrong checksum of {broken}")
+    """Compares an archive with the checksums in it, which PyTorch writes but does not read.
+
+    No SHA-256 beside the archive is needed: with any one byte changed, the archive is refused or
+    reads the same (tests/io/test_atomic_files.py). The checksums alone would miss one kind of
+    damage: a record marked as a folder, which PyTorch then leaves unread and uninitialized.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        broken = archive.testzip() or next(
+            (info.filename for info in archive.infolist() if info.external_attr & _FOLDER), None
+        )
+    if broken:
+        raise ValueError(f"damaged record {broken}")
 
 
 def _describe_damage(path: Path, error: Exception) -> str:
@@ -263,8 +278,7 @@ def _describe_damage(path: Path, error: Exception) -> str:
         return "this is a web page, not a checkpoint; download it again"
     if isinstance(error, DigestError):
         return (
-            f"damaged: {error}. Take a copy of both, or, if the file is known to be right, remove "
-            "the other"
+            f"damaged: {error}. Copy both files again, or remove the .sha256 if you trust this one"
         )
     return f"damaged, cut off, or holds more than weights ({type(error).__name__})"
 

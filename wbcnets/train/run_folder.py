@@ -57,7 +57,6 @@ best.pth         weights of the best epoch by {metric}, with class names and ima
 best.json        the metrics of that epoch on the evaluation images, overall and per class
 last.pth         the newest weights, and all that is needed to resume from them
 previous.pth     the checkpoint before that one, in case the newest is damaged
-*.sha256         SHA-256 of the files, for `sha256sum --check`
 classes.json     class names in the order of the model's outputs
 splits.json      the images of training and evaluation: file, class and SHA-256
 first_batch.png  images of the first step, augmented as the model saw them

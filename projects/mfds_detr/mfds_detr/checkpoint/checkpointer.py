@@ -10,15 +10,15 @@ from torch import nn
 from mfds_detr.checkpoint.weight_names import State, Translation, translate
 from mfds_detr.checkpoint.weights import CLASS_HEAD, fit_weights, read_weights
 from wbcnets.errors import CheckpointError, ConfigError
-from wbcnets.io.atomic_files import write_atomically
+from wbcnets.io.atomic_files import write_text
 from wbcnets.io.checkpoints import read_checkpoint, write_checkpoint
 
 
 class AtomicCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer that survives ``kill -9`` and never guesses.
 
-    Each file is written under a temporary name, synced and renamed, with its SHA-256 beside it. A
-    resumed run skips damaged files. Loading never runs code from a file.
+    Each file is written under a temporary name, synced and renamed. A resumed run skips damaged
+    files. Loading never runs code from a file.
 
     Args:
         model: The model, wrapped for several processes or not.
@@ -51,20 +51,13 @@ class AtomicCheckpointer(DetectionCheckpointer):
         path = Path(self.save_dir) / f"{name}.pth"
         self.logger.info(f"Saving checkpoint to {path}")
         write_checkpoint(path, data)
-        self._remove_lone_digests()
         if name != "model_best":  # the best is not the newest, from which a run resumes
             self.tag_last_checkpoint(path.name)
-
-    def _remove_lone_digests(self) -> None:
-        """Removes the digests of checkpoints that Detectron2's hook has deleted."""
-        for sidecar in Path(self.save_dir).glob("model_*.pth.sha256"):
-            if not sidecar.with_suffix("").exists():
-                sidecar.unlink(missing_ok=True)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Points ``last_checkpoint`` at a file in the output folder."""
         pointer = Path(self.save_dir) / "last_checkpoint"
-        write_atomically(pointer, lambda file: file.write(last_filename_basename.encode()))
+        write_text(pointer, last_filename_basename)
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """Loads the newest sound checkpoint in the output folder, else the weights of ``path``.
