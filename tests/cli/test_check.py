@@ -46,7 +46,7 @@ def test_exit_codes_and_json(tmp_path, capsys):
     assert check(path, "--bad-box", "refuse") == 1
     path.write_text('{"images": [')
     assert check(path, "--json", str(out)) == 2
-    assert "no valid JSON" in json.loads(out.read_text())["sets"][0]["error"]
+    assert "not valid JSON" in json.loads(out.read_text())["sets"][0]["error"]
 
 
 def test_many_problems_in_one_pass(tmp_path, capsys):

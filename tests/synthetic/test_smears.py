@@ -12,7 +12,7 @@ import pytest
 
 from wbcnets.errors import ConfigError, DataError
 from wbcnets.synthetic.cells import ABSORBERS, DIAMETERS, Cell, Texture, draw_cell
-from wbcnets.synthetic.layout import CellPosition, place_cells
+from wbcnets.synthetic.layout import CellPosition, position_cells
 from wbcnets.synthetic.optics import STAINS, stain_colors, transmit
 from wbcnets.synthetic.smears import (
     LEUKOCYTE_CLASSES,
@@ -227,7 +227,7 @@ def test_numbers_of_cells_follow_the_style() -> None:
     style = SmearStyle(leukocytes=2.0, red_cells=10, vary=False)
     counts = {"leukocytes": 0, "empty": 0, "red": 0}
     for seed in range(300):
-        names = [place.name for place in place_cells(np.random.default_rng(seed), style)]
+        names = [cell.name for cell in position_cells(np.random.default_rng(seed), style)]
         leukocytes = sum(name in LEUKOCYTE_CLASSES for name in names)
         counts["leukocytes"] += leukocytes
         counts["empty"] += leukocytes == 0

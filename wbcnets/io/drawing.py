@@ -1,4 +1,4 @@
-"""VisualizationHook of boxes: overlays with labels and scores, legends, and contact sheets."""
+"""Draws boxes with labels and scores, legends, and contact sheets."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ Color = tuple[int, int, int]
 RgbImage = npt.NDArray[np.uint8]
 
 # Colors of Okabe and Ito (2008), which people with any color vision can tell apart; those that
-# vanish on pink stain come last.
+# vanish on pink stain come last
 PALETTE: tuple[Color, ...] = (
     (0, 114, 178),
     (213, 94, 0),
@@ -23,7 +23,7 @@ PALETTE: tuple[Color, ...] = (
     (230, 159, 0),
     (204, 121, 167),
 )
-# A class keeps its color in every dataset and every picture.
+# A class keeps its color in every dataset and every picture
 CLASS_COLORS: dict[str, Color] = {
     "wbc": (0, 114, 178),
     "rbc": (213, 94, 0),
@@ -40,7 +40,7 @@ _INK: Color = (30, 30, 30)
 
 
 def class_color(label: int, class_names: Sequence[str]) -> Color:
-    """The fixed color of a class: by its name if that is known, else by its index."""
+    """Returns the fixed color of a class: by its name if that is known, else by its index."""
     known = CLASS_COLORS.get(class_names[label].strip().casefold())
     return known or PALETTE[label % len(PALETTE)]
 
@@ -59,27 +59,27 @@ def draw_boxes(
     """Draws boxes on a copy of an image.
 
     Args:
-        image: `(H, W, 3)` uint8 RGB.
-        boxes_xyxy: `(N, 4)` `[x1, y1, x2, y2]` in px.
-        labels: `(N,)` class indices.
+        image: ``(H, W, 3)`` uint8 RGB.
+        boxes_xyxy: ``(N, 4)`` ``[x1, y1, x2, y2]`` in px.
+        labels: ``(N,)`` class indices.
         class_names: Names, for tags, legend and colors.
-        scores: `(N,)` in [0, 1], shown in percent behind the class.
-        show_labels: Whether each box gets a tag; off, with `legend`, suits crowded fields.
+        scores: ``(N,)`` in [0, 1], shown in percent after the class.
+        show_labels: Whether each box gets a tag; crowded fields look better with ``legend`` alone.
         legend: Whether a strip below the image names the classes and counts their boxes.
         line_width: In px; by default it follows the size of the image.
 
     Returns:
-        `(H', W, 3)` uint8 RGB, H' = H without the legend.
+        ``(H', W, 3)`` uint8 RGB; H' = H without the legend.
 
     Raises:
-        DataError: Shapes do not fit each other, a label has no name, or a box is not finite.
+        DataError: if shapes do not fit each other, a label has no name, or a box is not finite.
     """
     boxes, classes, values = _check(image, boxes_xyxy, labels, class_names, scores)
     canvas = Image.fromarray(image)
     draw = ImageDraw.Draw(canvas)
     width = line_width or max(2, round(min(image.shape[:2]) / 240))
     font = _font(max(11, round(min(image.shape[:2]) / 36)))
-    # Large boxes first, so that the small ones inside them stay visible.
+    # Large boxes first, so that the small ones inside them stay visible
     order = np.argsort(-(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]), kind="stable")
     for index in order:
         _outline(draw, boxes[index], class_color(int(classes[index]), class_names), width)
@@ -105,17 +105,17 @@ def contact_sheet(
     """Lays images out in rows, each scaled to one width, with captions below them.
 
     Args:
-        images: `(H, W, 3)` uint8 RGB each, of any sizes.
+        images: ``(H, W, 3)`` uint8 RGB each, of any sizes.
         columns: Images in a row.
         captions: One line per image.
         tile_width: Width of each image in px.
         gap: Space around the images in px.
 
     Returns:
-        `(H, W, 3)` uint8 RGB on white.
+        ``(H, W, 3)`` uint8 RGB on white.
 
     Raises:
-        DataError: There is no image, no column, or another number of captions than of images.
+        DataError: if there is no image or no column, or captions and images differ in number.
     """
     if not images or columns < 1:
         raise DataError(f"{len(images)} images in {columns} columns make no contact sheet")
@@ -134,8 +134,8 @@ def contact_sheet(
     draw = ImageDraw.Draw(sheet)
     top = gap
     for row, height in zip(rows, heights):
-        for place, index in enumerate(row):
-            left = gap + place * (tile_width + gap)
+        for column, index in enumerate(row):
+            left = gap + column * (tile_width + gap)
             sheet.paste(tiles[index], (left, top))
             if captions:
                 text = _shorten(captions[index], font, tile_width)
@@ -183,7 +183,7 @@ def _outline(
 ) -> None:
     x1, y1, x2, y2 = (float(value) for value in box)
     low, high = (min(x1, x2), min(y1, y2)), (max(x1, x2), max(y1, y2))
-    # A thin light rim keeps dark lines visible on dark nuclei.
+    # A thin light rim keeps dark lines visible on dark nuclei
     rim = (low[0] - 1, low[1] - 1, high[0] + 1, high[1] + 1)
     draw.rectangle(rim, outline=_WHITE, width=width + 2)
     draw.rectangle((*low, *high), outline=color, width=width)
@@ -202,7 +202,7 @@ def _tag(
     height = font.size * 1.15 + padding
     left = min(max(float(min(box[0], box[2])), 0.0), max(size[0] - width, 0.0))
     top = float(min(box[1], box[3])) - height
-    # No room above the box: the tag goes inside it.
+    # If there is no room above the box, the tag goes inside it
     if top < 0:
         top = max(float(min(box[1], box[3])), 0.0)
     draw.rectangle((left, top, left + width, top + height), fill=color)
@@ -225,17 +225,17 @@ def _with_legend(
         (f"{name} {int((classes == label).sum())}", class_color(label, class_names))
         for label, name in enumerate(class_names)
     ]
-    places, left, row = [], line // 3, 0
+    corners, left, row = [], line // 3, 0
     for text, _ in entries:
         width = swatch * 1.5 + font.getlength(text) + line * 0.7
         if left + width > image.width and left > line // 3:
             left, row = line // 3, row + 1
-        places.append((left, image.height + row * line))
+        corners.append((left, image.height + row * line))
         left += round(width)
     extended = Image.new("RGB", (image.width, image.height + (row + 1) * line), _WHITE)
     extended.paste(image)
     draw = ImageDraw.Draw(extended)
-    for (x, y), (text, color) in zip(places, entries):
+    for (x, y), (text, color) in zip(corners, entries):
         top = y + (line - swatch) / 2
         draw.rectangle((x, top, x + swatch, top + swatch), fill=color)
         draw.text((x + swatch * 1.5, y + line / 2), text, _INK, font, anchor="lm")
@@ -243,7 +243,7 @@ def _with_legend(
 
 
 def scale_to_width(image: RgbImage, width: int) -> RgbImage:
-    """Scales `(H, W, 3)` uint8 RGB to a width in px, keeping its proportions."""
+    """Scales ``(H, W, 3)`` uint8 RGB to a width in px, keeping its proportions."""
     height = max(1, round(image.shape[0] * width / image.shape[1]))
     if image.shape[:2] == (height, width):
         return image

@@ -1,13 +1,14 @@
-"""Images from files: one reader for training, evaluation, prediction and every check.
+"""Reads images: one reader for training, evaluation, prediction and every check.
 
-Pillow decodes, restricted to the formats that microscopes and datasets use. What another reader
-would pass on silently (16-bit images clipped to white, transparency dropped, the first of many
-pages, a broken file as black pixels) is either converted correctly here or refused by name.
+Pillow decodes, restricted to the formats that microscopes and datasets use. Other readers silently
+clip 16-bit images to white, drop transparency, return the first of many pages, or return a broken
+file as black pixels. This one converts such images correctly or refuses them by name.
 """
 
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -38,10 +39,10 @@ def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> np
         max_pixels: Larger images are refused from their header, before anything is decoded.
 
     Returns:
-        `(H, W, 3)` uint8 RGB.
+        ``(H, W, 3)`` uint8 RGB.
 
     Raises:
-        DataError: The file is missing, damaged, too large, of another format, animated or of
+        DataError: if the file is missing, damaged, too large, of another format, animated or of
             several pages, or holds floating-point values. The message names the path.
     """
     with _open(path, max_pixels) as image:
@@ -52,18 +53,18 @@ def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> np
 def read_image_bytes(
     content: bytes, name: str, max_pixels: int = MAX_PIXELS
 ) -> npt.NDArray[np.uint8]:
-    """Reads an image that is in memory, such as a member of an archive, as `read_image` does.
+    """Reads an image in memory, such as a member of an archive, as ``read_image`` does.
 
     Args:
         content: The bytes of a JPEG, PNG, TIFF, BMP or WebP file.
-        name: What messages call it.
+        name: Name of the image in messages.
         max_pixels: Larger images are refused from their header.
 
     Returns:
-        `(H, W, 3)` uint8 RGB.
+        ``(H, W, 3)`` uint8 RGB.
 
     Raises:
-        DataError: As `read_image`. The message has the name.
+        DataError: as for ``read_image``; the message has the name.
     """
     with _open_stream(io.BytesIO(content), name, max_pixels) as image:
         _verify_checksums(image, io.BytesIO(content), name)
@@ -71,34 +72,30 @@ def read_image_bytes(
 
 
 def image_size(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Reads the size of an image from its header, as it is after EXIF orientation.
+    """Reads the size of an image, after EXIF orientation, from its header.
 
     Args:
         path: A JPEG, PNG, TIFF, BMP or WebP file.
         max_pixels: Larger images are refused.
 
     Returns:
-        `(width, height)` in pixels.
+        ``(width, height)`` in px.
 
     Raises:
-        DataError: The header cannot be read, or the image would be refused by `read_image`.
+        DataError: if the header cannot be read, or ``read_image`` would refuse the image.
     """
-    with _open(path, max_pixels) as image:
-        try:
-            width, height = image.size
-            # Pillow turns the size of a TIFF itself when it opens the file.
-            if image.format == "TIFF" or not _has_readable_exif(image):
-                return width, height
-            turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
-            return (height, width) if turned else (width, height)
-        # See read_image: a damaged header may raise anything.
-        except Exception as error:
-            raise _unreadable(path, error) from error
+    with _open(path, max_pixels) as image, _named_damage(path):
+        width, height = image.size
+        # Pillow turns the size of a TIFF itself when it opens the file
+        if image.format == "TIFF" or not _has_readable_exif(image):
+            return width, height
+        turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
+        return (height, width) if turned else (width, height)
 
 
 def _open(path: str | os.PathLike[str], max_pixels: int) -> Image.Image:
-    """Opens the file and refuses from its header what must not be decoded."""
-    # A folder, a pipe or a device must not be opened: reading a pipe would wait for ever.
+    """Opens a file, or refuses it by its header."""
+    # A folder, a pipe or a device must not be opened: reading a pipe would wait forever
     if not Path(path).is_file():
         reason = "is not a file" if Path(path).exists() else "does not exist"
         raise DataError(f"{os.fspath(path)}: the image {reason} - correct the path")
@@ -108,20 +105,29 @@ def _open(path: str | os.PathLike[str], max_pixels: int) -> Image.Image:
 def _open_stream(
     stream: str | os.PathLike[str] | io.BytesIO, path: str | os.PathLike[str], max_pixels: int
 ) -> Image.Image:
-    try:
+    with _named_damage(path):
         image = Image.open(stream, formats=FORMATS)
-    # See read_image: a damaged header may raise anything, Pillow's own size limit included.
-    except Exception as error:
-        raise _unreadable(path, error) from error
+        try:
+            _refuse_by_header(image, path, max_pixels)
+        except Exception:
+            image.close()
+            raise
+    return image
+
+
+@contextmanager
+def _named_damage(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns any error into a DataError: damaged bytes make Pillow raise errors of every type."""
     try:
-        _refuse_by_header(image, path, max_pixels)
+        yield
     except DataError:
-        image.close()
         raise
     except Exception as error:
-        image.close()
-        raise _unreadable(path, error) from error
-    return image
+        reason = str(error).replace(os.fspath(path), "the file") or type(error).__name__
+        raise DataError(
+            f"{os.fspath(path)}: the image cannot be read ({type(error).__name__}: {reason}) - "
+            f"expected an undamaged {', '.join(FORMATS)} file"
+        ) from error
 
 
 def _verify_checksums(
@@ -129,15 +135,11 @@ def _verify_checksums(
     stream: str | os.PathLike[str] | io.BytesIO,
     path: str | os.PathLike[str],
 ) -> None:
-    """Compares a PNG with its checksums, which Pillow passes over when it decodes pixels."""
+    """Compares a PNG with its checksums, which Pillow ignores when it decodes pixels."""
     if image.format != "PNG":
         return
-    try:
-        with Image.open(stream, formats=("PNG",)) as copy:
-            copy.verify()
-    # See read_image: damaged bytes may raise anything.
-    except Exception as error:
-        raise _unreadable(path, error) from error
+    with _named_damage(path), Image.open(stream, formats=("PNG",)) as copy:
+        copy.verify()
 
 
 def image_to_rgb(image: Image.Image, path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
@@ -150,16 +152,11 @@ def image_to_rgb(image: Image.Image, path: str | os.PathLike[str]) -> npt.NDArra
     Raises:
         DataError: if it cannot be decoded, or holds values of an unknown range.
     """
-    try:
+    with _named_damage(path):
         image.load()
         upright = ImageOps.exif_transpose(image) if _has_readable_exif(image) else image
-        # The upright copy no longer knows its file.
+        # The upright copy no longer knows its file
         return _to_rgb(upright, _gray_bits(image), path)
-    except DataError:
-        raise
-    # Decoders raise whatever type the damaged bytes lead them to; each means "unreadable".
-    except Exception as error:
-        raise _unreadable(path, error) from error
 
 
 def named_readers(images: ImageLike | Sequence[ImageLike]) -> list[NamedReader]:
@@ -196,7 +193,7 @@ def _refuse_by_header(image: Image.Image, path: str | os.PathLike[str], max_pixe
             f"{os.fspath(path)}: {width}x{height} = {width * height:,} pixels exceed the limit of "
             f"{max_pixels:,} - cut the image into tiles, or raise max_pixels"
         )
-    # MPO is a JPEG of a camera with a preview behind it: its first picture is the image.
+    # MPO is a camera JPEG with a preview behind it: its first picture is the image
     pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     if pages > 1:
         raise DataError(
@@ -205,16 +202,16 @@ def _refuse_by_header(image: Image.Image, path: str | os.PathLike[str], max_pixe
 
 
 def _has_readable_exif(image: Image.Image) -> bool:
-    """A PNG may carry EXIF behind its pixels; for both readers only its header counts."""
+    """Tells whether EXIF counts: a PNG may have it behind its pixels, where the header ends."""
     return image.format != "PNG" or "exif" in image.info
 
 
 def _gray_bits(image: Image.Image) -> int | None:
-    """The declared bit depth of a gray image of more than 8 bits, None for all others."""
+    """Returns the declared bit depth of a gray image of more than 8 bits, else None."""
     if image.mode in _SIXTEEN_BIT_MODES:
         tags = getattr(image, "tag_v2", {})
         return int(tags.get(ExifTags.Base.BitsPerSample, (16,))[0])
-    # Pillow before 11 opens 16-bit PNG files in the mode of 32-bit integers.
+    # Pillow before 11 opens 16-bit PNG files in the mode of 32-bit integers
     return 16 if image.mode == "I" and image.format == "PNG" else None
 
 
@@ -246,37 +243,25 @@ def _scale_gray(image: Image.Image, bits: int) -> npt.NDArray[np.uint8]:
     return np.repeat(gray[:, :, None], 3, axis=2)
 
 
-def _unreadable(path: str | os.PathLike[str], error: Exception) -> DataError:
-    reason = str(error).replace(os.fspath(path), "the file") or type(error).__name__
-    return DataError(
-        f"{os.fspath(path)}: the image cannot be read ({type(error).__name__}: {reason}) - "
-        f"expected an undamaged {', '.join(FORMATS)} file"
-    )
-
-
 def image_conversions(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """What `read_image` does to an image beyond decoding it, from its header.
+    """Returns what ``read_image`` does to an image beyond decoding it, from its header.
 
     Returns:
         Any of "turned by EXIF", "16-bit gray scaled", "gray made RGB", "CMYK made RGB",
         "palette made RGB", "transparency put on white" and "<mode> made RGB"; empty for plain RGB.
 
     Raises:
-        DataError: The header cannot be read.
+        DataError: if the header cannot be read.
     """
-    with _open(path, MAX_PIXELS) as image:
-        try:
-            done = []
-            if _has_readable_exif(image) and image.getexif().get(ExifTags.Base.Orientation, 1) > 1:
-                done.append("turned by EXIF")
-            if _gray_bits(image) is not None:
-                done.append("16-bit gray scaled")
-            elif image.mode != "RGB":
-                kind = _MODE_NAMES.get(image.mode, image.mode)
-                done += [f"{kind} made RGB"] if kind else []
-            if image.has_transparency_data:
-                done.append("transparency put on white")
-            return tuple(done)
-        # See read_image: a damaged header may raise anything.
-        except Exception as error:
-            raise _unreadable(path, error) from error
+    with _open(path, MAX_PIXELS) as image, _named_damage(path):
+        done = []
+        if _has_readable_exif(image) and image.getexif().get(ExifTags.Base.Orientation, 1) > 1:
+            done.append("turned by EXIF")
+        if _gray_bits(image) is not None:
+            done.append("16-bit gray scaled")
+        elif image.mode != "RGB":
+            kind = _MODE_NAMES.get(image.mode, image.mode)
+            done += [f"{kind} made RGB"] if kind else []
+        if image.has_transparency_data:
+            done.append("transparency put on white")
+        return tuple(done)

@@ -1,4 +1,4 @@
-"""JSON files that are read strictly and written so that a crash leaves the old or the new file."""
+"""Reads JSON strictly, and writes it so that a crash leaves the old or the new file."""
 
 import json
 import os
@@ -14,8 +14,8 @@ MAX_BYTES = 1 << 30
 def read_json(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> dict[str, Any]:
     """Reads a JSON file whose top level is an object.
 
-    A byte-order mark is accepted. Duplicate keys, of which Python's own reader keeps the last, are
-    refused. NaN and infinity are passed on, for the checks behind to name the item that holds them.
+    A byte-order mark is accepted. Duplicate keys are refused; Python's own reader keeps the last.
+    NaN and infinity are passed on, so that later checks can name the item that holds them.
 
     Args:
         path: The file.
@@ -25,8 +25,8 @@ def read_json(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> dict[
         The parsed object.
 
     Raises:
-        DataError: The file is missing, too large, no UTF-8, no JSON (with line and column), nested
-            too deeply, has a duplicate key, or is no object at its top level.
+        DataError: if the file is missing, too large, not UTF-8, not JSON (with line and column),
+            nested too deeply, has a duplicate key, or is not an object at its top level.
     """
     name = os.fspath(path)
     if not Path(path).is_file():
@@ -42,17 +42,15 @@ def read_json(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> dict[
     except OSError as error:
         raise DataError(f"{name}: cannot be read ({error})") from error
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{name}: byte {error.start} is no UTF-8 - save the file as UTF-8"
-        ) from error
+        raise DataError(f"{name}: byte {error.start} is not UTF-8 - save it as UTF-8") from error
     except json.JSONDecodeError as error:
         raise DataError(
-            f"{name}:{error.lineno}:{error.colno}: no valid JSON ({error.msg}) - "
+            f"{name}:{error.lineno}:{error.colno}: not valid JSON ({error.msg}) - "
             "the file is damaged or was cut short; export it again"
         ) from error
     except RecursionError as error:
-        raise DataError(f"{name}: nested too deeply - this is no annotation file") from error
-    # Raised by the duplicate-key hook and for integers of thousands of digits.
+        raise DataError(f"{name}: nested too deeply - this is not an annotation file") from error
+    # Raised by the duplicate-key hook, and for integers of thousands of digits
     except ValueError as error:
         raise DataError(f"{name}: {error}") from error
     if not isinstance(value, dict):
@@ -63,11 +61,15 @@ def read_json(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> dict[
 
 
 def write_json(value: dict[str, Any], path: str | os.PathLike[str]) -> None:
-    """Writes an object as JSON by way of a temporary file, so that no half-written file can remain.
+    """Writes an object as JSON, whole or not at all.
 
     Args:
-        value: What to write; NaN and infinity are refused.
-        path: The file; its folder is made when it is missing.
+        value: The object; NaN and infinity are refused.
+        path: The file; its folder is created if missing.
+
+    Raises:
+        ValueError: if the object holds NaN or infinity.
+        CheckpointError: if the file cannot be written.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -81,6 +83,6 @@ def _refuse_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise ValueError(f'the key "{key}" stands twice in one object - remove one of them')
+                raise ValueError(f'the key "{key}" is a duplicate - remove one of the two')
             seen.add(key)
     return value

@@ -1,4 +1,4 @@
-"""YAML files as plain data: no code, no key twice, no aliases that unfold to gigabytes."""
+"""Reads YAML as plain data: no code, no duplicate keys, no aliases that unfold to gigabytes."""
 
 from collections.abc import Hashable
 from pathlib import Path
@@ -13,10 +13,10 @@ MAX_ALIASES = 100
 
 
 class StrictLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, which also refuses what could not have been meant."""
+    """PyYAML's safe loader, which also refuses duplicate keys and too many aliases."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Counts the aliases: ten levels of ten are ten thousand million entries."""
+        """Counts the aliases: ten levels of ten would unfold to ten billion entries."""
         if self.check_event(yaml.AliasEvent):
             self.aliases = getattr(self, "aliases", 0) + 1
             if self.aliases > MAX_ALIASES:
@@ -25,13 +25,13 @@ class StrictLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
-        """Refuses a key that stands twice, of which PyYAML keeps the last."""
+        """Refuses a duplicate key; PyYAML keeps the last."""
         seen = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                continue  # PyYAML refuses keys that are no texts or numbers itself
+                continue  # PyYAML itself refuses keys other than texts and numbers
             if key.value in seen:
-                raise yaml.YAMLError(f"the key {key.value!r} stands twice{key.start_mark}")
+                raise yaml.YAMLError(f"the key {key.value!r} is a duplicate{key.start_mark}")
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -41,13 +41,13 @@ def read_yaml(path: Path, loader: type[yaml.SafeLoader] = StrictLoader) -> Any:
 
     Args:
         path: The file.
-        loader: `StrictLoader`, or a subclass.
+        loader: ``StrictLoader`` or a subclass.
 
     Raises:
-        ConfigError: It cannot be read, is larger than 1 MiB, or is no such YAML.
+        ConfigError: if it cannot be read, is larger than 1 MiB, or is not such YAML.
     """
     if path.is_file() and path.stat().st_size > MAX_BYTES:
-        raise ConfigError(f"{path}: is larger than {MAX_BYTES:,} bytes, which no settings are")
+        raise ConfigError(f"{path}: exceeds the limit of {MAX_BYTES:,} bytes for settings")
     try:
         text = path.read_text(encoding="utf-8-sig")
         # Always a kind of safe loader

@@ -31,17 +31,17 @@ def _number_of_leukocytes(rng: np.random.Generator, mean: float) -> int:
     return 1 + int(rng.poisson(mean / occupied - 1.0))
 
 
-def place_cells(rng: np.random.Generator, style: SmearStyle) -> list[CellPosition]:
+def position_cells(rng: np.random.Generator, style: SmearStyle) -> list[CellPosition]:
     """Returns the cells of one smear: separate leukocytes, touching red cells, then platelets.
 
     The leukocytes come first, so that drawing in this order knows the pixels that they cover.
     """
-    leukocytes = _place_leukocytes(rng, style)
-    red_cells = _place_red_cells(rng, style, leukocytes)
-    return [*leukocytes, *red_cells, *_place_platelets(rng, style, leukocytes)]
+    leukocytes = _position_leukocytes(rng, style)
+    red_cells = _position_red_cells(rng, style, leukocytes)
+    return [*leukocytes, *red_cells, *_position_platelets(rng, style, leukocytes)]
 
 
-def _place_leukocytes(rng: np.random.Generator, style: SmearStyle) -> list[CellPosition]:
+def _position_leukocytes(rng: np.random.Generator, style: SmearStyle) -> list[CellPosition]:
     positions: list[CellPosition] = []
     number = _number_of_leukocytes(rng, style.leukocytes)
     names = rng.choice(LEUKOCYTE_CLASSES, size=number, p=DIFFERENTIALS[style.differential])
@@ -55,7 +55,7 @@ def _place_leukocytes(rng: np.random.Generator, style: SmearStyle) -> list[CellP
     return positions
 
 
-def _place_red_cells(
+def _position_red_cells(
     rng: np.random.Generator, style: SmearStyle, leukocytes: list[CellPosition]
 ) -> list[CellPosition]:
     """Scatters red cells around the leukocytes; half of them touch an earlier one."""
@@ -88,7 +88,7 @@ def _fits(x: float, y: float, radius: float, others: list[CellPosition], closene
     return all(math.hypot(x - p.x, y - p.y) > closeness * (radius + p.radius) for p in others)
 
 
-def _place_platelets(
+def _position_platelets(
     rng: np.random.Generator, style: SmearStyle, leukocytes: list[CellPosition]
 ) -> list[CellPosition]:
     positions: list[CellPosition] = []

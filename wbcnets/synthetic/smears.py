@@ -25,7 +25,7 @@ from tqdm import tqdm
 from wbcnets.errors import DataError
 from wbcnets.io.atomic_files import write_atomically
 from wbcnets.synthetic.cells import EOSIN, HEMOGLOBIN, Cell, FloatArray, Texture, draw_cell
-from wbcnets.synthetic.layout import CellPosition, place_cells
+from wbcnets.synthetic.layout import CellPosition, position_cells
 from wbcnets.synthetic.optics import (
     STAINS,
     jitter_stain,
@@ -150,7 +150,7 @@ def generate_smear(
         style = varied_style(rng, style)
     name = str(rng.choice(list(STAINS))) if style.stain == "random" else style.stain
     stain = jitter_stain(rng, stain_colors(name)) if style.vary else stain_colors(name)
-    positions = place_cells(rng, style)
+    positions = position_cells(rng, style)
     texture = Texture(rng, style.magnification)
     film = _Film(style.height, style.width)
     boxes: list[tuple[float, float, float, float]] = []

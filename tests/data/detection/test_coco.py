@@ -127,8 +127,8 @@ ERRORS = {
     "absolute": (image(0, file_name="/etc/passwd"), "absolute path"),
     "drive": (image(0, file_name="C:\\x.png"), "absolute path"),
     "URL": (image(0, file_name="https://example.org/x.png"), "is a URL"),
-    "no name": (image(0, file_name=None), "is no file name"),
-    "null byte": (image(0, file_name="a\0.png"), "is no file name"),
+    "no name": (image(0, file_name=None), "is not a file name"),
+    "null byte": (image(0, file_name="a\0.png"), "is not a file name"),
     "symbolic link": (image(0, file_name="link.png"), "leads out of the image folder"),
 }
 
@@ -251,10 +251,10 @@ def test_notes(load, coco, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"val\.json:1:1: no valid JSON"),
-        ('{"images": [\n {"id": 1', r"val\.json:2:\d+: no valid JSON"),
+        ("", r"val\.json:1:1: not valid JSON"),
+        ('{"images": [\n {"id": 1', r"val\.json:2:\d+: not valid JSON"),
         ("[]", "top level is a list"),
-        ('{"images": [], "images": [1]}', '"images" stands twice'),
+        ('{"images": [], "images": [1]}', '"images" is a duplicate'),
         ("[" * 100_000, "nested too deeply"),
         ('{"x": ' + "9" * 5000 + "}", "val.json: Exceeds"),
     ],
@@ -270,7 +270,7 @@ def test_byte_order_mark_and_other_encodings(coco, tmp_path):
     path.write_text(json.dumps(coco), encoding="utf-8-sig")
     assert load_coco(path, tmp_path / "images").counts.n_read == 2
     path.write_bytes(b'{"x": "\xff"}')
-    with pytest.raises(DataError, match="byte 7 is no UTF-8"):
+    with pytest.raises(DataError, match="byte 7 is not UTF-8"):
         load_coco(path, tmp_path / "images")
     with pytest.raises(DataError, match="does not exist"):
         load_coco(tmp_path / "other.json", tmp_path / "images")

@@ -124,9 +124,9 @@ EXTERNAL = '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotation>&x
     [
         (BOMB, "document type"),
         (EXTERNAL, "document type"),
-        ("<annotation><size>", r"a\.xml:1:\d+: no valid XML"),
-        ("<annotation>\n<a></b></annotation>", r"a\.xml:2:\d+: no valid XML"),
-        ("", "no valid XML"),
+        ("<annotation><size>", r"a\.xml:1:\d+: not valid XML"),
+        ("<annotation>\n<a></b></annotation>", r"a\.xml:2:\d+: not valid XML"),
+        ("", "not valid XML"),
         ("<html/>", "expected <annotation>"),
         ("<annotation>" + " " * (1 << 20) + "</annotation>", "exceed the limit"),
         ("<annotation>" + "<a>" * 40 + "</a>" * 40 + "</annotation>", "deeper than 32"),

@@ -270,19 +270,19 @@ def text(content):
 
 
 for title, content, answer in (
-    ("cut short", whole[: len(whole) // 2], r"train\.json:1:\d+: no valid JSON"),
-    ("empty", "", "no valid JSON"),
+    ("cut short", whole[: len(whole) // 2], r"train\.json:1:\d+: not valid JSON"),
+    ("empty", "", "not valid JSON"),
     ("a list", "[]", "top level is a list"),
     ("a text", '"hello"', "top level is a str"),
-    ("100,000 deep", "[" * 100_000, "nested too deeply|no valid JSON"),
+    ("100,000 deep", "[" * 100_000, "nested too deeply|not valid JSON"),
     ("with a number of 5,000 digits", whole.replace('"id": 1', '"id": ' + "9" * 5000, 1),
      r"train\.json"),
-    ("with a key twice", whole[:-1] + ', "images": []}', 'key "images" stands twice'),
-    ("with a key twice in an item", whole.replace('"id": 1,', '"id": 1, "id": 2,', 1), "twice"),
-    ("not UTF-8", whole.replace("neutrophil", "n\xe9utrophile").encode("latin-1"), "no UTF-8"),
-    ("zero bytes", b"\0" * 1000, "no valid JSON"),
-    ("UTF-16", whole.encode("utf-16"), "no UTF-8"),
-    ("a web page", "<!DOCTYPE html><html></html>", "no valid JSON"),
+    ("with a key twice", whole[:-1] + ', "images": []}', 'key "images" is a duplicate'),
+    ("with a key twice in an item", whole.replace('"id": 1,', '"id": 1, "id": 2,', 1), "duplicate"),
+    ("not UTF-8", whole.replace("neutrophil", "n\xe9utrophile").encode("latin-1"), "not UTF-8"),
+    ("zero bytes", b"\0" * 1000, "not valid JSON"),
+    ("UTF-16", whole.encode("utf-16"), "not UTF-8"),
+    ("a web page", "<!DOCTYPE html><html></html>", "not valid JSON"),
     ("images is null", json.dumps({**coco(), "images": None}), "expected a list"),
     ("an image is a number", json.dumps({**coco(), "images": [5]}), r"images\[0\]"),
 ):  # fmt: skip

@@ -1,4 +1,4 @@
-"""Checking datasets of any format in one pass: `wbcnets check PATH`.
+"""Checks datasets of any format in one pass: ``wbcnets check PATH``.
 
 Training, evaluation and prediction read data through the same readers and validators
 (`wbcnets.data`), so that what passes here passes there.

@@ -1,4 +1,4 @@
-"""Which kind of dataset a path holds: COCO, Pascal VOC, LabelMe, YOLO, or images of cells."""
+"""Detects the format of a dataset: COCO, Pascal VOC, LabelMe, YOLO, or images of cells."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from wbcnets.io.strict_json import read_json
 from wbcnets.io.strict_yaml import read_yaml
 
 FORMATS = ("coco", "voc", "labelme", "yolo", "cells")
-# How many files of a folder are looked at to tell what it is
-_LOOKED_AT = 2000
+# The number of files of a folder by which its format is detected
+_SAMPLE = 2000
 _IMAGE_FOLDERS = ("images", "JPEGImages", "imgs", "img")
 
 
@@ -22,11 +22,11 @@ class FoundSet:
     """One set to check.
 
     Args:
-        path: As it was given, or a part of that.
-        format: One of `FORMATS`, or "manifest".
+        path: The given path, or a part of it.
+        format: One of ``FORMATS``, or "manifest".
         images: Folder of the images; for cells the path itself.
         files: The annotation files, sorted; for YOLO the folder of labels.
-        class_names: Where the set itself lists them.
+        class_names: The classes, if the set lists them.
     """
 
     path: Path
@@ -37,15 +37,15 @@ class FoundSet:
 
 
 def find_sets(path: Path, images: Path | None = None, kind: str = "") -> list[FoundSet]:
-    """The sets that a path holds; a prepared folder with several COCO files has several.
+    """Returns the sets that a path holds: a folder with several COCO files has several.
 
     Args:
         path: A file or folder.
-        images: The folder of the images, looked for beside the annotations by default.
-        kind: One of `FORMATS`, found out by default.
+        images: The folder of the images; searched beside the annotations by default.
+        kind: One of ``FORMATS``; detected by default.
 
     Raises:
-        DataError: There is nothing of these kinds.
+        DataError: if the path holds no such set.
     """
     if not path.exists():
         raise DataError(f"{path}: there is no such file or folder - correct the path")
@@ -56,7 +56,7 @@ def find_sets(path: Path, images: Path | None = None, kind: str = "") -> list[Fo
             return [FoundSet(manifest, "manifest", manifest.parent)]
         return [FoundSet(path, "cells", path)]
     if kind == "yolo":
-        return [_yolo_source(path, images)]
+        return [_yolo_set(path, images)]
     suffix = ".xml" if kind == "voc" else ".json"
     files = tuple(sorted(_files(_annotations_in(path, suffix), suffix)))
     if not files:
@@ -73,26 +73,26 @@ def _kind_of(path: Path) -> str:
         kinds = {".json": "", ".xml": "voc", ".csv": "cells", ".zip": "cells", ".npz": "cells"}
         if path.suffix.lower() not in kinds:
             raise DataError(
-                f"{path}: is none of {', '.join(kinds)} and no folder - name the annotations or "
-                "the folder of the images"
+                f"{path}: is neither a folder nor one of {', '.join(kinds)} - give the annotations "
+                "or the folder of the images"
             )
         return kinds[path.suffix.lower()] or _kind_of_json(path)
     if (path / MANIFEST_NAME).is_file():
         return "cells"
-    if any(islice(_files(path, ".xml"), 1)):
+    if any(_files(path, ".xml")):
         return "voc"
-    json_files = list(islice(_files(_annotations_in(path, ".json"), ".json"), 1))
-    if json_files:
-        return _kind_of_json(json_files[0])
+    json_file = next(_files(_annotations_in(path, ".json"), ".json"), None)
+    if json_file is not None:
+        return _kind_of_json(json_file)
     if (path / "data.yaml").is_file() or _label_folder(path) is not None:
         return "yolo"
     return "cells"
 
 
 def _annotations_in(path: Path, suffix: str) -> Path:
-    """The part of a folder that holds its annotations, where it has the usual name."""
+    """Returns the part of a folder that holds its annotations, if it has the usual name."""
     for part in (path / "annotations", path / f"annotations{suffix}"):
-        if path.is_dir() and any(islice(_files(part, suffix), 1)):
+        if path.is_dir() and any(_files(part, suffix)):
             return part
     return path
 
@@ -110,7 +110,7 @@ def _files(path: Path, suffix: str) -> Iterator[Path]:
 
 
 def _images_beside(file: Path, given: Path) -> Path:
-    """The folder that usually holds the images of an annotation file."""
+    """Returns the folder that usually holds the images of an annotation file."""
     folders = [given] if given.is_dir() else []
     folders += [file.parent, file.parent.parent]
     for folder in folders:
@@ -121,20 +121,20 @@ def _images_beside(file: Path, given: Path) -> Path:
 
 
 def _label_folder(path: Path) -> Path | None:
-    """The folder of YOLO's label files: `labels`, or the one that has images and texts."""
+    """Returns the folder of YOLO's labels: ``labels``, or one with both images and texts."""
     if (path / "labels").is_dir():
         return path / "labels"
-    names = [entry for entry in islice(path.iterdir(), _LOOKED_AT) if entry.is_file()]
+    names = [entry for entry in islice(path.iterdir(), _SAMPLE) if entry.is_file()]
     stems = {entry.stem for entry in names if entry.suffix.lower() in IMAGE_SUFFIXES}
     texts = {entry.stem for entry in names if entry.suffix.lower() == ".txt"}
     return path if stems & texts else None
 
 
-def _yolo_source(path: Path, images: Path | None) -> FoundSet:
+def _yolo_set(path: Path, images: Path | None) -> FoundSet:
     labels = _label_folder(path) if path.is_dir() else None
     if labels is None:
         raise DataError(
-            f'{path}: expected YOLO\'s folder with "images" and "labels", or with images and their '
+            f'{path}: expected a YOLO folder with "images" and "labels", or with images and their '
             "text files side by side"
         )
     beside = path / "images" if (path / "images").is_dir() else path

@@ -1,1 +1,1 @@
-"""Smears with boxes: COCO and the formats that are converted to it."""
+"""Smears with boxes: readers of COCO, Pascal VOC, LabelMe and YOLO."""

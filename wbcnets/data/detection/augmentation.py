@@ -1,7 +1,7 @@
-"""Augmentation of images with boxes by albumentations: presets for smears, or a list of transforms.
+"""Augments images with boxes by albumentations: presets for smears, or a list of transforms.
 
-Presets follow what varies between laboratories: stain (hue, saturation, brightness), focus, and the
-camera's noise and compression. None of them moves a box, so that geometry stays with the detector.
+The presets vary what differs between laboratories: stain (hue, saturation, brightness), focus, and
+the noise and compression of the camera. None of them moves a box: geometry is up to the detector.
 """
 
 import inspect
@@ -15,7 +15,7 @@ import numpy as np
 
 from wbcnets.errors import ConfigError
 
-# albumentations asks its package index for a newer version at import otherwise
+# Otherwise albumentations asks the package index for a newer version at import
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import albumentations as A
@@ -52,10 +52,10 @@ class BoxAugmentation:
     """An albumentations pipeline on an image and its boxes, seeded by the caller.
 
     Args:
-        transforms: Names and keywords of albumentations' transforms, in their order.
+        transforms: Names and keywords of transforms of albumentations, in order.
 
     Raises:
-        ConfigError: A transform or a keyword is unknown.
+        ConfigError: if a transform or a keyword is unknown.
     """
 
     def __init__(self, transforms: Sequence[Mapping[str, Any]]) -> None:
@@ -68,15 +68,15 @@ class BoxAugmentation:
         """Augments one image.
 
         Args:
-            image: `(H, W, 3)` uint8 RGB.
-            boxes: `(N, 4)` as `(x1, y1, x2, y2)` in pixels.
+            image: ``(H, W, 3)`` uint8 RGB.
+            boxes: ``(N, 4)`` as ``(x1, y1, x2, y2)`` in px.
             seed: Decides everything random, so that workers and epochs differ and runs repeat.
 
         Returns:
-            The image, the boxes that are left `(M, 4)`, and their indices into `boxes` `(M,)`.
+            The image, the remaining boxes ``(M, 4)``, and their indices into ``boxes``, ``(M,)``.
         """
-        # Not `set_random_seed`: it starts every transform from the same number, so that all of them
-        # would be applied together or not at all
+        # Not ``set_random_seed``: it starts every transform from the same number, so that all of
+        # them would be applied together or not at all
         self.pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
         result = self.pipeline(image=image, bboxes=boxes, indices=np.arange(len(boxes)))
         kept = np.asarray(result["indices"], dtype=np.int64)
@@ -89,10 +89,10 @@ class BoxAugmentation:
 def create_augmentation(
     preset: str, transforms: Sequence[Mapping[str, Any]] = ()
 ) -> BoxAugmentation | None:
-    """The pipeline of a preset followed by further transforms, or None where both are empty.
+    """Returns the pipeline of a preset and further transforms, or None if both are empty.
 
     Raises:
-        ConfigError: The preset, a transform or a keyword is unknown.
+        ConfigError: if the preset, a transform or a keyword is unknown.
     """
     if preset not in PRESETS:
         raise ConfigError(
@@ -105,14 +105,14 @@ def create_augmentation(
 def build_pipeline(
     transforms: Sequence[Mapping[str, Any]], boxes: A.BboxParams | None = None
 ) -> A.Compose:
-    """albumentations' pipeline of transforms, for images or for images with boxes.
+    """Returns a pipeline of albumentations, for images or for images with boxes.
 
     Raises:
-        ConfigError: A transform or a keyword is unknown, or a value is refused.
+        ConfigError: if a transform or a keyword is unknown, or a value is refused.
     """
     steps = [_build(transform) for transform in transforms]
     with warnings.catch_warnings():
-        # A pipeline that only changes colors is no mistake
+        # A pipeline that only changes colors is not a mistake
         warnings.filterwarnings("ignore", message="Got processor for bboxes")
         return A.Compose(steps, bbox_params=boxes)
 

@@ -1,4 +1,4 @@
-"""File names that come out of annotation files, kept inside the image folder."""
+"""Keeps file names from annotation files inside the image folder."""
 
 import re
 from pathlib import Path
@@ -10,30 +10,29 @@ _DRIVE = re.compile(r"^[A-Za-z]:")
 
 
 def normalize_file_name(file_name: str) -> str:
-    """Turns the separators of Windows into slashes."""
+    """Turns backslashes, the separators of Windows, into slashes."""
     return file_name.replace("\\", "/")
 
 
 def refuse_file_name(file_name: object, root: Path) -> str | None:
-    """Says why a file name from an annotation file must not be opened.
+    """Returns why a file name from an annotation file must not be opened, and what to do.
 
     Args:
         file_name: The name as read, with slashes.
-        root: Folder that every image must lie in, resolved.
+        root: Resolved folder that must hold every image.
 
     Returns:
-        The reason with what to do about it, or None for a name that stays inside `root`, symbolic
-        links included.
+        None for a name that stays inside ``root``, also after symbolic links.
     """
     if not isinstance(file_name, str) or not file_name.strip() or "\0" in file_name:
-        return f"file_name {file_name!r} is no file name - write the path of an image"
+        return f"file_name {file_name!r} is not a file name - write the path of an image"
     if _URL.match(file_name):
         return f'file_name "{file_name}" is a URL - download the image and name the local file'
     if file_name.startswith(("/", "\\\\")) or _DRIVE.match(file_name):
         return (
             f'file_name "{file_name}" is an absolute path - write it relative to the image folder'
         )
-    # Both sides are resolved, so that neither ".." nor a symbolic link leads out.
+    # Both sides are resolved, so that neither ".." nor a symbolic link leads out
     try:
         resolved = (root / file_name).resolve()
     except (OSError, RuntimeError) as error:
@@ -46,7 +45,7 @@ def refuse_file_name(file_name: object, root: Path) -> str | None:
 
 
 def find_by_stem(folder: Path, stem: str) -> Path | None:
-    """Finds the image `<stem>.<suffix>` in a folder, whatever its suffix."""
+    """Returns the image ``<stem>.<suffix>`` in a folder, whatever its suffix."""
     for suffix in sorted(IMAGE_SUFFIXES):
         for candidate in (folder / f"{stem}{suffix}", folder / f"{stem}{suffix.upper()}"):
             if candidate.is_file():

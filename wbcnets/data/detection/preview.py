@@ -1,4 +1,4 @@
-"""A look at a dataset: random images with their boxes on one sheet."""
+"""Draws random images of a dataset with their boxes on one sheet."""
 
 import random
 from pathlib import Path

@@ -122,11 +122,11 @@ def load_voc(
 
 
 def read_xml(path: Path) -> Element:
-    """Parses a small XML file that may come from anybody.
+    """Parses a small XML file that may come from anyone.
 
     Raises:
-        DataError: The file is missing, over 1 MiB, in an unknown encoding, no XML (with line and
-            column), has a document type or entities, or is nested deeper than 32 elements.
+        DataError: if the file is missing, over 1 MiB, in an unknown encoding, not XML (with line
+            and column), has a document type or entities, or is nested deeper than 32 elements.
     """
     try:
         size = path.stat().st_size
@@ -140,7 +140,7 @@ def read_xml(path: Path) -> Element:
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = "utf-16"
     try:
-        # Decoded here because expat knows few encodings, and none of those of Chinese tools.
+        # Decoded here because expat knows few encodings, and none of those of Chinese tools
         text = data.decode("utf-8-sig" if encoding.lower() in {"utf-8", "utf8"} else encoding)
     except (LookupError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be decoded as {encoding} ({error})") from error
@@ -148,7 +148,7 @@ def read_xml(path: Path) -> Element:
         element = fromstring(text, forbid_dtd=True)
     except ParseError as error:
         line, column = error.position
-        raise DataError(f"{path}:{line}:{column + 1}: no valid XML ({error})") from error
+        raise DataError(f"{path}:{line}:{column + 1}: not valid XML ({error})") from error
     except DefusedXmlException as error:
         raise DataError(
             f"{path}: declares a document type or entities, which no annotation needs - remove it"

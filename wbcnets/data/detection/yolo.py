@@ -140,11 +140,11 @@ def _add_labels(
 
 
 def parse_line(line: str, num_classes: int) -> tuple[int, float, float, float, float] | str:
-    """Reads one label line strictly.
+    """Reads one label line.
 
     Args:
-        line: `class x_center y_center width height`, the last four in 0..1.
-        num_classes: Class numbers run from 0 to this, exclusive.
+        line: ``class x_center y_center width height``, the last four in [0, 1].
+        num_classes: Class numbers are in [0, num_classes).
 
     Returns:
         The five values, or the reason as a string.
