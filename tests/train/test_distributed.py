@@ -16,7 +16,7 @@ from wbcnets.train.config_file import save_config
 from wbcnets.train.run import train_classifier
 
 ROOT = Path(__file__).parents[2]
-# A model without batch norm: its statistics are those of a process's own images
+# Without batch norm, whose statistics are of one process's images
 OPTIONS = (
     "model.name=test_vit",
     "training.batch_size=12",
@@ -30,7 +30,7 @@ OPTIONS = (
 
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory):
-    # 15 images to evaluate on cannot be shared equally by two processes
+    # Two processes cannot share 15 evaluation images equally
     return make_cells(tmp_path_factory.mktemp("cells") / "toy", train=12, val=5)
 
 
@@ -48,7 +48,7 @@ def run_processes(number, config, folder):
     subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=600)
 
 
-def test_two_processes_give_the_weights_and_figures_of_one(cells, tmp_path):
+def test_two_processes_give_the_weights_and_metrics_of_one(cells, tmp_path):
     train_classifier(toy_config(cells, tmp_path / "one", *OPTIONS))
     run_processes(2, toy_config(cells, tmp_path / "two", *OPTIONS), tmp_path)
     for name in ("last.pth", "best.pth"):
@@ -66,7 +66,7 @@ def test_two_processes_give_the_weights_and_figures_of_one(cells, tmp_path):
 
 @pytest.mark.parametrize("parts", [2, 3])
 def test_parts_of_a_step_give_the_weights_of_a_whole_step(cells, tmp_path, parts):
-    # Centers move once per part, so that only losses without them are the same
+    # Centers move once per part, so only losses without centers agree
     plain = (*OPTIONS, "loss.name=cross_entropy")
     train_classifier(toy_config(cells, tmp_path / "whole", *plain))
     options = (*plain, f"training.grad_accum_steps={parts}")

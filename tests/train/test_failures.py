@@ -15,7 +15,7 @@ from tests.train.toy_runs import make_cells, read_weights
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 6
-# Both exchange numbers; at the third exchange process 1 does something else
+# Both processes exchange numbers; process 1 misbehaves at the third exchange
 SCRIPT = """
 import os, signal, sys, time
 sys.path.insert(0, {root!r})
@@ -73,7 +73,7 @@ def test_the_other_process_says_so_in_time(kind, tmp_path):
         second.wait(timeout=60)
     start = time.monotonic()
     shown, errors = first.communicate(timeout=120)
-    # The start of the two processes is not counted where nothing else can be waited for
+    # A hanging process cannot be waited for, so its start counts
     assert time.monotonic() - start < TIMEOUT + 5 + (30 if kind == "hang" else 0)
     second.kill()
     second.communicate()
@@ -91,7 +91,7 @@ def test_without_a_failure_both_finish(tmp_path):
         assert process.returncode == 0
 
 
-# The real command's run, in which one process sees what is not finite
+# A real run in which one process sees numbers that are not finite
 TRAINING = """
 import os, sys
 sys.path.insert(0, {root!r})

@@ -19,7 +19,7 @@ from wbcnets.train.trainer import Trainer
 COLORS = ((40, 40, 160), (30, 140, 60), (170, 30, 40))
 COUNTS = (6, 4, 2)
 LABELS = [label for label, count in enumerate(COUNTS) for _ in range(count)]
-# These look at features alone and train no classifier without another one
+# These depend on features alone, and train a classifier only with another loss
 PARTNERS = {name: {"cross_entropy": 1.0, name: 0.05} for name in ("center", "contrastive")}
 
 
@@ -44,7 +44,7 @@ def learn(model, loss_name, side, steps=80, rate=2e-3):
     while len(losses) < steps and accuracy < 1:
         losses.append(trainer.train_step([batch]))
         if losses[-1] < 0.1 * losses[0]:
-            # In training mode: batch norm's statistics have not settled in so few steps
+            # In training mode: batch norm's statistics need more steps
             accuracy = float((model(batch[0]).argmax(dim=1) == batch[1]).float().mean())
     return losses[0], losses[-1], accuracy
 

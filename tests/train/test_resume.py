@@ -15,7 +15,7 @@ from wbcnets.train.run import resume_training, train_classifier
 from wbcnets.train.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
-# Everything with a state of its own or with chance in it
+# Everything that is random or has a state
 EVERYTHING = (
     "training.ema_decay=0.9",
     "training.grad_accum_steps=2",
@@ -80,7 +80,7 @@ def test_a_crash_inside_an_accumulated_step(cells, tmp_path, monkeypatch, calls)
     assert differences(tmp_path / "whole" / "last.pth", tmp_path / "parts" / "last.pth") == []
 
 
-def test_a_killed_process_goes_on_with_other_workers(cells, tmp_path):
+def test_a_killed_process_continues_with_other_workers(cells, tmp_path):
     options = ("training.epochs=3", "optimizer.name=sgd", "data.augmentation=flips")
     train_classifier(toy_config(cells, tmp_path / "whole", *options))
     killed = tmp_path / "killed"
@@ -119,7 +119,7 @@ def test_a_killed_process_goes_on_with_other_workers(cells, tmp_path):
     assert differences(tmp_path / "whole" / "last.pth", killed / "last.pth") == []
 
 
-def test_an_interrupted_run_is_saved_and_goes_on(cells, tmp_path, monkeypatch):
+def test_an_interrupted_run_is_saved_and_continues(cells, tmp_path, monkeypatch):
     train_classifier(toy_config(cells, tmp_path / "whole"))
     real = Trainer.train_step
 
@@ -153,7 +153,7 @@ def test_a_finished_run_stays_as_it_is(cells, tmp_path):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_what_cannot_go_on_is_refused(cells, tmp_path):
+def test_runs_that_cannot_continue_are_refused(cells, tmp_path):
     with pytest.raises(ConfigError, match="no run to resume"):
         resume_training(tmp_path / "nothing")
     run = tmp_path / "run"
@@ -170,7 +170,7 @@ def test_what_cannot_go_on_is_refused(cells, tmp_path):
         resume_training(run)
 
 
-def test_a_damaged_checkpoint_is_passed_over(cells, tmp_path, monkeypatch, caplog):
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before(cells, tmp_path, monkeypatch, caplog):
     train_classifier(toy_config(cells, tmp_path / "whole"))
     run = tmp_path / "run"
     options = ("training.checkpoint_minutes=0",)
@@ -184,7 +184,7 @@ def test_a_damaged_checkpoint_is_passed_over(cells, tmp_path, monkeypatch, caplo
     assert differences(tmp_path / "whole" / "last.pth", run / "last.pth") == []
 
 
-def test_without_a_whole_checkpoint_all_are_named(cells, tmp_path):
+def test_an_error_names_every_damaged_checkpoint(cells, tmp_path):
     run = tmp_path / "run"
     train_classifier(toy_config(cells, run))
     for name in ("last.pth", "previous.pth"):

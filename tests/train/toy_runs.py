@@ -1,4 +1,4 @@
-"""Tiny runs for the tests: three colors of cells, models of seconds."""
+"""Tiny runs for the tests: cells of three colors, models that train in seconds."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ COLORS = {"blue": (40, 40, 160), "green": (30, 140, 60), "red": (170, 30, 40)}
 
 
 def make_cells(root: Path, train: int = 12, val: int = 4) -> Path:
-    """Writes `root/<split>/<color>/<number>.png`; every image is another one."""
+    """Writes ``root/<split>/<color>/<number>.png``, all different."""
     seed = 0
     for split, count in (("train", train), ("val", val)):
         for name, color in COLORS.items():
@@ -25,7 +25,7 @@ def make_cells(root: Path, train: int = 12, val: int = 4) -> Path:
 
 
 def toy_config(source: Path, output: Path, *overrides: str):
-    """Settings of a run of seconds, with all that is random turned on."""
+    """Returns the settings of a run of seconds with random augmentation."""
     settings = [
         f"data.source={source}",
         f"output={output}",
@@ -42,7 +42,7 @@ def toy_config(source: Path, output: Path, *overrides: str):
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a checkpoint that training changed."""
+    """Returns all tensors of a checkpoint that training changes."""
     data = torch.load(path, weights_only=True)
     tensors = {f"model.{name}": value for name, value in data["state_dict"].items()}
     tensors |= {f"ema.{name}": value for name, value in data.get("state_dict_ema", {}).items()}
@@ -54,7 +54,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def differences(first: Path, second: Path) -> list[str]:
-    """Names of the tensors of two checkpoints that are not equal bit by bit."""
+    """Returns the names of the tensors that differ in any bit between two checkpoints."""
     one, other = read_weights(first), read_weights(second)
     assert one.keys() == other.keys()
     return [name for name in one if not torch.equal(one[name], other[name])]

@@ -96,7 +96,7 @@ def test_a_process_that_fails_ends_the_run(kind, tmp_path, tiny_command_line, sm
         "hang": "had no answer from the others",
     }[kind]
     assert any(text in shown for text in expected.split("|")), shown[-3000:]
-    # The steps before are saved (a kill may come while the last of them is), and nothing else
+    # The steps before are saved, but for the last one if the kill comes while it is written
     assert weights(tmp_path, "model_0000000.pth")
     assert not (tmp_path / "output" / "model_final.pth").exists()
 

@@ -1,4 +1,4 @@
-"""A detector's run that is stopped anywhere and resumed ends with the bits of one that was not."""
+"""A run of a detector that is stopped and resumed ends with the bits of an uninterrupted one."""
 
 import os
 import random
@@ -18,7 +18,7 @@ from wbcnets.errors import ConfigError
 from wbcnets.io.checkpoints import read_checkpoint
 
 STEPS = 6
-# Everything with chance in it or a state of its own; six images are two steps of an epoch
+# Everything that is random or has a state; an epoch of six images has three steps
 EVERYTHING = (
     "DATASETS.TRAIN", ("resumed",), "DATASETS.TEST", ("resumed",), "SOLVER.IMS_PER_BATCH", 2,
     "INPUT.MIN_SIZE_TRAIN", (80, 96), "INPUT.MIN_SIZE_TEST", 96, "INPUT.RANDOM_FLIP", "horizontal",
@@ -75,7 +75,7 @@ def differences(first, second):
     """Names of everything in two checkpoints that is not equal, tensors bit by bit."""
     one, other = flat(read_checkpoint(first)), flat(read_checkpoint(second))
     assert one.keys() == other.keys()
-    # The folder of a run is one of its settings
+    # The settings include the folder of the run
     names = [name for name in one if name != ".run.settings"]
     assert sum(isinstance(one[name], torch.Tensor) for name in names) > 300
     return [
@@ -111,7 +111,7 @@ def test_workers_make_no_difference(make_trainer, whole, tmp_path):
     assert differences(whole, folder / "model_final.pth") == []
 
 
-def test_a_run_without_a_seed_goes_on_with_its_own(make_trainer, tmp_path):
+def test_a_run_without_a_seed_continues_with_its_own(make_trainer, tmp_path):
     folder = tmp_path / "parts"
     first = make_trainer(folder, "SEED", -1)
     run(first, 1)
@@ -149,7 +149,7 @@ def test_other_images_are_refused(make_trainer, tmp_path, smears, tiny_config):
 
 
 @pytest.mark.timeout(900)
-def test_a_killed_process_goes_on(tiny_command_line, smears, tmp_path, repository):
+def test_a_killed_process_continues(tiny_command_line, smears, tmp_path, repository):
     """Kills at random moments, while training as well as while saving."""
     overrides = [str(value) for value in EVERYTHING]
     overrides[1] = overrides[3] = "('mine',)"

@@ -121,7 +121,7 @@ class Trainer(TrainerBase):
             hooks.LRScheduler(self.optimizer, self.scheduler),
             hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self.evaluate),
             BestCheckpointer(self.checkpointer) if main else None,
-            saver if main else None,  # after the best, which it saves
+            saver if main else None,  # after BestCheckpointer, whose state it saves
             hooks.PeriodicWriter(self.build_writers(), period=20) if main else None,
             VisualizationHook(cfg, lambda: self.eval_model) if main else None,
         ]
