@@ -40,12 +40,7 @@ class ChannelAttention(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if channels < 1 or reduction < 1:
-            raise ConfigError(
-                "ChannelAttention: channels and reduction must be at least 1, "
-                f"got channels={channels}, reduction={reduction}"
-            )
-        hidden = max(1, channels // reduction)
+        hidden = bottleneck_width("ChannelAttention", channels, reduction)
         self.squeeze = nn.Conv2d(channels, hidden, 1, bias=False, device=device, dtype=dtype)
         self.activation = nn.ReLU()
         self.expand = nn.Conv2d(hidden, channels, 1, bias=False, device=device, dtype=dtype)
@@ -58,3 +53,17 @@ class ChannelAttention(nn.Module):
 
     def _bottleneck(self, pooled: Tensor) -> Tensor:
         return self.expand(self.activation(self.squeeze(pooled)))
+
+
+def bottleneck_width(layer: str, channels: int, reduction: int) -> int:
+    """Returns the width of a layer's bottleneck, ``max(1, channels // reduction)``.
+
+    Raises:
+        ConfigError: if ``channels`` or ``reduction`` is below 1.
+    """
+    if channels < 1 or reduction < 1:
+        raise ConfigError(
+            f"{layer}: channels and reduction must be at least 1, got channels={channels}, "
+            f"reduction={reduction}"
+        )
+    return max(1, channels // reduction)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from wbcnets.errors import ConfigError
+from wbcnets.layers.channel_attention import bottleneck_width
 from wbcnets.layers.self_attention import SelfAttention
 from wbcnets.layers.token_map import map_to_tokens, tokens_to_map
 from wbcnets.ops.autocast import AutocastSafeConv2d, autocast_off
@@ -53,12 +54,7 @@ class SqueezeExcite(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if channels < 1 or reduction < 1:
-            raise ConfigError(
-                "SqueezeExcite: channels and reduction must be at least 1, got "
-                f"channels={channels}, reduction={reduction}"
-            )
-        hidden = max(1, channels // reduction)
+        hidden = bottleneck_width("SqueezeExcite", channels, reduction)
         self.fc1 = nn.Linear(channels, hidden, device=device, dtype=dtype)
         self.act = nn.ReLU()
         self.fc2 = nn.Linear(hidden, channels, device=device, dtype=dtype)
