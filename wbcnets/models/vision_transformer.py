@@ -24,7 +24,6 @@ from wbcnets.layers.token_map import map_to_tokens
 from wbcnets.models.recompute import run_block
 from wbcnets.models.token_classifier import Level, TokenClassifier, init_linear_layers
 
-
 # Options of the published sizes
 VIT_SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"embed_dim": 192, "depth": 12, "num_heads": 3},
