@@ -20,8 +20,8 @@ class SetResult:
         name: The path.
         format: "coco", "voc", "labelme", "yolo", "cells" or "manifest".
         error: Why it cannot be read at all; empty if it can.
-        counts: What became of the items: boxes, or images of cells.
-        image_counts: What became of the images of boxes.
+        counts: The account of the items: boxes, or images of cells.
+        image_counts: The account of the images of boxes.
         classes: Items used per class.
         problems: Faults to fix, one line each.
         repaired: Items that were repaired on reading.

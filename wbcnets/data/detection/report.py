@@ -1,4 +1,4 @@
-"""Counts what became of every box and image that was read: used, repaired, or dropped."""
+"""Accounts for every box and image that was read: used, repaired, or dropped."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -43,7 +43,7 @@ class Counts:
 
 @dataclass
 class DetectionReport:
-    """The books of one pass over boxes and images, with every exception named.
+    """The account of one pass over boxes and images, with every exception named.
 
     Args:
         read: Boxes found, per class name; unknown classes are counted under their own name.
@@ -71,7 +71,7 @@ class DetectionReport:
 
     @property
     def counts(self) -> Counts:
-        """What became of the boxes; checked to add up."""
+        """Boxes read, used, repaired and dropped; checked to add up."""
         return Counts(self.read.total(), self.n_used, len(self.repaired), len(self.dropped))
 
     def lines(self) -> list[str]:
