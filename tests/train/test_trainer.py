@@ -264,7 +264,7 @@ def test_data_that_cannot_be_trained_on(cells, tmp_path):
     ("override", "message"),
     [
         ("model.name=resnet19", r"model\.name='resnet19' is unknown; this library has"),
-        ("model.kwargs.color=red", r"model\.kwargs=\{'color': 'red'\} of test_resnet"),
+        ("model.kwargs.color=red", r"model\.kwargs: test_resnet has no parameter color"),
         ("training.batch_size=64", r"is more than the 36 training images"),
         ("training.grad_accum_steps=3", r"cannot be divided into 3 parts"),
         ("optimizer.name=adamm", r"optimizer \(name='adamm'.*timm has"),
