@@ -1,8 +1,9 @@
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.data.round_trips import ROUND_TRIPS
 from wbcnets.data.detection.voc import load_voc
 from wbcnets.errors import DataError
 
@@ -162,12 +163,7 @@ def test_problems_of_all_files_are_listed(convert):
         unique=True,
     )
 )
-@settings(
-    max_examples=50,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@ROUND_TRIPS
 def test_round_trip(convert, corners):
     corners = {(x, y, min(x + w, 64), min(y + h, 48)) for x, y, w, h in corners}
     written = sorted(corners)
