@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.data.round_trips import ROUND_TRIPS
+from tests.data.round_trips import ROUND_TRIPS, lists_of_boxes
 from wbcnets.data.detection.yolo import load_yolo
 from wbcnets.errors import DataError
 
@@ -79,14 +79,10 @@ def test_labels_without_image_are_an_error_unless_left_out_on_purpose(convert, t
     assert len(coco["annotations"]) == 1
 
 
-@given(
-    boxes=st.lists(
-        st.tuples(st.floats(0, 150), st.floats(0, 60), st.floats(1, 50), st.floats(1, 40)),
-        min_size=1,
-        max_size=8,
-        unique=True,
-    )
-)
+INSIDE = (st.floats(0, 150), st.floats(0, 60), st.floats(1, 50), st.floats(1, 40))
+
+
+@given(boxes=lists_of_boxes(*INSIDE, max_size=8))
 @ROUND_TRIPS
 def test_round_trip_within_half_a_pixel(convert, boxes):
     lines = [

@@ -6,7 +6,7 @@ from typing import Any
 
 from wbcnets.data.cells.checks import CheckedCells
 from wbcnets.data.detection.dataset import CocoDataset
-from wbcnets.data.detection.report import Counts
+from wbcnets.data.detection.report import Counts, labeled_lines
 
 CLEAN, PROBLEMS, UNREADABLE = 0, 1, 2
 _SHOWN = 50
@@ -77,15 +77,13 @@ class SetResult:
 
     def changes(self) -> list[str]:
         """Returns one line per item that was left out or repaired."""
-        return [
-            f"{kind}: {line}"
-            for kind, lines in (
-                ("dropped image", self.dropped_images),
-                ("dropped", self.dropped),
-                ("repaired", self.repaired),
-            )
-            for line in lines
-        ]
+        return labeled_lines(
+            {
+                "dropped image": self.dropped_images,
+                "dropped": self.dropped,
+                "repaired": self.repaired,
+            }
+        )
 
     def lines(self) -> list[str]:
         """Returns the findings as text."""

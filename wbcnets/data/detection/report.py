@@ -1,6 +1,7 @@
 """Accounts for every box and image that was read: used, repaired, or dropped."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from wbcnets.errors import DataError
@@ -76,13 +77,12 @@ class DetectionReport:
 
     def lines(self) -> list[str]:
         """Returns one line per dropped, repaired and noted item."""
-        return [
-            f"  {kind}: {line}"
-            for kind, found in (
-                ("dropped image", self.dropped_images),
-                ("dropped", self.dropped),
-                ("repaired", self.repaired + self.repaired_images),
-                ("note", self.notes),
-            )
-            for line in found
-        ]
+        repaired = self.repaired + self.repaired_images
+        kinds = {"dropped image": self.dropped_images, "dropped": self.dropped}
+        found = labeled_lines({**kinds, "repaired": repaired, "note": self.notes})
+        return [f"  {line}" for line in found]
+
+
+def labeled_lines(found: Mapping[str, Sequence[str]]) -> list[str]:
+    """Returns ``kind: line`` for every line of every kind."""
+    return [f"{kind}: {line}" for kind, lines in found.items() for line in lines]
