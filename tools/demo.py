@@ -37,6 +37,9 @@ def main() -> None:
     args = parser.parse_args()
     start = time.monotonic()
     output = args.output.resolve()
+    training = output / "training"
+    if training.exists():
+        raise SystemExit(f"error: {training}: is from an earlier demo; remove it, or use --output")
 
     print(f"=== Generating {args.train_images} + {args.test_images} smears", flush=True)
     sets = {"smears_train": (args.train_images, 1), "smears_val": (args.test_images, 2)}
@@ -45,7 +48,6 @@ def main() -> None:
         annotations = write_smear_dataset(output / name, count, seed=seed, workers=2)
         datasets += ["--dataset", f"{name}={annotations}:{annotations.parent / 'images'}"]
 
-    training = output / "training"
     run(
         "Fine-tuning MFDS-DETR, then COCO AP on the held-out smears",
         PROJECT / "train_net.py",

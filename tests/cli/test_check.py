@@ -120,7 +120,7 @@ def test_nothing_is_changed_and_the_copy_is_sound(tmp_path, capsys):
     assert {path.name for path in (fixed / "images").iterdir()} == {"a.png", "c.png"}
     capsys.readouterr()
     assert check(path, "--fix-to", str(fixed)) == 2
-    assert "not empty" in capsys.readouterr().err
+    assert "fixed: holds an earlier result" in capsys.readouterr().err
 
 
 def test_a_repaired_copy_of_cells(tmp_path):

@@ -112,16 +112,18 @@ def test_unreadable_images_are_named_and_a_later_call_clears_them(weights, cells
 
 def test_nothing_readable_leaves_an_empty_table(weights, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no image")
-    (tmp_path / "cells.csv").write_text("of an earlier call\n")
+    (tmp_path / "cells.csv").write_text("file,true,predicted,probability,of an earlier call\n")
     assert predict(weights, [tmp_path / "broken.png"], tmp_path / "cells.csv") == 1
     header = ["file", "true", "predicted", "probability", *NAMES]
     assert (tmp_path / "cells.csv").read_text().strip().split(",") == header
 
 
-def test_table_of_someone_else_is_not_written_over(weights, cells, tmp_path):
+def test_table_of_someone_else_is_not_written_over(weights, cells, tmp_path, capsys):
     (tmp_path / "unreadable.csv").write_text("student,grade\nada,1\n")
-    assert predict(weights, [cells], tmp_path / "cells.csv") == 0
+    assert predict(weights, [cells], tmp_path / "cells.csv") == 2
+    assert "unreadable.csv: exists, and was not written by" in capsys.readouterr().err
     assert (tmp_path / "unreadable.csv").read_text() == "student,grade\nada,1\n"
+    assert not (tmp_path / "cells.csv").exists()
 
 
 @pytest.mark.parametrize(

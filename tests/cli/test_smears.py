@@ -17,8 +17,8 @@ def test_writes_a_dataset_and_a_preview(tmp_path, capsys):
     assert [(i["width"], i["height"]) for i in coco["images"]] == [(200, 160)] * 3
     assert cv2.imread(str(preview)).size > 0
     (tmp_path / "thesis.txt").touch()
-    assert main(["smears", "--output", str(tmp_path), "--images", "1"]) == 1
-    assert "give a new or an empty folder" in capsys.readouterr().err
+    assert main(["smears", "--output", str(tmp_path), "--images", "1"]) == 2
+    assert "choose a new or empty folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

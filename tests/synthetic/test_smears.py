@@ -292,10 +292,10 @@ def test_classes_restrict_the_annotations_but_not_the_picture(tmp_path: Path) ->
 
 def test_foreign_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(DataError, match="did not write"):
+    with pytest.raises(ConfigError, match="did not write"):
         write_smear_dataset(tmp_path, 1, style=SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
-    with pytest.raises(DataError, match="did not write"):
+    with pytest.raises(ConfigError, match="is a file"):
         write_smear_dataset(tmp_path / "thesis.txt", 1, style=SMALL)
 
 

@@ -10,9 +10,10 @@ from wbcnets.benchmark.machine import Machine
 from wbcnets.benchmark.measure import Measurement
 from wbcnets.benchmark.scaling import ScalingPoint, growth
 from wbcnets.io.csv_files import write_csv
+from wbcnets.io.outputs import write_readme
 
-README = """The results of wbcnets benchmark.
-
+COMMAND = "benchmark"
+README = """\
 report.md     the table
 results.csv   one row per case: median seconds, ratios of ours over the peer's, memory
 rounds.csv    every single run
@@ -94,11 +95,11 @@ class Report:
         text = self.text()
         machine = json.dumps(self.machine.as_dict(), indent=2)
         for name, content in (
-            ("README.txt", README),
             ("machine.json", machine),
             ("report.md", text),
         ):
             (folder / name).write_text(content, encoding="utf-8")
+        write_readme(folder, COMMAND, README)
         rows = [result.row(self.machine) for result in self.results]
         if rows:
             write_csv(folder / "results.csv", [rows[0].keys(), *(row.values() for row in rows)])

@@ -13,7 +13,7 @@ from wbcnets.benchmark.measure import measure
 from wbcnets.benchmark.model_cases import model_cases
 from wbcnets.benchmark.operator_cases import operator_cases
 from wbcnets.benchmark.profiling import profile_candidate
-from wbcnets.benchmark.report import Report, Result
+from wbcnets.benchmark.report import COMMAND, Report, Result
 from wbcnets.benchmark.scaling import (
     ScalingCase,
     measure_scaling,
@@ -21,6 +21,7 @@ from wbcnets.benchmark.scaling import (
     sckansformer_scaling,
 )
 from wbcnets.errors import ConfigError
+from wbcnets.io.outputs import claim_folder
 
 SUITES = ("peers", "models", "operators", "detector", "data", "scaling", "all")
 T = TypeVar("T")
@@ -66,6 +67,7 @@ def run_cases(
         skipped: Cases that are left out, and why; cases without their package are added.
         profile: Also write a trace of ours and of the peer.
     """
+    claim_folder(folder, COMMAND)
     report = Report(command, measure_machine(options.device, options.dtype), skipped)
     for case in cases:
         if isinstance(case, ScalingCase):

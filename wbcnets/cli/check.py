@@ -15,10 +15,16 @@ import argparse
 import sys
 from pathlib import Path
 
-from wbcnets.data.check.checking import CheckOptions, check_datasets, fix_datasets
+from wbcnets.data.check.checking import (
+    CheckOptions,
+    check_datasets,
+    check_fix_folder,
+    fix_datasets,
+)
 from wbcnets.data.check.formats import FORMATS
-from wbcnets.data.check.results import PROBLEMS
+from wbcnets.data.check.results import PROBLEMS, WRITTEN_BY
 from wbcnets.io.atomic_files import write_text
+from wbcnets.io.outputs import claim_file
 
 _ORIGINS = {"auto": "auto", "0": 0, "1": 1}
 
@@ -76,6 +82,10 @@ def run(args: argparse.Namespace) -> int:
         leaks=args.leaks,
         group_pattern=args.group_pattern,
     )
+    if args.json is not None:
+        claim_file(args.json, args.paths, WRITTEN_BY, "json")
+    if args.fix_to is not None:
+        check_fix_folder(args.fix_to, args.paths, options)
     result = check_datasets(args.paths, options)
     text = result.summary()
     if result.exit_code == PROBLEMS and args.fix_to is None:
@@ -84,7 +94,6 @@ def run(args: argparse.Namespace) -> int:
     encoding = sys.stdout.encoding or "utf-8"
     print(text.encode(encoding, errors="backslashreplace").decode(encoding))
     if args.json is not None:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
         write_text(args.json, result.to_json())
     if args.fix_to is not None:
         for path in fix_datasets(args.paths, options, args.fix_to):

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from wbcnets.cli.options import add_option, at_least
 from wbcnets.data.detection.coco import load_coco
-from wbcnets.data.detection.preview import save_preview
+from wbcnets.data.detection.preview import claim_preview, save_preview
 from wbcnets.synthetic.smears import (
     DIFFERENTIALS,
     LEUKOCYTE_CLASSES,
@@ -76,9 +76,10 @@ def run(args: argparse.Namespace) -> int:
     """Writes the dataset.
 
     Raises:
-        ConfigError: if the style is out of range.
-        DataError: if the folder holds other files.
+        ConfigError: if the style is out of range, or the folder holds other files.
     """
+    if args.preview is not None:
+        claim_preview(args.preview, setting="preview")
     width, height = args.size
     style = SmearStyle(
         height=height,

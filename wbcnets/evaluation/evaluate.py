@@ -14,7 +14,8 @@ from wbcnets.evaluation.class_map import ClassMap, match_classes, read_class_map
 from wbcnets.evaluation.classifier import Classifier, load_classifier
 from wbcnets.evaluation.metrics import ClassifierMetrics, compute_metrics
 from wbcnets.evaluation.predictions import Predictions, check_at_least, predict
-from wbcnets.evaluation.report import write_evaluation
+from wbcnets.evaluation.report import COMMAND, write_evaluation
+from wbcnets.io.outputs import check_folder
 
 StrPath = str | os.PathLike[str]
 
@@ -59,7 +60,12 @@ def evaluate_classifier(
     check_at_least(1, batch_size=batch_size)
     check_at_least(0, workers=workers, resamples=resamples)
     # Small files first: a mistake in one must show before the model runs
-    folder = _check_output(output, compare_with)
+    folder = None if output is None else Path(output)
+    if folder is not None:
+        files = [path for path in (class_map, compare_with) if isinstance(path, (str, os.PathLike))]
+        check_folder(folder, COMMAND, [weights, *files], [data])
+    elif compare_with is not None:
+        raise ConfigError("a comparison is part of the report; name a folder as output")
     if isinstance(class_map, (str, os.PathLike)):
         class_map = read_class_map(Path(class_map))
     baseline = None if compare_with is None else Predictions.from_csv(Path(compare_with))
@@ -96,16 +102,6 @@ def _predict(
     )
     files = tuple(image.file for image in manifest.images)
     return Predictions(classifier.class_names, files, probabilities, labels)
-
-
-def _check_output(output: StrPath | None, compare_with: StrPath | None) -> Path | None:
-    if output is None:
-        if compare_with is not None:
-            raise ConfigError("a comparison is part of the report; name a folder as output")
-        return None
-    if Path(output).exists() and not Path(output).is_dir():
-        raise ConfigError(f"output {Path(output)}: is a file; name a folder", setting="output")
-    return Path(output)
 
 
 def _describe_data(

@@ -5,7 +5,16 @@ from pathlib import Path
 from timm.models import save_for_hf
 
 from wbcnets.evaluation.classifier import Classifier
+from wbcnets.io.atomic_files import digest_path
 from wbcnets.io.checkpoints import write_weights
+from wbcnets.io.outputs import claim_file, claim_folder, write_readme
+
+COMMAND = "export cells"
+_README = """A classifier: `wbcnets predict cells --weights` takes this folder.
+
+config.json        the model, its classes and its preprocessing
+model.safetensors  its weights
+"""
 
 
 def export_classifier(classifier: Classifier, output: Path) -> None:
@@ -17,12 +26,16 @@ def export_classifier(classifier: Classifier, output: Path) -> None:
             timm writes it for the Hugging Face hub.
 
     Raises:
+        ConfigError: if the output exists.
         CheckpointError: if the file cannot be written.
     """
     names = list(classifier.class_names)
     if output.suffix == ".safetensors":
+        claim_file(output)
+        claim_file(digest_path(output))
         write_weights(output, classifier.model.state_dict(), names)
         return
+    claim_folder(output, COMMAND, [classifier.name], results=["*.safetensors"])
     side = classifier.image_size
     save_for_hf(
         classifier.model,
@@ -37,3 +50,4 @@ def export_classifier(classifier: Classifier, output: Path) -> None:
             "crop_pct": 1.0,
         },
     )
+    write_readme(output, COMMAND, _README)

@@ -5,9 +5,10 @@ from pathlib import Path
 
 from wbcnets.errors import ConfigError
 from wbcnets.evaluation.classifier import Classifier, Unreadable
-from wbcnets.evaluation.predictions import Predictions
+from wbcnets.evaluation.predictions import TABLE_MARKER, Predictions
 from wbcnets.io.csv_files import write_csv
 from wbcnets.io.image_sources import ImageSource
+from wbcnets.io.outputs import StrPath, claim_file
 
 UNREADABLE = "unreadable.csv"
 _COLUMNS = ("file", "reason")
@@ -32,23 +33,21 @@ def predict_files(
         options: ``tta`` and ``amp`` of ``predict``.
 
     Raises:
-        ConfigError: if an argument cannot be used.
+        ConfigError: if an argument cannot be used, or a file of others would be replaced.
     """
-    if output.name == UNREADABLE or output.is_dir():
+    if output.name == UNREADABLE:
         raise ConfigError(
             f"output {output}: is not a name for the table; use another one, such as cells.csv",
             setting="output",
         )
+    inputs: list[StrPath] = [classifier.name, *(source.path for source in sources)]
+    claim_file(output, inputs, TABLE_MARKER)
+    table = output.with_name(UNREADABLE)
+    claim_file(table, inputs, ",".join(_COLUMNS))
     readers = [(source.name, source.read) for source in sources]
     predictions, unreadable = classifier.predict_readable(readers, batch_size, **options)
-    output.parent.mkdir(parents=True, exist_ok=True)
     predictions.to_csv(output)
-    table = output.with_name(UNREADABLE)
-    # An empty table replaces one of an earlier call, and nothing else of that name
-    if unreadable or _is_ours(table):
+    # An empty table replaces one of an earlier call
+    if unreadable or table.exists():
         write_csv(table, [_COLUMNS, *unreadable])
     return predictions, unreadable
-
-
-def _is_ours(path: Path) -> bool:
-    return path.is_file() and path.read_bytes().startswith(",".join(_COLUMNS).encode())

@@ -18,6 +18,7 @@ from wbcnets.io.csv_files import write_csv
 
 TTA_MODES = ("none", "flips", "d4")
 _COLUMNS = ["file", "true", "predicted", "probability"]
+TABLE_MARKER = ",".join(_COLUMNS)
 
 
 @dataclass(frozen=True)

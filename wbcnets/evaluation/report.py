@@ -13,8 +13,10 @@ from wbcnets.evaluation.predictions import Predictions
 from wbcnets.evaluation.significance import McNemarResult, mcnemar_test, write_disagreements
 from wbcnets.io.csv_files import write_csv
 from wbcnets.io.images import read_image
+from wbcnets.io.outputs import claim_folder, write_readme
 
 REPORT = "report.md"
+COMMAND = "evaluate cells"
 _README = """The evaluation of a classifier on labeled images.
 
 report.md             metrics with intervals, overall and per class, and how they were computed
@@ -52,7 +54,7 @@ def write_evaluation(
         CheckpointError: if a file cannot be written.
     """
     comparison = None if baseline is None else mcnemar_test(predictions, baseline)
-    folder.mkdir(parents=True, exist_ok=True)
+    claim_folder(folder, COMMAND)
     predictions.to_csv(folder / "predictions.csv")
     content = {"about": list(about), "images": len(predictions.files), **metrics.as_dict()}
     if comparison is not None:
@@ -76,7 +78,7 @@ def write_evaluation(
         (folder / "disagreements.csv").unlink(missing_ok=True)  # of an earlier comparison
     else:
         write_disagreements(predictions, baseline, folder / "disagreements.csv")
-    (folder / "README.txt").write_text(_README, encoding="utf-8")
+    write_readme(folder, COMMAND, _README)
 
 
 def format_report(

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from wbcnets.errors import DataError
 from wbcnets.io.atomic_files import write_atomically
+from wbcnets.io.outputs import claim_folder, write_readme
 from wbcnets.synthetic.cells import EOSIN, HEMOGLOBIN, Cell, FloatArray, Texture, draw_cell
 from wbcnets.synthetic.layout import CellPosition, position_cells
 from wbcnets.synthetic.optics import (
@@ -58,7 +59,11 @@ GENERATOR_NAME = "wbcnets synthetic smears"
 GENERATOR_VERSION = "1"
 DEFAULT_STYLE = SmearStyle()
 _LEAST_VISIBLE = 0.25
-_MARKER_NAME = "smears.json"
+COMMAND = "smears"
+_README = """Synthetic blood smears: images/, and annotations.json in COCO's format.
+
+{}
+"""
 
 
 @dataclass(frozen=True)
@@ -229,20 +234,11 @@ def _check_classes(classes: Sequence[str]) -> None:
         )
 
 
-def _claim_folder(folder: Path, info: dict[str, Any]) -> None:
-    """Creates the folder, or empties one that this generator filled before."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if not (folder / _MARKER_NAME).is_file():
-            raise DataError(
-                f"{folder}: holds files that the smear generator did not write (no {_MARKER_NAME});"
-                " give a new or an empty folder",
-                setting="output",
-            )
-        (folder / "annotations.json").unlink(missing_ok=True)
-        for old in (folder / "images").glob("smear_*"):
-            old.unlink()
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    (folder / _MARKER_NAME).write_text(json.dumps(info, indent=2), encoding="utf-8")
+def _remove_old_smears(folder: Path) -> None:
+    """Empties a folder that this generator filled before."""
+    (folder / "annotations.json").unlink(missing_ok=True)
+    for old in (folder / "images").glob("smear_*"):
+        old.unlink()
 
 
 def _write_smear(index: int, folder: Path, seed: int, style: SmearStyle, suffix: str) -> Smear:
@@ -283,7 +279,8 @@ def write_smear_dataset(
         The path of annotations.json.
 
     Raises:
-        DataError: if the folder holds other files, or an argument is out of range.
+        ConfigError: if the folder holds other files.
+        DataError: if an argument is out of range.
     """
     folder = Path(folder)
     _check_classes(classes)
@@ -298,7 +295,9 @@ def write_smear_dataset(
         "seed": seed,
         "style": dataclasses.asdict(style),
     }
-    _claim_folder(folder, info)
+    claim_folder(folder, COMMAND)
+    _remove_old_smears(folder)
+    (folder / "images").mkdir(exist_ok=True)
     write = partial(_write_smear, folder=folder, seed=seed, style=style, suffix=suffix)
     if workers:
         with ThreadPoolExecutor(workers) as pool:
@@ -309,4 +308,5 @@ def write_smear_dataset(
     path = folder / "annotations.json"
     coco = json.dumps(smears_to_coco(smears, names, classes, info))
     write_atomically(path, lambda file: file.write(coco.encode()))
+    write_readme(folder, COMMAND, _README.format(json.dumps(info, indent=2)))
     return path

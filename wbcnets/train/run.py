@@ -5,11 +5,12 @@ from pathlib import Path
 
 from wbcnets.engine.distributed import init_distributed
 from wbcnets.engine.seeding import seed_everything
+from wbcnets.io.outputs import claim_folder
 from wbcnets.train.config import TrainConfig
 from wbcnets.train.data import create_data, find_splits
 from wbcnets.train.logging import start_logging
 from wbcnets.train.model import create_classifier, describe_data
-from wbcnets.train.run_folder import RunFolder, check_new, read_run, restore_last
+from wbcnets.train.run_folder import COMMAND, RunFolder, check_new, read_run, restore_last
 from wbcnets.train.state import Progress, create_state
 from wbcnets.train.trainer import Trainer
 
@@ -28,7 +29,7 @@ def train_classifier(config: TrainConfig) -> Progress:
         FloatingPointError: if too many steps in a row were not finite.
         KeyboardInterrupt: if the run was asked to stop; it can be resumed.
     """
-    return _train(config, check_new(config.output))
+    return _train(config, check_new(config))
 
 
 def resume_training(output: str | Path, overrides: Sequence[str] = ()) -> Progress:
@@ -53,6 +54,8 @@ def resume_training(output: str | Path, overrides: Sequence[str] = ()) -> Progre
 def _train(config: TrainConfig, path: Path, resume: bool = False) -> Progress:
     with init_distributed(config.device, config.training.process_timeout) as context:
         context.wait()  # all processes have looked at the folder before the main one writes into it
+        if context.is_main and not resume:
+            claim_folder(path, COMMAND)
         start_logging(path if context.is_main else None)
         splits = find_splits(config.data)
         seed_everything(config.training.seed)

@@ -18,6 +18,7 @@ from wbcnets.io.atomic_files import keep_copy, write_atomically, write_text
 from wbcnets.io.checkpoints import read_checkpoint, write_checkpoint
 from wbcnets.io.csv_files import write_csv
 from wbcnets.io.drawing import contact_sheet
+from wbcnets.io.outputs import check_folder, write_readme
 from wbcnets.train.config import TrainConfig
 from wbcnets.train.config_file import dump_config, load_config
 from wbcnets.train.data import CellSplits
@@ -26,6 +27,7 @@ from wbcnets.train.state import TrainingState
 
 logger = logging.getLogger(__name__)
 
+COMMAND = "train cells"
 CONFIG_NAME = "config.yaml"
 BEST_NAME = "best.pth"
 LAST_NAME = "last.pth"
@@ -107,7 +109,7 @@ class RunFolder:
         self._write_json("classes.json", self.class_names)
         self._write_json("splits.json", _list_images(self.splits))
         readme = _README.format(metric=self.config.training.best_metric)
-        write_text(self.path / "README.txt", readme)
+        write_readme(self.path, COMMAND, readme)
 
     def save(self, name: str, state: TrainingState) -> None:
         """Writes a checkpoint; all but the best can be resumed.
@@ -190,12 +192,13 @@ def _list_images(splits: CellSplits) -> dict[str, Any]:
     }
 
 
-def check_new(output: str) -> Path:
+def check_new(config: TrainConfig) -> Path:
     """Returns the folder of a new run.
 
     Raises:
-        ConfigError: if no folder is given, or if it holds a run already.
+        ConfigError: if no folder is given, or if it holds a run, other files or the data.
     """
+    output = config.output
     if not output:
         raise ConfigError(
             "output is empty: name a folder for the run, such as runs/pbc_resnet18",
@@ -206,8 +209,7 @@ def check_new(output: str) -> Path:
         raise ConfigError(
             f"{path}: holds a run already; resume it, or choose another folder", setting="resume"
         )
-    if path.exists() and not path.is_dir():
-        raise ConfigError(f"{path}: is a file; choose another folder", setting="output")
+    check_folder(path, COMMAND, [config.model.weights], [config.data.source])
     return path
 
 

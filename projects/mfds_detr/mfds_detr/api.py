@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 from mfds_detr.checkpoint.weights import read_config_of, read_weights
 from mfds_detr.config import read_config
 from mfds_detr.data.datasets import DatasetSource
-from mfds_detr.engine.run import RunOptions, evaluate_weights, prepare, run
+from mfds_detr.engine.run import RunOptions, claim_output, evaluate_weights, prepare, run
 from mfds_detr.predictor import Detections, LeukocytePredictor
 
 __all__ = ["Detections", "evaluate_detector", "load_detector", "train_detector"]
@@ -60,7 +60,9 @@ def train_detector(
     if weights is not None:
         cfg.MODEL.WEIGHTS = os.fspath(weights)
     given = _register(cfg, "TRAIN", train) + _register(cfg, "TEST", test)
-    run(cfg, RunOptions(given, resume=resume))
+    options = RunOptions(given, resume=resume)
+    claim_output(cfg, options)
+    run(cfg, options)
     return Path(output) / ("model_final.pth" if test is None else "model_best.pth")
 
 
@@ -96,6 +98,7 @@ def evaluate_detector(
     options = RunOptions(_register(cfg, "TEST", data), eval_only=True)
     if output is not None:
         cfg.OUTPUT_DIR = os.fspath(output)
+        claim_output(cfg, options)
         return run(cfg, options)
     with tempfile.TemporaryDirectory() as cfg.OUTPUT_DIR:
         return evaluate_weights(cfg, prepare(cfg, options))

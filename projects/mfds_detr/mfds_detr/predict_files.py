@@ -16,8 +16,10 @@ from wbcnets.io.atomic_files import write_atomically
 from wbcnets.io.csv_files import write_csv
 from wbcnets.io.drawing import draw_boxes
 from wbcnets.io.image_sources import ImageSource
+from wbcnets.io.outputs import claim_folder, write_readme
 
-_EXPLANATION = """\
+COMMAND = "predict smears"
+_README = """\
 Cells that MFDS-DETR found in {images} images, with a score of at least {threshold:g}.
 
 counts.csv        cells per image and class; the last row holds the totals
@@ -59,9 +61,10 @@ def predict_files(
         The number of images that could not be read.
 
     Raises:
+        ConfigError: if the folder holds an input or files of others.
         CheckpointError: if a file cannot be written.
     """
-    output.mkdir(parents=True, exist_ok=True)
+    claim_folder(output, COMMAND, (source.path for source in sources))
     overlay_of = _overlay_names([source.name for source in sources])
     found: list[ImageDetections] = []
     unreadable: list[tuple[str, str]] = []
@@ -78,13 +81,13 @@ def predict_files(
             _draw(detections, image, predictor.class_names, path)
     info = {"description": "Detections of MFDS-DETR", "score_threshold": predictor.threshold}
     coco = to_coco(found, predictor.class_names, info)
-    explanation = _EXPLANATION.format(
+    readme = _README.format(
         images=len(found), unreadable=len(unreadable), threshold=predictor.threshold
     )
     write_atomically(
         output / "predictions.json", lambda file: file.write(json.dumps(coco).encode())
     )
-    write_atomically(output / "README.txt", lambda file: file.write(explanation.encode()))
+    write_readme(output, COMMAND, readme)
     write_csv(output / "counts.csv", count_rows(found, predictor.class_names))
     # Also if it is empty, so that the list of an earlier run does not stay
     write_csv(output / "unreadable.csv", [("file", "reason"), *unreadable])

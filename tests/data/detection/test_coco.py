@@ -4,11 +4,10 @@ import os
 
 import numpy as np
 import pytest
-from hypothesis import given, reject, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.data.round_trips import ROUND_TRIPS
 from wbcnets.data.detection.coco import load_coco, parse_coco
 from wbcnets.errors import DataError
 from wbcnets.io.strict_json import write_json
@@ -301,7 +300,12 @@ boxes = st.lists(numbers, min_size=4, max_size=4)
         max_size=12,
     ),
 )
-@settings(ROUND_TRIPS, max_examples=150)
+@settings(
+    max_examples=150,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 def test_no_annotation_is_ever_lost(coco, tmp_path, rows):
     annotations = [
         {

@@ -33,6 +33,14 @@ def test_an_exported_file_predicts_the_same(trained, images, tmp_path, dtype):
         assert np.array_equal(scores, wanted)
 
 
+@pytest.mark.parametrize("name", ["mine.safetensors", "mine.safetensors.sha256", "mine.yaml"])
+def test_no_file_is_replaced(trained, tmp_path, capsys, name):
+    (tmp_path / name).write_text("years of work")
+    assert run("--weights", trained.weights, "--output", tmp_path / "mine.safetensors") == 2
+    assert f"{name}: exists" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 @pytest.mark.parametrize(
     ("content", "words", "message"),
     [

@@ -67,6 +67,16 @@ def test_a_folder_with_a_damaged_image(trained, images, tmp_path, capsys):
     assert (read_image(output / "overlays" / "a.png") != original).any()
 
 
+def test_no_image_and_no_file_of_others_is_replaced(trained, images, tmp_path, capsys):
+    (tmp_path / "essay").mkdir()
+    (tmp_path / "essay" / "problems.csv").write_text("years of work")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for output, message in ((images, "holds an input"), (tmp_path / "essay", "did not write")):
+        assert run("--weights", trained.weights, "--input", images, "--output", output) == 2
+        assert message in capsys.readouterr().err
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
 def test_the_json_holds_the_predictors_boxes(trained, images, tmp_path):
     run("--weights", trained.weights, "--input", images / "a.png", "--output", tmp_path / "out")
     (found,) = LeukocytePredictor(trained.weights).predict(images / "a.png")

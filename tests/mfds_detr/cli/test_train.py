@@ -1,12 +1,13 @@
 """The training command trains, evaluates, names wrong input in one message, and survives kills."""
 
-import itertools
 import json
 import os
 import random
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -17,7 +18,6 @@ pytest.importorskip("detectron2")
 
 from mfds_detr.cli import train
 from mfds_detr.engine import run as engine
-from tests.processes import Worker, run_script
 from wbcnets.cli.main import CommandParser, run_command
 from wbcnets.errors import DataError
 from wbcnets.io.checkpoints import read_checkpoint
@@ -66,16 +66,13 @@ def refusal(capfd, caplog):
     return run
 
 
-@pytest.fixture
-def start(repository, tmp_path):
-    """Returns a function that starts the script of a clone in a process of its own."""
-    script = repository / "projects" / "mfds_detr" / "train_net.py"
-    numbers = itertools.count()
-
-    def run(arguments):
-        return Worker(tmp_path / f"shown_{next(numbers)}.txt", run_script, script, *arguments)
-
-    return run
+def start(arguments, repository):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    script = str(repository / "projects" / "mfds_detr" / "train_net.py")
+    return subprocess.Popen(
+        [sys.executable, script, *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+    )  # fmt: skip
 
 
 def test_train_then_evaluate(command, smears, tmp_path, capsys):
@@ -88,15 +85,40 @@ def test_train_then_evaluate(command, smears, tmp_path, capsys):
     assert "META_ARCHITECTURE: MFDSDETR" in config
     text = (output / "log.txt").read_text()
     assert "6 images" in text
-    (output / "evaluation.json").unlink()
-    call(
-        command(
-            *smears, "MODEL.WEIGHTS", output / "model_final.pth", flags=["--eval-only"]
-        )
-    )  # fmt: skip
-    again = json.loads((output / "evaluation.json").read_text())["results"]["mine"]
-    for name, value in first["results"]["mine"].items():
-        assert again[name] == pytest.approx(value, nan_ok=True)
+    weights = ["MODEL.WEIGHTS", output / "model_final.pth"]
+    elsewhere = ["OUTPUT_DIR", tmp_path / "evaluated"]
+    for words, flags in (([*weights, *elsewhere], ["--eval-only"]),
+                         (["TEST.SCORE_THRESHOLD", 0.0], ["--eval-only", "--resume"])):  # fmt: skip
+        call(command(*smears, *words, flags=flags))
+        folder = tmp_path / "evaluated" if elsewhere[1] in words else output
+        again = json.loads((folder / "evaluation.json").read_text())["results"]["mine"]
+        for name, value in first["results"]["mine"].items():
+            assert again[name] == pytest.approx(value, nan_ok=True)
+    assert (output / "config.yaml").read_text() == config
+    assert "model_best.pth" in (output / "README.txt").read_text()
+
+
+@pytest.mark.parametrize("flags", [(), ("--eval-only",)])
+def test_a_training_is_never_overwritten(command, smears, tmp_path, refusal, flags):
+    output = tmp_path / "output"
+    output.mkdir()
+    (output / "README.txt").write_text("Written by wbcnets train smears.\n")
+    (output / "model_best.pth").write_bytes(b"weights")
+    (output / "metrics.json").write_text("{}")
+    before = {path: path.read_bytes() for path in output.iterdir()}
+    text = refusal(command(*smears, "MODEL.WEIGHTS", "other.pth", flags=flags))
+    assert f"{output}: holds" in text
+    assert {path: path.read_bytes() for path in output.iterdir()} == before
+
+
+def test_the_folder_of_others_and_of_the_images_is_no_output(command, smears, tmp_path, refusal):
+    (tmp_path / "output").mkdir()
+    (tmp_path / "output" / "README.txt").write_text("years of work")
+    for flags in ((), ("--resume",)):
+        assert "did not write" in refusal(command(*smears, flags=flags))
+    assert [path.name for path in (tmp_path / "output").iterdir()] == ["README.txt"]
+    text = refusal(command(*smears, "OUTPUT_DIR", smears[1] / "run"))
+    assert "lies in the data folder" in text
 
 
 def missing_image(content, images):
@@ -259,40 +281,44 @@ def test_no_dataset_at_all(command, smears, refusal):
     assert "DATASETS.TRAIN and DATASETS.TEST are both empty" in shown
 
 
-def test_an_unknown_key_in_a_real_run(command, smears, start):
-    worker = start(command(*smears, "MODEL.MFDS_DETR.QUERIES", 3))
-    assert worker.wait() == 2
-    assert worker.text.count("MODEL.MFDS_DETR.QUERIES") == 1
-    assert "Traceback" not in worker.text
+def test_an_unknown_key_in_a_real_run(command, smears, repository):
+    process = start(command(*smears, "MODEL.MFDS_DETR.QUERIES", 3), repository)
+    shown, _ = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert shown.count("MODEL.MFDS_DETR.QUERIES") == 1
+    assert "Traceback" not in shown
 
 
-def test_a_corrupt_image_in_a_real_run(command, smears, tmp_path, start):
+def test_a_corrupt_image_in_a_real_run(command, smears, tmp_path, repository):
     # The header is sound, so only decoding finds the damage
     images = tmp_path / "images"
     shutil.copytree(smears.images, images)
     for path in images.iterdir():
         path.write_bytes(path.read_bytes()[:2000])
-    worker = start(command(smears.json_file, images))
-    assert worker.wait() == 1
-    assert re.search(r"images/smear_00000\d\.png: the image cannot be read", worker.text)
-    assert "Traceback" not in worker.text
+    process = start(command(smears.json_file, images), repository)
+    shown, _ = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert re.search(r"images/smear_00000\d\.png: the image cannot be read", shown)
+    assert "Traceback" not in shown
 
 
 @pytest.mark.timeout(600)
-def test_kill_and_resume(command, smears, tmp_path, start):
+def test_kill_and_resume(command, smears, tmp_path, repository):
     output = tmp_path / "output"
     generator = random.Random(int.from_bytes(os.urandom(4), "big"))
     moments = [generator.uniform(0, 1.5) for _ in range(3)]
     newest = -1
     for attempt, moment in enumerate(moments):
         flags = ["--resume"] if attempt else []
-        worker = start(command(*smears, "SOLVER.MAX_ITER", 5000, flags=flags))
+        process = start(command(*smears, "SOLVER.MAX_ITER", 5000, flags=flags), repository)
         deadline = time.monotonic() + 150
         while latest_iteration(output) <= newest and time.monotonic() < deadline:
-            assert worker.is_alive, worker.text
+            assert process.poll() is None, process.stdout.read()
             time.sleep(0.02)
         time.sleep(moment)
-        assert worker.kill() == -signal.SIGKILL
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
         assert latest_iteration(output) > newest, f"no progress before the kill after {moment} s"
         newest = latest_iteration(output)
         checkpoints = list(output.glob("model_*.pth"))
@@ -300,9 +326,10 @@ def test_kill_and_resume(command, smears, tmp_path, start):
         for path in checkpoints:
             assert read_checkpoint(path)["iteration"] >= 0, moments
     flags = ["--resume", "--allow-config-change", "SOLVER.MAX_ITER"]
-    worker = start(command(*smears, "SOLVER.MAX_ITER", newest + 3, flags=flags))
-    assert worker.wait() == 0, worker.text
-    assert f"Training from iteration {newest + 1} to {newest + 3}" in worker.text
+    process = start(command(*smears, "SOLVER.MAX_ITER", newest + 3, flags=flags), repository)
+    shown, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, shown
+    assert f"Training from iteration {newest + 1} to {newest + 3}" in shown
     assert read_checkpoint(output / "model_final.pth")["iteration"] == newest + 2
     assert not list(output.glob(".model*")), "half-written files are left"
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-from functools import partial
 
 from tests.stress.faults.builders import HEIGHT, WIDTH, coco, picture, write_coco, write_text_coco
 from tests.stress.faults.case import Catalog
@@ -24,11 +23,11 @@ def changed(change, after=None):
     return lambda folder: write_coco(folder, change, after)
 
 
-def first_entry(kind, **fields):
-    """Changes fields of the first image or annotation; the value REMOVED deletes one."""
+def annotation(**fields):
+    """Changes fields of the first annotation; the value REMOVED deletes one."""
 
     def change(data):
-        entry = data[kind][0]
+        entry = data["annotations"][0]
         entry.update(fields)
         for key in [key for key, value in fields.items() if value == "REMOVED"]:
             del entry[key]
@@ -36,8 +35,16 @@ def first_entry(kind, **fields):
     return changed(change)
 
 
-annotation = partial(first_entry, "annotations")
-image = partial(first_entry, "images")
+def image(**fields):
+    def change(data):
+        entry = data["images"][0]
+        entry.update(fields)
+        for key in [key for key, value in fields.items() if value == "REMOVED"]:
+            del entry[key]
+
+    return changed(change)
+
+
 add = catalog.add
 FIX = {"policy": "fix"}
 # Boxes

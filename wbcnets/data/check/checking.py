@@ -1,4 +1,4 @@
-"""Reads every set with the reader that training uses, then searches for leaks between sets."""
+"""The check itself: every set by the reader that training uses, then the search for leaks."""
 
 import contextlib
 from collections import Counter
@@ -13,7 +13,7 @@ from wbcnets.data.cells.checks import CellReport, CheckedCells, check_cells, fin
 from wbcnets.data.cells.listing import list_cells
 from wbcnets.data.cells.manifest import read_manifest, verify_hashes
 from wbcnets.data.check.formats import FoundSet, find_sets
-from wbcnets.data.check.repair import write_repaired
+from wbcnets.data.check.repair import FIX_COMMAND, write_repaired
 from wbcnets.data.check.results import CheckResult, SetResult
 from wbcnets.data.detection.box_checks import Policy
 from wbcnets.data.detection.coco import load_coco
@@ -32,11 +32,12 @@ from wbcnets.data.duplicates.leaks import (
 from wbcnets.errors import DataError
 from wbcnets.io.archives import unpacked
 from wbcnets.io.image_files import IMAGE_SUFFIXES, find_image_files
+from wbcnets.io.outputs import check_folder
 
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """How a check reads its sets.
+    """The options of a check.
 
     Args:
         images: Folder of the images of all sets; searched beside the annotations by default.
@@ -92,10 +93,21 @@ def fix_datasets(paths: Sequence[Path], options: CheckOptions, folder: Path) -> 
         ConfigError: if the folder is in use.
         DataError: if a problem has no certain repair.
     """
+    check_fix_folder(folder, paths, options)
     options = replace(options, policy="skip", strict=False)
     with contextlib.ExitStack() as stack:
         places = [_open_path(path, stack) for path in paths]
         return write_repaired(_check_places(places, options), folder)
+
+
+def check_fix_folder(folder: Path, paths: Sequence[Path], options: CheckOptions) -> None:
+    """Checks the folder of ``fix_datasets`` before any work; for the arguments see there.
+
+    Raises:
+        ConfigError: if the folder is in use, or one of the data folders.
+    """
+    data = [*paths, *([options.images] if options.images else [])]
+    check_folder(folder, FIX_COMMAND, data=data, results=["*"], setting="fix_to")
 
 
 @dataclass(frozen=True)

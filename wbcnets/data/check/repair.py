@@ -8,11 +8,13 @@ from wbcnets.data.cells.manifest import MANIFEST_NAME
 from wbcnets.data.check.results import CheckResult, SetResult
 from wbcnets.data.detection.dataset import CocoDataset
 from wbcnets.data.detection.report import Counts
-from wbcnets.errors import ConfigError, DataError
+from wbcnets.errors import DataError
 from wbcnets.io.atomic_files import write_text
+from wbcnets.io.outputs import claim_folder, write_readme
 
+FIX_COMMAND = "check"
 _README = """\
-A repaired copy, written by `wbcnets check`. The original files were only read.
+A repaired copy. The original files were only read.
 
 {sets}
 report.json   all counts, and one line for every item that was repaired or left out
@@ -30,17 +32,14 @@ def write_repaired(result: CheckResult, folder: Path) -> list[Path]:
 
     Args:
         result: Of a check with the policy "skip".
-        folder: A new or empty folder.
+        folder: A new or empty folder, see ``check_folder``.
 
     Returns:
         The files that training can use: a JSON file or a manifest for each set.
 
     Raises:
-        ConfigError: if the folder is in use.
         DataError: if a set has problems even so, or two sets would get one name.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder}: exists and is not empty - name a new folder")
     unusable = [
         line for entry in result.sets for line in ([entry.error] if entry.error else entry.problems)
     ]
@@ -50,7 +49,7 @@ def write_repaired(result: CheckResult, folder: Path) -> list[Path]:
             unusable,
         )
     names = _names(result.sets)
-    folder.mkdir(parents=True, exist_ok=True)
+    claim_folder(folder, FIX_COMMAND)
     written = []
     for entry, name in zip(result.sets, names):
         target = folder / name if len(result.sets) > 1 else folder
@@ -95,6 +94,7 @@ def _write_reports(result: CheckResult, folder: Path, written: list[Path]) -> No
     for name, text in (
         ("report.json", result.to_json()),
         ("repairs.txt", "".join(f"{line}\n" for line in changes)),
-        ("README.txt", _README.format(sets=sets, counts=sum(counts, Counts(0, 0, 0, 0)))),
     ):
         write_text(folder / name, text)
+    counted = sum(counts, Counts(0, 0, 0, 0))
+    write_readme(folder, FIX_COMMAND, _README.format(sets=sets, counts=counted))

@@ -6,9 +6,11 @@ from typing import Any
 
 from wbcnets.data.cells.checks import CheckedCells
 from wbcnets.data.detection.dataset import CocoDataset
-from wbcnets.data.detection.report import Counts, labeled_lines
+from wbcnets.data.detection.report import Counts
 
 CLEAN, PROBLEMS, UNREADABLE = 0, 1, 2
+# Findings as JSON begin with it
+WRITTEN_BY = "wbcnets check"
 _SHOWN = 50
 
 
@@ -20,8 +22,8 @@ class SetResult:
         name: The path.
         format: "coco", "voc", "labelme", "yolo", "cells" or "manifest".
         error: Why it cannot be read at all; empty if it can.
-        counts: The account of the items: boxes, or images of cells.
-        image_counts: The account of the images of boxes.
+        counts: What became of the items: boxes, or images of cells.
+        image_counts: What became of the images of boxes.
         classes: Items used per class.
         problems: Faults to fix, one line each.
         repaired: Items that were repaired on reading.
@@ -77,13 +79,15 @@ class SetResult:
 
     def changes(self) -> list[str]:
         """Returns one line per item that was left out or repaired."""
-        return labeled_lines(
-            {
-                "dropped image": self.dropped_images,
-                "dropped": self.dropped,
-                "repaired": self.repaired,
-            }
-        )
+        return [
+            f"{kind}: {line}"
+            for kind, lines in (
+                ("dropped image", self.dropped_images),
+                ("dropped", self.dropped),
+                ("repaired", self.repaired),
+            )
+            for line in lines
+        ]
 
     def lines(self) -> list[str]:
         """Returns the findings as text."""
@@ -135,6 +139,7 @@ class CheckResult:
     def to_json(self) -> str:
         """Returns the findings as indented JSON, in which any file name can be written."""
         found = {
+            "written_by": WRITTEN_BY,
             "exit_code": self.exit_code,
             "sets": [entry.as_dict() for entry in self.sets],
             "leaks": self.leaks,

@@ -18,9 +18,16 @@ from wbcnets.data.duplicates.leaks import Leak, cell_sides, describe_leaks, find
 from wbcnets.data.prepare.all_idb2 import list_all_idb2
 from wbcnets.data.prepare.bloodmnist import list_bloodmnist
 from wbcnets.data.prepare.cnmc import list_cnmc
-from wbcnets.data.prepare.options import Prepared, PrepareOptions, check_counts, write_report
+from wbcnets.data.prepare.options import (
+    COMMAND,
+    Prepared,
+    PrepareOptions,
+    check_counts,
+    write_report,
+)
 from wbcnets.errors import ConfigError, DataError
 from wbcnets.io.archives import unpack
+from wbcnets.io.outputs import check_folder, claim_folder
 
 _LISTERS: dict[str, Callable[[Path, ClassificationCard, Path], CellListing]] = {
     "all_idb2": list_all_idb2,
@@ -48,7 +55,8 @@ def prepare_cells(
 
     Raises:
         DataError: if images cannot be used, numbers differ from the card, or splits leak.
-        ConfigError: if the protocol is unknown, or there is neither an output nor a card.
+        ConfigError: if the protocol is unknown, or there is neither an output nor a card, or the
+            output folder holds other files.
     """
     options = options or PrepareOptions()
     if output is None and card is None:
@@ -60,7 +68,9 @@ def prepare_cells(
         listing = _list(source, Path(scratch), card, options)
         name = options.name or listing.name or (card.name if card else "")
         output = output or dataset_root() / name
+        check_folder(output, COMMAND, data=[source])
         checked, lines = _check(name or output.resolve().name, listing, card, options)
+        claim_folder(output, COMMAND)
         manifest = copy_cells(checked.manifest, output)
     groups = len({image.group for image in manifest.images if image.group})
     patients = f"{groups} patients or slides" if groups else "patients or slides: unknown"

@@ -8,8 +8,12 @@ from typing import Literal
 from wbcnets.data.cards.card import DatasetCard, LeakPolicy
 from wbcnets.errors import DataError
 from wbcnets.io.atomic_files import write_text
+from wbcnets.io.outputs import write_readme
 
+COMMAND = "prepare"
 REPORT_NAME = "report.txt"
+_README = """A prepared dataset. report.txt lists what was read, kept and left out.
+"""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,8 @@ def check_counts(
 
 
 def write_report(folder: Path, lines: Sequence[str]) -> Prepared:
-    """Writes ``report.txt``."""
+    """Writes ``report.txt`` and ``README.txt``."""
     report = "\n".join(lines)
     write_text(folder / REPORT_NAME, f"{report}\n")
+    write_readme(folder, COMMAND, _README)
     return Prepared(folder, report)

@@ -9,9 +9,16 @@ from wbcnets.data.cards.paths import dataset_root
 from wbcnets.data.detection.dataset import CocoDataset
 from wbcnets.data.prepare.bccd import read_bccd
 from wbcnets.data.prepare.labelme import read_labelme
-from wbcnets.data.prepare.options import Prepared, PrepareOptions, check_counts, write_report
+from wbcnets.data.prepare.options import (
+    COMMAND,
+    Prepared,
+    PrepareOptions,
+    check_counts,
+    write_report,
+)
 from wbcnets.data.prepare.txl_pbc import read_txl_pbc
 from wbcnets.io.archives import unpacked
+from wbcnets.io.outputs import claim_folder
 from wbcnets.io.text_table import format_table
 
 _READERS: dict[str, Callable[[DetectionCard, Path, Path], dict[str, CocoDataset]]] = {
@@ -41,8 +48,10 @@ def prepare_smears(
     Raises:
         DataError: if the source is another dataset, numbers differ from the card, or annotations
             cannot be used; all problems are listed.
+        ConfigError: if the output folder holds other files.
     """
     output = output or dataset_root() / card.name
+    claim_folder(output, COMMAND, data=[source])
     with unpacked(source) as folder:
         splits = _READERS[card.name](card, folder, output / "images")
     lines = check_counts(card, _differences(card, splits), options or PrepareOptions())

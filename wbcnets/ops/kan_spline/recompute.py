@@ -66,11 +66,22 @@ def blockwise_forward(
 
 
 class _RecomputedSpline(torch.autograd.Function):
-    """``blockwise_forward`` with gradients; saves only its arguments."""
+    """(R, I) -> (R, O); saves only its arguments."""
 
     @staticmethod
-    def forward(*arguments: Any) -> Tensor:
-        return blockwise_forward(*arguments)
+    def forward(
+        x: Tensor,
+        grid: Tensor,
+        spline_weight: Tensor,
+        spline_scaler: Tensor,
+        activated: Tensor | None,
+        base_weight: Tensor | None,
+        order: int,
+        uniform: bool,
+    ) -> Tensor:
+        return blockwise_forward(
+            x, grid, spline_weight, spline_scaler, activated, base_weight, order, uniform
+        )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

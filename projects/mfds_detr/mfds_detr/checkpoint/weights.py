@@ -21,7 +21,7 @@ from mfds_detr.checkpoint.weight_names import State, Translation
 from mfds_detr.config import read_config
 from mfds_detr.project_files import project_files
 from wbcnets.errors import CheckpointError, ConfigError
-from wbcnets.io.atomic_files import write_atomically
+from wbcnets.io.atomic_files import digest_path, write_atomically
 from wbcnets.io.checkpoints import (
     check_class_names,
     describe_misfit,
@@ -30,6 +30,7 @@ from wbcnets.io.checkpoints import (
     read_checkpoint,
     write_weights,
 )
+from wbcnets.io.outputs import claim_file
 
 # The class heads have one row per class, so weights for other classes leave them as they are
 CLASS_HEAD = re.compile(r"^detector\.class_embed\.\d+\.(weight|bias)$")
@@ -202,9 +203,13 @@ def export_weights(
         The size of the file in bytes.
 
     Raises:
+        ConfigError: if a file of that name exists.
         CheckpointError: if the checkpoint cannot be read, names no classes, or holds values too
             large for ``dtype``.
     """
+    written = [output, digest_path(output), output.with_suffix(".yaml")]
+    for path in written:
+        claim_file(path)
     read = read_weights(weights)
     if not read.class_names:
         raise CheckpointError(f"{read.source}: names no classes; use a checkpoint of a training")

@@ -15,10 +15,11 @@ import sys
 from pathlib import Path
 
 from mfds_detr.cli.train import BESIDE, add_config_file
-from mfds_detr.predict_files import predict_files
+from mfds_detr.predict_files import COMMAND, predict_files
 from mfds_detr.predictor import LeukocytePredictor
 from wbcnets.cli.options import add_option
 from wbcnets.io.image_sources import find_image_sources
+from wbcnets.io.outputs import check_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
         WbcnetsError: if the weights, the config or an input is wrong.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    check_folder(args.output, COMMAND, args.input)
     sources = find_image_sources(args.input, leave_out=args.output)
     predictor = LeukocytePredictor(
         args.weights,

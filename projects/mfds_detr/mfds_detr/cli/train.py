@@ -89,6 +89,8 @@ def run(args: argparse.Namespace) -> int:
     cfg = read_run_config(args)
     datasets = tuple(parse_dataset(text) for text in args.dataset)
     options = RunOptions(datasets, args.eval_only, args.resume, tuple(args.allow_config_change))
+    if args.machine_rank == 0:
+        engine.claim_output(cfg, options)
     try:
         launch(
             _run_process,

@@ -27,9 +27,22 @@ from wbcnets.data.detection.coco import CocoDataset
 from wbcnets.data.duplicates.leaks import apply_leak_policy, find_leaks, smear_sides
 from wbcnets.engine.device import choose_device
 from wbcnets.errors import ConfigError
+from wbcnets.io.atomic_files import write_atomically
+from wbcnets.io.outputs import claim_folder, write_readme
 from wbcnets.losses.focal import class_fraction_alpha
 
 logger = logging.getLogger("mfds_detr")
+_README = """The training of a detector of cells in blood smears.
+
+config.yaml         all settings; predictions read it beside the weights
+model_best.pth      the weights with the highest AP on the first test set
+model_final.pth     the weights at the end
+model_0*.pth        checkpoints, from which the training is resumed
+metrics.json        one line of losses and metrics per period
+log.txt             what the terminal showed
+evaluation.*        COCO's metrics of the newest evaluation
+datasets/           the checked annotations
+"""
 
 
 @dataclass(frozen=True)
@@ -50,6 +63,24 @@ class RunOptions:
     allowed_changes: tuple[str, ...] = ()
 
 
+def claim_output(cfg: CfgNode, options: RunOptions) -> None:
+    """Makes ``OUTPUT_DIR`` the run's; called once, before the processes start.
+
+    Raises:
+        ConfigError: if the folder holds other files, an earlier run that is not resumed, or the
+            data.
+        CheckpointError: if the folder cannot be written.
+    """
+    inputs = [] if options.resume else [cfg.MODEL.WEIGHTS]
+    data = [path for source in options.datasets for path in (source.json_file, source.image_folder)]
+    if options.eval_only and not options.resume:
+        claim_folder(cfg.OUTPUT_DIR, "evaluate smears", inputs, data)
+        return
+    earlier = () if options.resume else ("model_*.pth", "metrics.json")
+    claim_folder(cfg.OUTPUT_DIR, "train smears", inputs, data, earlier)
+    write_readme(cfg.OUTPUT_DIR, "train smears", _README)
+
+
 def run(cfg: CfgNode, options: RunOptions) -> dict[str, Any]:
     """Trains or evaluates, and writes ``OUTPUT_DIR``; called in each process.
 
@@ -63,7 +94,13 @@ def run(cfg: CfgNode, options: RunOptions) -> dict[str, Any]:
     for name in ("mfds_detr", "wbcnets"):
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
     class_names = prepare(cfg, options)
+    config = Path(cfg.OUTPUT_DIR) / "config.yaml"
+    resumed = options.eval_only and options.resume and config.is_file()
+    trained = config.read_bytes() if resumed else None
     default_setup(cfg, options)  # after the datasets, so that config.yaml holds what they decide
+    if trained is not None and comm.is_main_process():
+        # The config of the training: predictions read it
+        write_atomically(config, lambda file: file.write(trained))
     if options.eval_only:
         return evaluate_weights(cfg, class_names, options.resume)
     _warn_of_frozen_random_layers(cfg)
