@@ -38,7 +38,7 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
-    """No test may reach another machine; this machine's own processes may talk to each other."""
+    """Keeps tests from reaching other machines; processes of this machine may connect."""
     connect = socket.socket.connect
 
     def connect_locally(self, address):
@@ -51,7 +51,7 @@ def no_network(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def restore_logging():
-    """Detectron2's `setup_logger` ends the propagation that other tests read logs by."""
+    """Restores loggers: Detectron2's ``setup_logger`` stops the propagation that tests read."""
     names = ("detectron2", "fvcore", "mfds_detr", "wbcnets")
     loggers = [logging.getLogger(name) for name in names]
     before = [(logger.propagate, logger.level, list(logger.handlers)) for logger in loggers]
@@ -72,13 +72,13 @@ def _is_loopback(host: str) -> bool:
 
 @pytest.fixture(scope="session")
 def repository() -> Path:
-    """The root of the repository."""
+    """Returns the root of the repository."""
     return REPOSITORY
 
 
 @pytest.fixture
 def shared_data() -> Path:
-    """The folder of real data beside the repository; a test that needs it is skipped without."""
+    """Returns the folder of real data next to the repository, or skips the test."""
     if not SHARED_DATA.is_dir():
         pytest.skip("needs the real data in ../shared/data, which is not there")
     return SHARED_DATA
@@ -86,7 +86,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def smears(tmp_path_factory) -> CocoFolder:
-    """Six generated smears of 160x120 pixels with some leukocytes each; not to be changed."""
+    """Generates six smears of 160x120 px with a few leukocytes each; tests do not change them."""
     from wbcnets.synthetic.smears import LEUKOCYTE_CLASSES, SmearStyle, write_smear_dataset
 
     folder = tmp_path_factory.mktemp("smears") / "set"
@@ -123,7 +123,7 @@ def tiny_command_line() -> list[str]:
 
 @pytest.fixture
 def tiny_config():
-    """Makes configs of the same model for five classes; arguments are keys and values in turn."""
+    """Returns a function that makes configs of this model for five classes from keys and values."""
     from detectron2.config import get_cfg
 
     from mfds_detr import add_mfds_detr_config
@@ -142,7 +142,7 @@ def tiny_config():
 
 @pytest.fixture
 def tiny_model(tiny_config):
-    """Builds such a model with fixed random weights, heads not at zero, in evaluation mode."""
+    """Returns a function that builds this model in evaluation mode with fixed random weights."""
     import torch
     from detectron2.modeling import build_model
 
@@ -160,7 +160,7 @@ def tiny_model(tiny_config):
 
 @pytest.fixture
 def coco(tmp_path):
-    """A valid COCO object on two images of 64x48 in the folder `images`."""
+    """Returns a valid COCO object of two images of 64x48 px in the folder ``images``."""
     folder = tmp_path / "images"
     folder.mkdir()
     for name in ("a.png", "b.png"):
@@ -194,14 +194,14 @@ def coco(tmp_path):
 
 @pytest.fixture
 def noise():
-    """An RGB image of 40x30 px with smooth random colors."""
+    """Returns an RGB image of 40x30 px with smooth random colors."""
     small = np.random.default_rng(0).integers(0, 255, (6, 8, 3), dtype=np.uint8)
     return Image.fromarray(small).resize((40, 30), Image.Resampling.BICUBIC)
 
 
 @pytest.fixture
 def bccd_source():
-    """The published BCCD folder."""
+    """Returns the published BCCD folder, or skips the test."""
     if not (SHARED_DATA / "bccd").is_dir():
         pytest.skip("BCCD is not in ../shared/data")
     return SHARED_DATA / "bccd"

@@ -1,4 +1,4 @@
-"""What the repository's own code may not do, and that nothing leaves the machine."""
+"""The code makes no unsafe call, and importing it opens no connection."""
 
 import ast
 import re
@@ -14,7 +14,7 @@ SOURCES = sorted(
     for folder in ("wbcnets", "projects", "tools", "datasets")
     for path in (ROOT / folder).rglob("*.py")
 )
-# Full names of calls, and which keyword must have which value for the call to be allowed
+# Full names of calls, with the keyword and value that make a call safe
 BANNED = {
     "torch.load": ("weights_only", True),
     "yaml.load": ("Loader", "safe"),
@@ -54,7 +54,7 @@ def name_of(node):
     return ".".join([node.id, *reversed(parts)]) if isinstance(node, ast.Name) else ""
 
 
-def is_allowed(call, condition):
+def is_safe(call, condition):
     if condition is None:
         return False
     keyword, wanted = condition
@@ -66,14 +66,14 @@ def is_allowed(call, condition):
     return isinstance(value, ast.Constant) and value.value is wanted
 
 
-def offences(source):
+def unsafe_calls(source):
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Call):
             continue
         name = name_of(node.func)
         method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
         for found, rules in ((name, BANNED), (method, METHODS)):
-            if found in rules and not is_allowed(node, rules[found]):
+            if found in rules and not is_safe(node, rules[found]):
                 yield f"{node.lineno}: {found}"
         for keyword in node.keywords:
             if keyword.arg in ("shell", "allow_pickle", "trust_remote_code"):
@@ -82,9 +82,9 @@ def offences(source):
                     yield f"{node.lineno}: {keyword.arg}"
 
 
-def test_no_call_that_runs_what_it_reads():
+def test_no_unsafe_call():
     assert len(SOURCES) > 150
-    found = [f"{p.relative_to(ROOT)}:{o}" for p in SOURCES for o in offences(p.read_text())]
+    found = [f"{p.relative_to(ROOT)}:{o}" for p in SOURCES for o in unsafe_calls(p.read_text())]
     assert found == []
 
 
@@ -103,8 +103,8 @@ def test_no_call_that_runs_what_it_reads():
         "eval(x)",
     ],
 )
-def test_the_list_sees_what_it_forbids(code):
-    assert list(offences(code))
+def test_unsafe_calls_are_found(code):
+    assert list(unsafe_calls(code))
 
 
 def test_timm_is_new_enough_to_read_weights_as_data():
@@ -112,8 +112,8 @@ def test_timm_is_new_enough_to_read_weights_as_data():
     assert tuple(map(int, floor.split("."))) >= (1, 0, 26)
 
 
-def test_nothing_is_asked_of_the_network_on_import_and_use(tmp_path):
-    """Every module is imported and a model made in a process whose sockets do not connect."""
+def test_imports_and_shipped_weights_need_no_network(tmp_path):
+    """Imports every module and loads shipped weights in a process without sockets."""
     code = f"""
 import socket, sys, pkgutil, importlib
 def refuse(self, address):

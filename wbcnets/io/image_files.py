@@ -1,9 +1,10 @@
-"""Files below a folder: one walker and one rule for what it passes over.
+"""Lists files below a folder: one walker, with one rule for the files that it skips.
 
-`find_image_files` lists the images of a folder, `find_files` those of any suffix, and `list_folder`
-one folder with all that was passed over. `wbcnets.io.image_sources` adds zips, lists and patterns.
+``find_image_files`` lists the images of a folder, ``find_files`` the files of any suffix, and
+``list_folder`` one folder with everything that was skipped. Zips, lists and patterns are up to
+``wbcnets.io.image_sources``.
 
-Hidden files and the system folders of `IGNORED_FOLDERS` are passed over. Links to folders are never
+Hidden files and the system folders of ``IGNORED_FOLDERS`` are skipped. Links to folders are never
 followed, since they may form loops; links to files count if they stay in the folder.
 """
 
@@ -57,7 +58,7 @@ def find_files(
     *,
     outside_links: bool = False,
 ) -> Iterator[Path]:
-    """Yields files as `find_image_files` lists images.
+    """Yields files as ``find_image_files`` lists images.
 
     Args:
         folder: The folder.
@@ -90,7 +91,7 @@ def list_folder(folder: Path) -> FolderEntries:
         OSError: if the folder cannot be listed.
     """
     entries = FolderEntries()
-    # Not `iterdir`: the entries of `scandir` know their kind without a call each
+    # Not ``iterdir``: the entries of ``scandir`` know their kind without a call each
     with os.scandir(folder) as found:
         for entry in sorted(found, key=lambda entry: natural_order(entry.name)):
             if is_hidden(entry.name):

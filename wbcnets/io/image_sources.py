@@ -1,9 +1,9 @@
-"""The images that a person names to predict on: files, folders, zips, lists and patterns.
+"""Finds the images to predict on: files, folders, zips, lists and patterns.
 
     find_image_sources(inputs, leave_out=None) -> list[ImageSource]
 
-serves the classifier and the detector. An `ImageSource` has a `name` for tables and output files, a
-`path` for messages, and `read()`.
+serves the classifier and the detector. An ``ImageSource`` has a ``name`` for tables and output
+files, a ``path`` for messages, and ``read()``.
 """
 
 import glob

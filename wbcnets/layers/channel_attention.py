@@ -9,17 +9,16 @@ Differences from the paper:
   come from the released code.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from wbcnets.errors import ConfigError
 
 
-class ChannelAttention(nn.Module):
-    """Computes channel weights from averages and maxima: (B, C, H, W) -> (B, C, 1, 1).
-
-    ``sigmoid(bottleneck(average_pool(f)) + bottleneck(max_pool(f)))`` with one shared bottleneck of
-    two 1x1 convolutions without bias and a ReLU between them.
+class ChannelBottleneck(nn.Module):
+    """Base of the attentions over channels, which pass pooled channels through a bottleneck.
 
     Args:
         channels: C.
@@ -42,13 +41,29 @@ class ChannelAttention(nn.Module):
         super().__init__()
         if channels < 1 or reduction < 1:
             raise ConfigError(
-                "ChannelAttention: channels and reduction must be at least 1, "
-                f"got channels={channels}, reduction={reduction}"
+                f"{type(self).__name__}: channels and reduction must be at least 1, got "
+                f"channels={channels}, reduction={reduction}"
             )
-        hidden = max(1, channels // reduction)
-        self.squeeze = nn.Conv2d(channels, hidden, 1, bias=False, device=device, dtype=dtype)
+        self.add_layers(channels, max(1, channels // reduction), device=device, dtype=dtype)
+
+    def add_layers(self, channels: int, hidden: int, **dd: Any) -> None:
+        """Adds the layers into the bottleneck of ``hidden`` channels and out of it."""
+        raise NotImplementedError(f"{type(self).__name__} does not define add_layers")
+
+
+class ChannelAttention(ChannelBottleneck):
+    """Computes channel weights from averages and maxima: (B, C, H, W) -> (B, C, 1, 1).
+
+    ``sigmoid(bottleneck(average_pool(f)) + bottleneck(max_pool(f)))`` with one shared bottleneck of
+    two 1x1 convolutions without bias and a ReLU between them. The arguments are those of
+    ``ChannelBottleneck``.
+    """
+
+    def add_layers(self, channels: int, hidden: int, **dd: Any) -> None:
+        """Adds two 1x1 convolutions and a ReLU."""
+        self.squeeze = nn.Conv2d(channels, hidden, 1, bias=False, **dd)
         self.activation = nn.ReLU()
-        self.expand = nn.Conv2d(hidden, channels, 1, bias=False, device=device, dtype=dtype)
+        self.expand = nn.Conv2d(hidden, channels, 1, bias=False, **dd)
 
     def forward(self, features: Tensor) -> Tensor:
         """Returns the weights, in (0, 1): (B, C, H, W) -> (B, C, 1, 1)."""

@@ -21,47 +21,27 @@ import torch
 from torch import Tensor, nn
 
 from wbcnets.errors import ConfigError
+from wbcnets.layers.channel_attention import ChannelBottleneck
 from wbcnets.layers.self_attention import SelfAttention
 from wbcnets.layers.token_map import map_to_tokens, tokens_to_map
 from wbcnets.ops.autocast import AutocastSafeConv2d, autocast_off
 from wbcnets.ops.inplace import InplaceBatchNorm2d, InplaceHardswish, multiply_
 
 
-class SqueezeExcite(nn.Module):
+class SqueezeExcite(ChannelBottleneck):
     """Weighs each channel by the averages of all channels: (B, C, H, W) -> (B, C, H, W).
 
     Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018. Linear layers, unlike timm's module,
     because the released weights have them. It runs in its parameters' type even under autocast, and
-    may overwrite its input when no gradients are needed.
-
-    Args:
-        channels: C.
-        reduction: The bottleneck has ``max(1, C // reduction)`` channels.
-        device: Device of the parameters.
-        dtype: Type of the parameters.
-
-    Raises:
-        ConfigError: if ``channels`` or ``reduction`` is below 1.
+    may overwrite its input when no gradients are needed. The arguments are those of
+    ``ChannelBottleneck``.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        reduction: int = 4,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        if channels < 1 or reduction < 1:
-            raise ConfigError(
-                "SqueezeExcite: channels and reduction must be at least 1, got "
-                f"channels={channels}, reduction={reduction}"
-            )
-        hidden = max(1, channels // reduction)
-        self.fc1 = nn.Linear(channels, hidden, device=device, dtype=dtype)
+    def add_layers(self, channels: int, hidden: int, **dd: Any) -> None:
+        """Adds two linear layers and their activations."""
+        self.fc1 = nn.Linear(channels, hidden, **dd)
         self.act = nn.ReLU()
-        self.fc2 = nn.Linear(hidden, channels, device=device, dtype=dtype)
+        self.fc2 = nn.Linear(hidden, channels, **dd)
         self.gate = nn.Hardsigmoid()
 
     def forward(self, x: Tensor) -> Tensor:

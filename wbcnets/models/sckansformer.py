@@ -42,6 +42,7 @@ from wbcnets.layers.transformer_block import Block
 from wbcnets.models.factory import build_model
 from wbcnets.models.token_classifier import init_linear_layers
 from wbcnets.models.vision_transformer import (
+    VIT_SIZES,
     VisionTransformer,
     resample_position_embedding,
     vit_default_cfg,
@@ -225,37 +226,36 @@ def _warn_of_other_function(model: SCKansformer) -> None:
 
 
 default_cfgs = generate_default_cfgs(
-    {
-        f"sckansformer_{size}.vit_augreg_in21k_ft_in1k": vit_default_cfg(size)
-        for size in ("tiny", "small", "base")
-    }
+    {f"sckansformer_{size}.vit_augreg_in21k_ft_in1k": vit_default_cfg(size) for size in VIT_SIZES}
 )
 
 
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
+def _create(size: str, pretrained: bool, **kwargs: Any) -> nn.Module:
+    kwargs = {**VIT_SIZES[size], **kwargs}
     if kwargs.get("features_only"):
         kwargs.setdefault("out_indices", 3)
     return build_model(
-        SCKansformer, variant, pretrained, checkpoint_filter_fn=checkpoint_filter_fn, **kwargs
+        SCKansformer,
+        f"sckansformer_{size}",
+        pretrained,
+        checkpoint_filter_fn=checkpoint_filter_fn,
+        **kwargs,
     )
 
 
 @register_model
 def sckansformer_tiny(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """SCKansformer of width 192 with 12 blocks of 3 heads."""
-    size = {"embed_dim": 192, "depth": 12, "num_heads": 3}
-    return _create("sckansformer_tiny", pretrained, **{**size, **kwargs})
+    return _create("tiny", pretrained, **kwargs)
 
 
 @register_model
 def sckansformer_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """SCKansformer of width 384 with 12 blocks of 6 heads."""
-    size = {"embed_dim": 384, "depth": 12, "num_heads": 6}
-    return _create("sckansformer_small", pretrained, **{**size, **kwargs})
+    return _create("small", pretrained, **kwargs)
 
 
 @register_model
 def sckansformer_base(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """SCKansformer of width 768 with 12 blocks of 12 heads, the paper's."""
-    size = {"embed_dim": 768, "depth": 12, "num_heads": 12}
-    return _create("sckansformer_base", pretrained, **{**size, **kwargs})
+    return _create("base", pretrained, **kwargs)

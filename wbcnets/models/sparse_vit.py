@@ -28,6 +28,7 @@ from wbcnets.models.factory import build_model
 from wbcnets.models.recompute import run_block
 from wbcnets.models.token_classifier import activation_class, run_with_class_attention
 from wbcnets.models.vision_transformer import (
+    VIT_SIZES,
     VisionTransformer,
     resample_position_embedding,
     vit_default_cfg,
@@ -153,39 +154,38 @@ def checkpoint_filter_fn(state: dict[str, Tensor], model: nn.Module) -> dict[str
 
 
 default_cfgs = generate_default_cfgs(
-    {
-        f"sparse_vit_{size}_patch16.augreg_in21k_ft_in1k": vit_default_cfg(size)
-        for size in ("tiny", "small", "base")
-    }
+    {f"sparse_vit_{size}_patch16.augreg_in21k_ft_in1k": vit_default_cfg(size) for size in VIT_SIZES}
 )
 
 
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
+def _create(size: str, pretrained: bool, **kwargs: Any) -> nn.Module:
+    kwargs = {**VIT_SIZES[size], **kwargs}
     if kwargs.get("features_only"):
         # The block after the sparse attention module sees no map
         levels = kwargs["depth"] - int(kwargs.get("sparse_attention", True))
         kwargs.setdefault("out_indices", min(3, levels))
     return build_model(
-        SparseViT, variant, pretrained, checkpoint_filter_fn=checkpoint_filter_fn, **kwargs
+        SparseViT,
+        f"sparse_vit_{size}_patch16",
+        pretrained,
+        checkpoint_filter_fn=checkpoint_filter_fn,
+        **kwargs,
     )
 
 
 @register_model
 def sparse_vit_tiny_patch16(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """Sparse ViT of width 192 with 12 blocks of 3 heads."""
-    size = {"embed_dim": 192, "depth": 12, "num_heads": 3}
-    return _create("sparse_vit_tiny_patch16", pretrained, **{**size, **kwargs})
+    return _create("tiny", pretrained, **kwargs)
 
 
 @register_model
 def sparse_vit_small_patch16(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """Sparse ViT of width 384 with 12 blocks of 6 heads."""
-    size = {"embed_dim": 384, "depth": 12, "num_heads": 6}
-    return _create("sparse_vit_small_patch16", pretrained, **{**size, **kwargs})
+    return _create("small", pretrained, **kwargs)
 
 
 @register_model
 def sparse_vit_base_patch16(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """Sparse ViT of width 768 with 12 blocks of 12 heads: "only sparse attention" in table 7."""
-    size = {"embed_dim": 768, "depth": 12, "num_heads": 12}
-    return _create("sparse_vit_base_patch16", pretrained, **{**size, **kwargs})
+    return _create("base", pretrained, **kwargs)

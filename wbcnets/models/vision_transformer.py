@@ -24,6 +24,13 @@ from wbcnets.layers.token_map import map_to_tokens
 from wbcnets.models.recompute import run_block
 from wbcnets.models.token_classifier import Level, TokenClassifier, init_linear_layers
 
+# Options of the published sizes
+VIT_SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {"embed_dim": 192, "depth": 12, "num_heads": 3},
+    "small": {"embed_dim": 384, "depth": 12, "num_heads": 6},
+    "base": {"embed_dim": 768, "depth": 12, "num_heads": 12},
+}
+
 
 class VisionTransformer(TokenClassifier):
     """Patches, a class token, position embeddings and blocks; the blocks are given.

@@ -4,10 +4,11 @@ import os
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, reject, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.data.round_trips import ROUND_TRIPS
 from wbcnets.data.detection.coco import load_coco, parse_coco
 from wbcnets.errors import DataError
 from wbcnets.io.strict_json import write_json
@@ -300,12 +301,7 @@ boxes = st.lists(numbers, min_size=4, max_size=4)
         max_size=12,
     ),
 )
-@settings(
-    max_examples=150,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(ROUND_TRIPS, max_examples=150)
 def test_no_annotation_is_ever_lost(coco, tmp_path, rows):
     annotations = [
         {

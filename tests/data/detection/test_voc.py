@@ -1,8 +1,9 @@
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.data.round_trips import ROUND_TRIPS, lists_of_boxes
 from wbcnets.data.detection.voc import load_voc
 from wbcnets.errors import DataError
 
@@ -154,20 +155,11 @@ def test_problems_of_all_files_are_listed(convert):
     assert len(caught.value.problems) == 3
 
 
-@given(
-    corners=st.lists(
-        st.tuples(st.integers(1, 60), st.integers(1, 44), st.integers(1, 40), st.integers(1, 40)),
-        min_size=1,
-        max_size=6,
-        unique=True,
-    )
-)
-@settings(
-    max_examples=50,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+INSIDE = (st.integers(1, 60), st.integers(1, 44), st.integers(1, 40), st.integers(1, 40))
+
+
+@given(corners=lists_of_boxes(*INSIDE, max_size=6))
+@ROUND_TRIPS
 def test_round_trip(convert, corners):
     corners = {(x, y, min(x + w, 64), min(y + h, 48)) for x, y, w, h in corners}
     written = sorted(corners)

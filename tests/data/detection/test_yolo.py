@@ -1,8 +1,9 @@
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.data.round_trips import ROUND_TRIPS, lists_of_boxes
 from wbcnets.data.detection.yolo import load_yolo
 from wbcnets.errors import DataError
 
@@ -78,20 +79,11 @@ def test_labels_without_image_are_an_error_unless_left_out_on_purpose(convert, t
     assert len(coco["annotations"]) == 1
 
 
-@given(
-    boxes=st.lists(
-        st.tuples(st.floats(0, 150), st.floats(0, 60), st.floats(1, 50), st.floats(1, 40)),
-        min_size=1,
-        max_size=8,
-        unique=True,
-    )
-)
-@settings(
-    max_examples=50,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+INSIDE = (st.floats(0, 150), st.floats(0, 60), st.floats(1, 50), st.floats(1, 40))
+
+
+@given(boxes=lists_of_boxes(*INSIDE, max_size=8))
+@ROUND_TRIPS
 def test_round_trip_within_half_a_pixel(convert, boxes):
     lines = [
         f"1 {(x + w / 2) / 200:.6f} {(y + h / 2) / 100:.6f} {w / 200:.6f} {h / 100:.6f}"

@@ -1,13 +1,12 @@
 """The training command trains, evaluates, names wrong input in one message, and survives kills."""
 
+import itertools
 import json
 import os
 import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -18,6 +17,7 @@ pytest.importorskip("detectron2")
 
 from mfds_detr.cli import train
 from mfds_detr.engine import run as engine
+from tests.processes import Worker, run_script
 from wbcnets.cli.main import CommandParser, run_command
 from wbcnets.errors import DataError
 from wbcnets.io.checkpoints import read_checkpoint
@@ -66,13 +66,16 @@ def refusal(capfd, caplog):
     return run
 
 
-def start(arguments, repository):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    script = str(repository / "projects" / "mfds_detr" / "train_net.py")
-    return subprocess.Popen(
-        [sys.executable, script, *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
-    )  # fmt: skip
+@pytest.fixture
+def start(repository, tmp_path):
+    """Returns a function that starts the script of a clone in a process of its own."""
+    script = repository / "projects" / "mfds_detr" / "train_net.py"
+    numbers = itertools.count()
+
+    def run(arguments):
+        return Worker(tmp_path / f"shown_{next(numbers)}.txt", run_script, script, *arguments)
+
+    return run
 
 
 def test_train_then_evaluate(command, smears, tmp_path, capsys):
@@ -281,44 +284,40 @@ def test_no_dataset_at_all(command, smears, refusal):
     assert "DATASETS.TRAIN and DATASETS.TEST are both empty" in shown
 
 
-def test_an_unknown_key_in_a_real_run(command, smears, repository):
-    process = start(command(*smears, "MODEL.MFDS_DETR.QUERIES", 3), repository)
-    shown, _ = process.communicate(timeout=300)
-    assert process.returncode == 2
-    assert shown.count("MODEL.MFDS_DETR.QUERIES") == 1
-    assert "Traceback" not in shown
+def test_an_unknown_key_in_a_real_run(command, smears, start):
+    worker = start(command(*smears, "MODEL.MFDS_DETR.QUERIES", 3))
+    assert worker.wait() == 2
+    assert worker.text.count("MODEL.MFDS_DETR.QUERIES") == 1
+    assert "Traceback" not in worker.text
 
 
-def test_a_corrupt_image_in_a_real_run(command, smears, tmp_path, repository):
+def test_a_corrupt_image_in_a_real_run(command, smears, tmp_path, start):
     # The header is sound, so only decoding finds the damage
     images = tmp_path / "images"
     shutil.copytree(smears.images, images)
     for path in images.iterdir():
         path.write_bytes(path.read_bytes()[:2000])
-    process = start(command(smears.json_file, images), repository)
-    shown, _ = process.communicate(timeout=300)
-    assert process.returncode == 1
-    assert re.search(r"images/smear_00000\d\.png: the image cannot be read", shown)
-    assert "Traceback" not in shown
+    worker = start(command(smears.json_file, images))
+    assert worker.wait() == 1
+    assert re.search(r"images/smear_00000\d\.png: the image cannot be read", worker.text)
+    assert "Traceback" not in worker.text
 
 
 @pytest.mark.timeout(600)
-def test_kill_and_resume(command, smears, tmp_path, repository):
+def test_kill_and_resume(command, smears, tmp_path, start):
     output = tmp_path / "output"
     generator = random.Random(int.from_bytes(os.urandom(4), "big"))
     moments = [generator.uniform(0, 1.5) for _ in range(3)]
     newest = -1
     for attempt, moment in enumerate(moments):
         flags = ["--resume"] if attempt else []
-        process = start(command(*smears, "SOLVER.MAX_ITER", 5000, flags=flags), repository)
+        worker = start(command(*smears, "SOLVER.MAX_ITER", 5000, flags=flags))
         deadline = time.monotonic() + 150
         while latest_iteration(output) <= newest and time.monotonic() < deadline:
-            assert process.poll() is None, process.stdout.read()
+            assert worker.is_alive, worker.text
             time.sleep(0.02)
         time.sleep(moment)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
+        assert worker.kill() == -signal.SIGKILL
         assert latest_iteration(output) > newest, f"no progress before the kill after {moment} s"
         newest = latest_iteration(output)
         checkpoints = list(output.glob("model_*.pth"))
@@ -326,10 +325,9 @@ def test_kill_and_resume(command, smears, tmp_path, repository):
         for path in checkpoints:
             assert read_checkpoint(path)["iteration"] >= 0, moments
     flags = ["--resume", "--allow-config-change", "SOLVER.MAX_ITER"]
-    process = start(command(*smears, "SOLVER.MAX_ITER", newest + 3, flags=flags), repository)
-    shown, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, shown
-    assert f"Training from iteration {newest + 1} to {newest + 3}" in shown
+    worker = start(command(*smears, "SOLVER.MAX_ITER", newest + 3, flags=flags))
+    assert worker.wait() == 0, worker.text
+    assert f"Training from iteration {newest + 1} to {newest + 3}" in worker.text
     assert read_checkpoint(output / "model_final.pth")["iteration"] == newest + 2
     assert not list(output.glob(".model*")), "half-written files are left"
 

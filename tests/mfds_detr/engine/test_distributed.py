@@ -1,67 +1,53 @@
 """Two processes give the losses of one process with the double batch."""
 
 import json
-import os
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("detectron2")
 
-# The command itself, with a hook that writes the losses of each iteration
-SCRIPT = """
-import json
-import sys
-from pathlib import Path
-
-sys.path[:0] = {paths!r}
-
-import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
+
 from mfds_detr.cli import train
 from mfds_detr.engine.trainer import Trainer
+from tests.processes import Worker
 from wbcnets.cli.main import run_command
 
 
 class Recorder(HookBase):
+    """Writes the losses of every step and the sums of the final weights."""
+
     def __init__(self, path):
         self.path = path
         self.rows = []
 
     def after_step(self):
         latest = self.trainer.storage.latest()
-        self.rows.append({{name: value for name, (value, _) in latest.items()}})
+        self.rows.append({name: value for name, (value, _) in latest.items()})
 
     def after_train(self):
-        weights = {{n: p.double().sum().item() for n, p in self.trainer.network.named_parameters()}}
-        result = {{"rows": self.rows, "weights": weights, "processes": comm.get_world_size()}}
+        weights = {n: p.double().sum().item() for n, p in self.trainer.network.named_parameters()}
+        result = {"rows": self.rows, "weights": weights, "processes": comm.get_world_size()}
         self.path.write_text(json.dumps(result))
 
 
-torch.set_num_threads(1)
-original = Trainer.build_hooks
+def train_recorded(arguments):
+    original = Trainer.build_hooks
 
+    def build_hooks(self):
+        path = Path(self.cfg.OUTPUT_DIR) / "losses.json"
+        return [*original(self), *([Recorder(path)] if comm.is_main_process() else [])]
 
-def build_hooks(self):
-    path = Path(self.cfg.OUTPUT_DIR) / "losses.json"
-    return [*original(self), *([Recorder(path)] if comm.is_main_process() else [])]
-
-
-Trainer.build_hooks = build_hooks
-
-if __name__ == "__main__":
-    sys.exit(run_command(train))
-"""
+    Trainer.build_hooks = build_hooks
+    return run_command(train, arguments)
 
 
 def losses(folder, processes, tiny_command_line, smears):
     folder.mkdir()
-    script = folder / "record.py"
-    script.write_text(SCRIPT.format(paths=[path for path in sys.path if path]))
-    command = [
-        sys.executable, str(script), "--num-gpus", str(processes),
+    arguments = [
+        "--num-gpus", str(processes),
         "--dataset", f"mine={smears.json_file}:{smears.images}", *tiny_command_line,
         "DATASETS.TRAIN", "('mine',)", "DATASETS.TEST", "('mine',)",
         "OUTPUT_DIR", str(folder / "output"), "SOLVER.IMS_PER_BATCH", "4", "SOLVER.MAX_ITER", "3",
@@ -69,11 +55,8 @@ def losses(folder, processes, tiny_command_line, smears):
         "INPUT.VERTICAL_FLIP", "False", "TEST.EVAL_PERIOD", "0",
         "MODEL.MFDS_DETR.TWO_STAGE", "True",
     ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=environment, timeout=400, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    worker = Worker(folder / "shown.txt", train_recorded, arguments)
+    assert worker.wait() == 0, worker.text
     return json.loads((folder / "output" / "losses.json").read_text())
 
 

@@ -2,8 +2,7 @@
 
 import json
 import os
-import subprocess
-import sys
+import signal
 import time
 
 import pytest
@@ -11,72 +10,63 @@ import torch
 
 pytest.importorskip("detectron2")
 
-from tests.stress.soak.scale import LONG
-
-TIMEOUT = 8
-# The command itself, with one process misbehaving at an iteration
-SCRIPT = """
-import os, signal, sys, time
-sys.path[:0] = {paths!r}
-import torch
 from detectron2.utils import comm
+
 from mfds_detr.cli import train
 from mfds_detr.engine.trainer import Trainer
+from tests.processes import Worker
+from tests.stress.soak.scale import LONG
 from wbcnets.cli.main import run_command
 
-KIND, RANK = {kind!r}, {rank}
-original = Trainer._compute_gradients
+TIMEOUT = 8
 
-def compute(self, batch):
-    if comm.get_rank() == RANK and self.iter == 2:
-        if KIND == "kill":
+
+def train_badly(kind, rank, arguments):
+    """Runs the command; process ``rank`` misbehaves in its third step."""
+    original = Trainer._compute_gradients
+
+    def compute(self, batch):
+        if comm.get_rank() != rank:
+            return original(self, batch)
+        if kind == "no objects":
+            for entry in batch:
+                entry["instances"] = entry["instances"][:0]
+        if self.iter != 2:
+            return original(self, batch)
+        if kind == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
-        if KIND == "raise":
+        if kind == "raise":
             raise ValueError("a fault of its own")
-        if KIND == "hang":
+        if kind == "hang":
             time.sleep(90)
-        if KIND in ("nan loss", "nan activation"):
+        if kind == "nan activation":
             for entry in batch:
                 entry["image"] = entry["image"].float() * float("nan")
-        if KIND == "nan gradient":
+        if kind == "nan gradient":
             weight = next(self.network.neck.parameters())
             hook = weight.register_hook(lambda gradient: gradient * float("nan"))
             try:
                 return original(self, batch)
             finally:
                 hook.remove()
-    if KIND == "no objects" and comm.get_rank() == RANK:
-        for entry in batch:
-            entry["instances"] = entry["instances"][:0]
-    return original(self, batch)
+        return original(self, batch)
 
-Trainer._compute_gradients = compute
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    sys.exit(run_command(train))
-"""
+    Trainer._compute_gradients = compute
+    return run_command(train, arguments)
 
 
 def run(kind, folder, tiny_command_line, smears, rank=1):
-    script = folder / "work.py"
-    script.write_text(
-        SCRIPT.format(paths=[path for path in sys.path if path], kind=kind, rank=rank)
-    )
-    command = [
-        sys.executable, str(script), "--num-gpus", "2", "--timeout", str(TIMEOUT),
+    """Returns the exit code and the output."""
+    arguments = [
+        "--num-gpus", "2", "--timeout", str(TIMEOUT),
         "--dataset", f"mine={smears.json_file}:{smears.images}", *tiny_command_line,
         "DATASETS.TRAIN", "('mine',)", "DATASETS.TEST", "()", "OUTPUT_DIR", str(folder / "output"),
         "SOLVER.IMS_PER_BATCH", "4", "SOLVER.MAX_ITER", "5", "TEST.EVAL_PERIOD", "0",
         "SOLVER.CHECKPOINT_PERIOD", "1", "MODEL.TIMM.FROZEN_BN", "False",
         "MODEL.MFDS_DETR.TWO_STAGE", "True",
     ]  # fmt: skip
-    start = time.monotonic()
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    return done, done.stdout + done.stderr, time.monotonic() - start
+    worker = Worker(folder / "shown.txt", train_badly, kind, rank, arguments)
+    return worker.wait(), worker.text
 
 
 def weights(folder, name="model_final.pth"):
@@ -84,12 +74,10 @@ def weights(folder, name="model_final.pth"):
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize(
-    "kind", ["kill", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("raise", "hang"))]
-)
+@pytest.mark.parametrize("kind", ["kill", "raise", pytest.param("hang", marks=pytest.mark.long)])
 def test_a_process_that_fails_ends_the_run(kind, tmp_path, tiny_command_line, smears):
-    done, shown, _ = run(kind, tmp_path, tiny_command_line, smears)
-    assert done.returncode != 0
+    code, shown = run(kind, tmp_path, tiny_command_line, smears)
+    assert code != 0
     expected = {
         "kill": "SIGKILL|had no answer from the others",
         "raise": "a fault of its own",
@@ -107,8 +95,8 @@ def test_a_process_that_fails_ends_the_run(kind, tmp_path, tiny_command_line, sm
     [("nan gradient", 1), ("no objects", 1), *([("nan gradient", 0)] if LONG else [])],
 )
 def test_processes_stay_together(kind, rank, tmp_path, tiny_command_line, smears):
-    done, shown, _ = run(kind, tmp_path, tiny_command_line, smears, rank)
-    assert done.returncode == 0, shown[-3000:]
+    code, shown = run(kind, tmp_path, tiny_command_line, smears, rank)
+    assert code == 0, shown[-3000:]
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
     rows = (tmp_path / "output" / "metrics.json").read_text().splitlines()
     assert json.loads(rows[-1])["total_loss"] > 0
@@ -119,11 +107,10 @@ def test_processes_stay_together(kind, rank, tmp_path, tiny_command_line, smears
         assert (tmp_path / "output" / "bad_step_process1.pth").is_file()
 
 
-@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_activations_that_are_not_finite_end_the_run(tmp_path, tiny_command_line, smears):
-    done, shown, _ = run("nan activation", tmp_path, tiny_command_line, smears)
-    assert done.returncode != 0
+    code, shown = run("nan activation", tmp_path, tiny_command_line, smears)
+    assert code != 0
     assert "not finite" in shown, shown[-3000:]
     assert "bad_step_process1.pth" in shown
     for path in (tmp_path / "output").glob("model_*.pth"):

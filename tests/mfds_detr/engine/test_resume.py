@@ -1,10 +1,6 @@
 """A run of a detector that is stopped and resumed ends with the bits of an uninterrupted one."""
 
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -14,6 +10,7 @@ pytest.importorskip("detectron2")
 
 from mfds_detr.data.datasets import DatasetSource, register_datasets
 from mfds_detr.engine.trainer import Trainer
+from tests.processes import Worker, run_script
 from wbcnets.errors import ConfigError
 from wbcnets.io.checkpoints import read_checkpoint
 
@@ -149,7 +146,7 @@ def test_other_images_are_refused(make_trainer, tmp_path, smears, tiny_config):
 
 
 @pytest.mark.timeout(900)
-def test_a_killed_process_continues(tiny_command_line, smears, tmp_path, repository):
+def test_a_killed_process_goes_on(tiny_command_line, smears, tmp_path, repository):
     """Kills at random moments, while training as well as while saving."""
     overrides = [str(value) for value in EVERYTHING]
     overrides[1] = overrides[3] = "('mine',)"
@@ -159,29 +156,23 @@ def test_a_killed_process_continues(tiny_command_line, smears, tmp_path, reposit
             "--resume", "--dataset", f"mine={smears.json_file}:{smears.images}",
             *tiny_command_line, *overrides, "OUTPUT_DIR", str(folder),
         ]  # fmt: skip
-        return subprocess.Popen(
-            [sys.executable, str(repository / "projects/mfds_detr/train_net.py"), *arguments],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
+        script = repository / "projects" / "mfds_detr" / "train_net.py"
+        return Worker(f"{folder}.txt", run_script, script, *arguments)
 
     whole = start(tmp_path / "whole")
-    assert "Traceback" not in whole.communicate(timeout=300)[0]
-    assert whole.returncode == 0
+    assert whole.wait() == 0, whole.text
     killed = tmp_path / "killed"
     generator = random.Random(0)
     for round_number in (1, 2):
-        process = start(killed)
+        worker = start(killed)
         deadline = time.monotonic() + 200
         while len(list(killed.glob("model_*.pth"))) < round_number:
             assert time.monotonic() < deadline
-            assert process.poll() is None
+            assert worker.is_alive, worker.text
             time.sleep(0.02)
         time.sleep(generator.uniform(0, 0.3))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    process = start(killed)
-    shown = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, shown
-    assert "Resuming from" in shown
+        worker.kill()
+    last = start(killed)
+    assert last.wait() == 0, last.text
+    assert "Resuming from" in last.text
     assert differences(tmp_path / "whole/model_final.pth", killed / "model_final.pth") == []

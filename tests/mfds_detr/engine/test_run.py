@@ -12,6 +12,7 @@ from detectron2.data import MetadataCatalog
 from mfds_detr.data.datasets import DatasetSource
 from mfds_detr.engine.run import RunOptions, prepare
 from mfds_detr.project_files import project_files
+from wbcnets.errors import DataError
 from wbcnets.io.checkpoints import read_checkpoint
 
 
@@ -65,3 +66,15 @@ def test_alpha_from_the_class_fractions(run_config, smears):
 def test_dense_images_are_warned_about(run_config, caplog):
     prepare(*run_config("MODEL.MFDS_DETR.NUM_QUERIES", 1))
     assert "some cannot be found" in caplog.text
+
+
+def test_a_test_image_in_the_training_set_is_refused(run_config, smears, tmp_path):
+    copy = tmp_path / "copy.json"
+    copy.write_text(smears.json_file.read_text())
+    cfg, options = run_config()
+    cfg.DATASETS.TEST = ("copy",)
+    options = RunOptions((*options.datasets, DatasetSource("copy", copy, smears.images)))
+    with pytest.raises(DataError, match=r"leaks.*set DATASETS\.ALLOW_LEAKS True"):
+        prepare(cfg, options)
+    cfg.DATASETS.ALLOW_LEAKS = True
+    prepare(cfg, options)

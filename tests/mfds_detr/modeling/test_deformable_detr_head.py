@@ -7,14 +7,13 @@ pytest.importorskip("detectron2")
 
 from mfds_detr.modeling.deformable_detr_head import MLP, DeformableDETRHead
 from mfds_detr.modeling.position_encoding import SinePositionEncoding
-from mfds_detr.modeling.transformer import DeformableTransformer, refine_boxes
+from mfds_detr.modeling.transformer import DeformableTransformer, LayerSizes, refine_boxes
 
 
 def detector(two_stage=False, box_refinement=False, queries=7, aux_loss=True, noise=0.1):
     torch.manual_seed(0)
-    transformer = DeformableTransformer(
-        16, 4, 1, 3, feedforward_dim=24, num_levels=2, num_points=2, two_stage=two_stage
-    )
+    sizes = LayerSizes(16, 4, feedforward_dim=24, num_levels=2, num_points=2)
+    transformer = DeformableTransformer(sizes, 1, 3, two_stage=two_stage)
     model = DeformableDETRHead(
         transformer, SinePositionEncoding(16), 3, queries, box_refinement or two_stage, aux_loss
     ).eval()

@@ -7,6 +7,7 @@ pytest.importorskip("detectron2")
 
 from mfds_detr.modeling.transformer import (
     DeformableTransformer,
+    LayerSizes,
     inverse_sigmoid,
     refine_boxes,
 )
@@ -14,18 +15,10 @@ from mfds_detr.modeling.transformer import (
 SHAPES = [(6, 8), (3, 4)]
 
 
-def transformer(**options):
+def transformer(num_encoder_layers=2, num_decoder_layers=2, num_levels=2, **options):
     torch.manual_seed(0)
-    settings = {
-        "embed_dim": 16,
-        "num_heads": 4,
-        "num_encoder_layers": 2,
-        "num_decoder_layers": 2,
-        "feedforward_dim": 24,
-        "num_levels": 2,
-        "num_points": 2,
-    }
-    return DeformableTransformer(**{**settings, **options}).eval()
+    sizes = LayerSizes(16, 4, feedforward_dim=24, num_levels=num_levels, num_points=2)
+    return DeformableTransformer(sizes, num_encoder_layers, num_decoder_layers, **options).eval()
 
 
 def pyramid(shapes=SHAPES, seed=0):

@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import partial
 
 from tests.stress.faults.builders import HEIGHT, WIDTH, coco, picture, write_coco, write_text_coco
 from tests.stress.faults.case import Catalog
@@ -23,11 +24,11 @@ def changed(change, after=None):
     return lambda folder: write_coco(folder, change, after)
 
 
-def annotation(**fields):
-    """Changes fields of the first annotation; the value REMOVED deletes one."""
+def first_entry(kind, **fields):
+    """Changes fields of the first image or annotation; the value REMOVED deletes one."""
 
     def change(data):
-        entry = data["annotations"][0]
+        entry = data[kind][0]
         entry.update(fields)
         for key in [key for key, value in fields.items() if value == "REMOVED"]:
             del entry[key]
@@ -35,16 +36,8 @@ def annotation(**fields):
     return changed(change)
 
 
-def image(**fields):
-    def change(data):
-        entry = data["images"][0]
-        entry.update(fields)
-        for key in [key for key, value in fields.items() if value == "REMOVED"]:
-            del entry[key]
-
-    return changed(change)
-
-
+annotation = partial(first_entry, "annotations")
+image = partial(first_entry, "images")
 add = catalog.add
 FIX = {"policy": "fix"}
 # Boxes

@@ -1,4 +1,4 @@
-"""The check itself: every set by the reader that training uses, then the search for leaks."""
+"""Reads every set with the reader that training uses, then searches for leaks between sets."""
 
 import contextlib
 from collections import Counter
@@ -37,7 +37,7 @@ from wbcnets.io.outputs import check_folder
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """The options of a check.
+    """How a check reads its sets.
 
     Args:
         images: Folder of the images of all sets; searched beside the annotations by default.

@@ -152,7 +152,7 @@ def _yolo_classes(path: Path, labels: Path) -> tuple[str, ...]:
     try:
         names = (read_yaml(file) or {}).get("names", ())
     except (ConfigError, AttributeError) as error:
-        raise DataError(f"{file}: cannot be used ({error}) - expected `names: [...]`") from error
+        raise DataError(f"{file}: cannot be used ({error}) - expected names: [...]") from error
     if isinstance(names, dict):
         names = [names[key] for key in sorted(names)]
     return tuple(str(name) for name in names)

@@ -6,7 +6,7 @@ from typing import Any
 
 from wbcnets.data.cells.checks import CheckedCells
 from wbcnets.data.detection.dataset import CocoDataset
-from wbcnets.data.detection.report import Counts
+from wbcnets.data.detection.report import Counts, labeled_lines
 
 CLEAN, PROBLEMS, UNREADABLE = 0, 1, 2
 # Findings as JSON begin with it
@@ -22,8 +22,8 @@ class SetResult:
         name: The path.
         format: "coco", "voc", "labelme", "yolo", "cells" or "manifest".
         error: Why it cannot be read at all; empty if it can.
-        counts: What became of the items: boxes, or images of cells.
-        image_counts: What became of the images of boxes.
+        counts: The account of the items: boxes, or images of cells.
+        image_counts: The account of the images of boxes.
         classes: Items used per class.
         problems: Faults to fix, one line each.
         repaired: Items that were repaired on reading.
@@ -79,15 +79,13 @@ class SetResult:
 
     def changes(self) -> list[str]:
         """Returns one line per item that was left out or repaired."""
-        return [
-            f"{kind}: {line}"
-            for kind, lines in (
-                ("dropped image", self.dropped_images),
-                ("dropped", self.dropped),
-                ("repaired", self.repaired),
-            )
-            for line in lines
-        ]
+        return labeled_lines(
+            {
+                "dropped image": self.dropped_images,
+                "dropped": self.dropped,
+                "repaired": self.repaired,
+            }
+        )
 
     def lines(self) -> list[str]:
         """Returns the findings as text."""

@@ -69,7 +69,7 @@ class ImageEntry:
 
 
 class DatasetBuilder:
-    """Collects images and boxes, decides what becomes of each, and keeps the books.
+    """Collects images and boxes, decides about each, and keeps the account.
 
     Args:
         source: The annotations, for messages.
@@ -78,7 +78,7 @@ class DatasetBuilder:
         categories: Category id -> class name.
 
     Attributes:
-        report: What became of everything so far.
+        report: The account so far.
 
     Raises:
         DataError: if the policy is unknown or the folder does not exist.

@@ -57,7 +57,7 @@ class CocoDataset:
         class_names: Names in the order of the labels.
         category_ids: The source's own ids in the same order, that is, ascending.
         images: All images; those without boxes are kept as negatives.
-        report: What became of every box and image.
+        report: The account of every box and image.
     """
 
     source: str
@@ -69,12 +69,12 @@ class CocoDataset:
 
     @property
     def counts(self) -> Counts:
-        """What became of the boxes; checked to add up."""
+        """Boxes read, used, repaired and dropped; checked to add up."""
         return self.report.counts
 
     @property
     def image_counts(self) -> Counts:
-        """What became of the images; checked to add up."""
+        """Images read, used, repaired and dropped; checked to add up."""
         repaired, dropped = len(self.report.repaired_images), len(self.report.dropped_images)
         return Counts(self.report.n_images, len(self.images) - repaired, repaired, dropped)
 

@@ -77,28 +77,36 @@ def load_labelme(
     aliases = aliases or {}
     labels = (label for data in contents.values() for label in _labels(data.get("shapes")))
     builder.set_classes(class_names, (aliases.get(x, x) for x in labels if x != _NO_LABEL))
-    images: dict[Path, Path] = {}
+    annotated: dict[Path, Path] = {}
     for path, data in contents.items():
-        shapes, size = data.get("shapes"), (data.get("imageWidth"), data.get("imageHeight"))
         try:
-            file = _find_image(path, data.get("imagePath"), folder)
-            facts = image_facts(file)
-            if file in images:
-                raise DataError(f"{path}: annotates the same image as {images[file].name}")
+            image = _find_image(path, data.get("imagePath"), folder)
+            if (first := annotated.setdefault(image, path)) != path:
+                raise DataError(f"{path}: annotates the same image as {first.name}")
+            _add_file(path, data, image, aliases, builder)
         except DataError as error:
             builder.refuse_image(str(error))
-            for index, label in enumerate(_labels(shapes)):
+            for index, label in enumerate(_labels(data.get("shapes"))):
                 builder.skip_box(f"{path.name}: shapes[{index}]", label, "its file is left out")
-            continue
-        images[file] = path
-        if size not in (facts.size, (None, None)):
-            builder.report.notes.append(
-                f"{path.name}: imageWidth and imageHeight {size[0]}x{size[1]} are stale; "
-                f"{facts.width}x{facts.height} is taken from the file"
-            )
-        image = builder.add_image(ImageEntry(str(path), builder.relative(file)), facts)
-        _add_shapes(path, shapes, aliases, image, builder)
     return builder.finish()
+
+
+def _add_file(
+    path: Path,
+    data: dict[str, Any],
+    image: Path,
+    aliases: Mapping[str, str],
+    builder: DatasetBuilder,
+) -> None:
+    facts = image_facts(image)
+    size = data.get("imageWidth"), data.get("imageHeight")
+    if size not in (facts.size, (None, None)):
+        builder.report.notes.append(
+            f"{path.name}: imageWidth and imageHeight {size[0]}x{size[1]} are stale; "
+            f"{facts.width}x{facts.height} is taken from the file"
+        )
+    entry = builder.add_image(ImageEntry(str(path), builder.relative(image)), facts)
+    _add_shapes(path, data.get("shapes"), aliases, entry, builder)
 
 
 def _labels(shapes: object) -> list[str]:

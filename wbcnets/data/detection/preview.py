@@ -29,10 +29,10 @@ def preview(dataset: CocoDataset, count: int = 9, seed: int = 0, columns: int = 
         columns: Images in a row.
 
     Returns:
-        `(H, W, 3)` uint8 RGB.
+        ``(H, W, 3)`` uint8 RGB.
 
     Raises:
-        DataError: An image cannot be read, or `count` is not positive.
+        DataError: if an image cannot be read, or ``count`` is not positive.
     """
     chosen = random.Random(seed).sample(dataset.images, min(max(count, 0), len(dataset.images)))
     pictures = [_draw(image, dataset.class_names) for image in chosen]

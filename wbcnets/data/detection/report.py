@@ -1,6 +1,7 @@
-"""Counts what became of every box and image that was read: used, repaired, or dropped."""
+"""Accounts for every box and image that was read: used, repaired, or dropped."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from wbcnets.errors import DataError
@@ -43,7 +44,7 @@ class Counts:
 
 @dataclass
 class DetectionReport:
-    """The books of one pass over boxes and images, with every exception named.
+    """The account of one pass over boxes and images, with every exception named.
 
     Args:
         read: Boxes found, per class name; unknown classes are counted under their own name.
@@ -71,18 +72,17 @@ class DetectionReport:
 
     @property
     def counts(self) -> Counts:
-        """What became of the boxes; checked to add up."""
+        """Boxes read, used, repaired and dropped; checked to add up."""
         return Counts(self.read.total(), self.n_used, len(self.repaired), len(self.dropped))
 
     def lines(self) -> list[str]:
         """Returns one line per dropped, repaired and noted item."""
-        return [
-            f"  {kind}: {line}"
-            for kind, found in (
-                ("dropped image", self.dropped_images),
-                ("dropped", self.dropped),
-                ("repaired", self.repaired + self.repaired_images),
-                ("note", self.notes),
-            )
-            for line in found
-        ]
+        repaired = self.repaired + self.repaired_images
+        kinds = {"dropped image": self.dropped_images, "dropped": self.dropped}
+        found = labeled_lines({**kinds, "repaired": repaired, "note": self.notes})
+        return [f"  {line}" for line in found]
+
+
+def labeled_lines(found: Mapping[str, Sequence[str]]) -> list[str]:
+    """Returns ``kind: line`` for every line of every kind."""
+    return [f"{kind}: {line}" for kind, lines in found.items() for line in lines]

@@ -1,4 +1,4 @@
-"""Reads YOLO labels: one text file per image, lines of `class x_center y_center width height`."""
+"""Reads YOLO labels: one text file per image of lines ``class x_center y_center width height``."""
 
 import os
 import re

@@ -1,7 +1,7 @@
 """Base class of the necks, and the convolutions that they share."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -125,32 +125,16 @@ class PyramidNeck(nn.Module):
                 f"out_channels={out_channels}"
             )
 
-    def make_projections(
-        self,
-        *,
-        bias: bool = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> nn.ModuleList:
+    def make_projections(self, **options: Any) -> nn.ModuleList:
         """Returns a 1x1 ``conv_norm`` to the output width for each backbone map."""
         return nn.ModuleList(
-            conv_norm(channels, self.out_channels, 1, bias=bias, device=device, dtype=dtype)
-            for channels in self.in_channels
+            conv_norm(channels, self.out_channels, 1, **options) for channels in self.in_channels
         )
 
-    def make_outputs(
-        self,
-        *,
-        count: int | None = None,
-        stride: int = 1,
-        relu: bool = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> nn.ModuleList:
+    def make_outputs(self, *, count: int | None = None, **options: Any) -> nn.ModuleList:
         """Returns 3x3 ``conv_norm`` layers of the output width, by default one for each map."""
-        width = self.out_channels
         return nn.ModuleList(
-            conv_norm(width, width, 3, stride=stride, relu=relu, device=device, dtype=dtype)
+            conv_norm(self.out_channels, self.out_channels, 3, **options)
             for _ in range(len(self.in_channels) if count is None else count)
         )
 

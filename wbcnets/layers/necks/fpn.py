@@ -9,7 +9,7 @@ Differences from the paper:
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ class FPN(PyramidNeck):
         dtype: Type of the parameters.
 
     Raises:
-        ConfigError: if an option or a number of channels is out of range.
+        ConfigError: if the interpolation is unknown or a number of channels is not positive.
     """
 
     def __init__(
@@ -49,9 +49,13 @@ class FPN(PyramidNeck):
                 f"interpolation must be one of {INTERPOLATIONS}, got {interpolation!r}"
             )
         self.interpolation = interpolation
-        self.laterals = self.make_projections(device=device, dtype=dtype)
-        self.outputs = self.make_outputs(device=device, dtype=dtype)
+        self.add_layers(device=device, dtype=dtype)
         self.reset_parameters()
+
+    def add_layers(self, **dd: Any) -> None:
+        """Adds the layers on a device and in a type."""
+        self.laterals = self.make_projections(**dd)
+        self.outputs = self.make_outputs(**dd)
 
     def fuse(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Fuses top-down."""

@@ -9,50 +9,27 @@ Differences from the paper:
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from wbcnets.layers.necks.base import PyramidNeck, resize_like
+from wbcnets.layers.necks.base import resize_like
 from wbcnets.layers.necks.fpn import FPN
 
 
-class PAFPN(PyramidNeck):
+class PAFPN(FPN):
     """An FPN, then a bottom-up path that brings precise positions to the high levels.
 
-    N_1 = P_1 and N_(l+1) = conv3x3(conv3x3 of stride 2 (N_l) + P_(l+1)); a ReLU follows each.
-
-    Args:
-        in_channels: Channels of each backbone map, highest resolution first.
-        out_channels: Channels of every output map.
-        interpolation: Up-sampling of the FPN, "nearest" or "bilinear".
-        device: Device of the parameters.
-        dtype: Type of the parameters.
-
-    Raises:
-        ConfigError: if an option or a number of channels is out of range.
+    N_1 = P_1 and N_(l+1) = conv3x3(conv3x3 of stride 2 (N_l) + P_(l+1)); a ReLU follows each. The
+    arguments are those of ``FPN``.
     """
 
-    def __init__(
-        self,
-        in_channels: Sequence[int],
-        out_channels: int = 256,
-        *,
-        interpolation: Literal["nearest", "bilinear"] = "nearest",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(in_channels, out_channels)
-        self.fpn = FPN(
-            self.in_channels, out_channels, interpolation=interpolation, device=device, dtype=dtype
-        )
+    def add_layers(self, **dd: Any) -> None:
+        """Adds the FPN and the layers of the bottom-up path."""
+        self.fpn = FPN(self.in_channels, self.out_channels, interpolation=self.interpolation, **dd)
         steps = self.num_levels - 1
-        self.downsamples = self.make_outputs(
-            count=steps, stride=2, relu=True, device=device, dtype=dtype
-        )
-        self.outputs = self.make_outputs(count=steps, relu=True, device=device, dtype=dtype)
-        self.reset_parameters()
+        self.downsamples = self.make_outputs(count=steps, stride=2, relu=True, **dd)
+        self.outputs = self.make_outputs(count=steps, relu=True, **dd)
 
     def fuse(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Fuses top-down, then bottom-up."""

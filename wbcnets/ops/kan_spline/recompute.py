@@ -66,22 +66,11 @@ def blockwise_forward(
 
 
 class _RecomputedSpline(torch.autograd.Function):
-    """(R, I) -> (R, O); saves only its arguments."""
+    """``blockwise_forward`` with gradients; saves only its arguments."""
 
     @staticmethod
-    def forward(
-        x: Tensor,
-        grid: Tensor,
-        spline_weight: Tensor,
-        spline_scaler: Tensor,
-        activated: Tensor | None,
-        base_weight: Tensor | None,
-        order: int,
-        uniform: bool,
-    ) -> Tensor:
-        return blockwise_forward(
-            x, grid, spline_weight, spline_scaler, activated, base_weight, order, uniform
-        )
+    def forward(*arguments: Any) -> Tensor:
+        return blockwise_forward(*arguments)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -6,7 +6,7 @@ and agrees with ``grid_sample``, the reference.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -15,13 +15,14 @@ from wbcnets.errors import ConfigError
 from wbcnets.ops.autocast import autocast_off
 from wbcnets.ops.ms_deform_attn.bag import bag_attention
 from wbcnets.ops.ms_deform_attn.fused import fused_attention
-from wbcnets.ops.ms_deform_attn.grid_sample import grid_sample_attention
+from wbcnets.ops.ms_deform_attn.grid_sample import Shapes, grid_sample_attention
 from wbcnets.ops.ms_deform_attn.native import is_available
 from wbcnets.ops.triton_switch import wants_triton
 
 __all__ = ["BACKENDS", "ms_deform_attn", "select_backend"]
 
-Backend = Callable[[Tensor, Sequence[tuple[int, int]], Tensor, Tensor], Tensor]
+# The arguments and the result of ``ms_deform_attn``, whose shapes are checked before the call
+Backend = Callable[[Tensor, Shapes, Tensor, Tensor], Tensor]
 
 BACKENDS: dict[str, Backend] = {
     "bag": bag_attention,
@@ -33,7 +34,7 @@ ENVIRONMENT_VARIABLE = "WBCNETS_MSDA"
 
 def ms_deform_attn(
     value: Tensor,
-    spatial_shapes: Sequence[tuple[int, int]],
+    spatial_shapes: Shapes,
     sampling_locations: Tensor,
     attention_weights: Tensor,
     backend: str | None = None,
@@ -97,10 +98,7 @@ def _fastest(device: torch.device) -> str:
 
 
 def _check_shapes(
-    value: Tensor,
-    spatial_shapes: Sequence[tuple[int, int]],
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
+    value: Tensor, spatial_shapes: Shapes, sampling_locations: Tensor, attention_weights: Tensor
 ) -> None:
     tokens = sum(height * width for height, width in spatial_shapes)
     if value.shape[1] != tokens:

@@ -5,23 +5,17 @@ of samples. One query of one head is therefore one bag of 4 * L * P rows, whose 
 products of both. The table is read in place, and nothing of size Q * L * P * D is written.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from wbcnets.ops.ms_deform_attn.grid_sample import Shapes
+
 
 def bag_attention(
-    value: Tensor,
-    spatial_shapes: Sequence[tuple[int, int]],
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
+    value: Tensor, spatial_shapes: Shapes, sampling_locations: Tensor, attention_weights: Tensor
 ) -> Tensor:
-    """(B, S, M, D), (B, Q, M, L, P, 2), (B, Q, M, L, P) -> (B, Q, M * D).
-
-    See ``wbcnets.ops.ms_deform_attn.ms_deform_attn`` for the arguments.
-    """
+    """Sums one bag of rows per query and head."""
     batch, tokens, heads, dim = value.shape
     queries = sampling_locations.shape[1]
     rows, weights = _corner_rows(tokens, spatial_shapes, sampling_locations, attention_weights)
@@ -36,7 +30,7 @@ def bag_attention(
 
 def _corner_rows(
     tokens: int,
-    spatial_shapes: Sequence[tuple[int, int]],
+    spatial_shapes: Shapes,
     sampling_locations: Tensor,
     attention_weights: Tensor,
 ) -> tuple[Tensor, Tensor]:

@@ -10,20 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wbcnets.ops.ms_deform_attn.grid_sample import Shapes
 from wbcnets.ops.ms_deform_attn.native import native_backward, native_forward
 
 Gradients = tuple[Tensor, Tensor, Tensor]
 
 
 def fused_attention(
-    value: Tensor,
-    spatial_shapes: Sequence[tuple[int, int]],
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
+    value: Tensor, spatial_shapes: Shapes, sampling_locations: Tensor, attention_weights: Tensor
 ) -> Tensor:
-    """(B, S, M, D), (B, Q, M, L, P, 2), (B, Q, M, L, P) -> (B, Q, M * D).
-
-    See ``wbcnets.ops.ms_deform_attn.ms_deform_attn`` for the arguments.
+    """Calls the operator.
 
     Raises:
         RuntimeError: if there are no loops for this machine, see ``wbcnets.ops.native``.

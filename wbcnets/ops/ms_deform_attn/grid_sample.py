@@ -6,17 +6,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+# (H_l, W_l) of every level
+Shapes = Sequence[tuple[int, int]]
+
 
 def grid_sample_attention(
-    value: Tensor,
-    spatial_shapes: Sequence[tuple[int, int]],
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
+    value: Tensor, spatial_shapes: Shapes, sampling_locations: Tensor, attention_weights: Tensor
 ) -> Tensor:
-    """(B, S, M, D), (B, Q, M, L, P, 2), (B, Q, M, L, P) -> (B, Q, M * D).
-
-    See ``wbcnets.ops.ms_deform_attn.ms_deform_attn`` for the arguments.
-    """
+    """Samples the map of each level, the heads as a part of the batch."""
     batch, _, heads, dim = value.shape
     queries = sampling_locations.shape[1]
     maps = value.permute(0, 2, 3, 1).flatten(0, 1)  # (B * M, D, S)

@@ -29,6 +29,42 @@ def _pixel(location, size):
 
 
 @triton.jit
+def _locate(queries, heads, dim, BLOCK_Q: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Returns the image and head of this program, the rows of its queries, channels and masks."""
+    head = tl.program_id(1) % heads
+    image = (tl.program_id(1) // heads).to(tl.int64)
+    query = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    channel = tl.arange(0, BLOCK_D)
+    is_query = query < queries
+    is_value = is_query[:, None] & (channel < dim)[None, :]
+    row = (image * queries + query) * heads + head
+    return image, head, row, channel, is_query, is_value
+
+
+@triton.jit
+def _load_point(locations, weights, sample, width, height, is_query):
+    """Returns the position of a sampled point in pixels, and its weight."""
+    x = tl.load(locations + 2 * sample, mask=is_query, other=0.0)
+    y = tl.load(locations + 2 * sample + 1, mask=is_query, other=0.0)
+    weight = tl.load(weights + sample, mask=is_query, other=0.0)
+    return _pixel(x, width.to(tl.float32)), _pixel(y, height.to(tl.float32)), weight
+
+
+@triton.jit
+def _corner(x, y, width, height, CORNER: tl.constexpr):
+    """Returns the pixel at a corner of a point, whether the map has it, and its two factors."""
+    left = tl.floor(x)
+    top = tl.floor(y)
+    column = left + (CORNER % 2)
+    line = top + (CORNER // 2)
+    inside = (column >= 0) & (column < width) & (line >= 0) & (line < height)
+    along_x = x - left if CORNER % 2 == 1 else 1.0 - (x - left)
+    along_y = y - top if CORNER // 2 == 1 else 1.0 - (y - top)
+    pixel = tl.where(inside, line * width + column, 0.0).to(tl.int64)
+    return pixel, inside, along_x, along_y
+
+
+@triton.jit
 def _forward_kernel(
     value,
     levels,
@@ -44,13 +80,7 @@ def _forward_kernel(
     BLOCK_Q: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    head = tl.program_id(1) % heads
-    image = (tl.program_id(1) // heads).to(tl.int64)
-    query = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
-    channel = tl.arange(0, BLOCK_D)
-    is_query = query < queries
-    is_value = is_query[:, None] & (channel < dim)[None, :]
-    row = (image * queries + query) * heads + head
+    image, head, row, channel, is_query, is_value = _locate(queries, heads, dim, BLOCK_Q, BLOCK_D)
     total = tl.zeros((BLOCK_Q, BLOCK_D), tl.float32)
     for level in tl.static_range(LEVELS):
         height = tl.load(levels + 3 * level)
@@ -58,21 +88,10 @@ def _forward_kernel(
         start = tl.load(levels + 3 * level + 2)
         for point in tl.static_range(POINTS):
             sample = row * (LEVELS * POINTS) + level * POINTS + point
-            x = tl.load(locations + 2 * sample, mask=is_query, other=0.0)
-            y = tl.load(locations + 2 * sample + 1, mask=is_query, other=0.0)
-            weight = tl.load(weights + sample, mask=is_query, other=0.0)
-            x = _pixel(x, width.to(tl.float32))
-            y = _pixel(y, height.to(tl.float32))
-            left = tl.floor(x)
-            top = tl.floor(y)
+            x, y, weight = _load_point(locations, weights, sample, width, height, is_query)
             for corner in tl.static_range(4):
-                column = left + (corner % 2)
-                line = top + (corner // 2)
-                inside = (column >= 0) & (column < width) & (line >= 0) & (line < height)
-                along_x = x - left if corner % 2 == 1 else 1.0 - (x - left)
-                along_y = y - top if corner // 2 == 1 else 1.0 - (y - top)
-                token = tl.where(inside, line * width + column, 0.0).to(tl.int64) + start
-                offset = ((image * tokens + token) * heads + head) * dim
+                pixel, inside, along_x, along_y = _corner(x, y, width, height, corner)
+                offset = ((image * tokens + pixel + start) * heads + head) * dim
                 found = tl.load(
                     value + offset[:, None] + channel[None, :],
                     mask=is_value & inside[:, None],
@@ -102,13 +121,7 @@ def _backward_kernel(
     BLOCK_Q: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    head = tl.program_id(1) % heads
-    image = (tl.program_id(1) // heads).to(tl.int64)
-    query = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
-    channel = tl.arange(0, BLOCK_D)
-    is_query = query < queries
-    is_value = is_query[:, None] & (channel < dim)[None, :]
-    row = (image * queries + query) * heads + head
+    image, head, row, channel, is_query, is_value = _locate(queries, heads, dim, BLOCK_Q, BLOCK_D)
     out_offset = (row * dim)[:, None] + channel[None, :]
     upstream = tl.load(grad + out_offset, mask=is_value, other=0.0).to(tl.float32)
     for level in tl.static_range(LEVELS):
@@ -117,26 +130,15 @@ def _backward_kernel(
         start = tl.load(levels + 3 * level + 2)
         for point in tl.static_range(POINTS):
             sample = row * (LEVELS * POINTS) + level * POINTS + point
-            x = tl.load(locations + 2 * sample, mask=is_query, other=0.0)
-            y = tl.load(locations + 2 * sample + 1, mask=is_query, other=0.0)
-            weight = tl.load(weights + sample, mask=is_query, other=0.0)
-            x = _pixel(x, width.to(tl.float32))
-            y = _pixel(y, height.to(tl.float32))
-            left = tl.floor(x)
-            top = tl.floor(y)
+            x, y, weight = _load_point(locations, weights, sample, width, height, is_query)
             of_weight = tl.zeros((BLOCK_Q,), tl.float32)
             of_x = tl.zeros((BLOCK_Q,), tl.float32)
             of_y = tl.zeros((BLOCK_Q,), tl.float32)
             for corner in tl.static_range(4):
-                column = left + (corner % 2)
-                line = top + (corner // 2)
-                inside = (column >= 0) & (column < width) & (line >= 0) & (line < height)
-                along_x = x - left if corner % 2 == 1 else 1.0 - (x - left)
-                along_y = y - top if corner // 2 == 1 else 1.0 - (y - top)
+                pixel, inside, along_x, along_y = _corner(x, y, width, height, corner)
                 slope_x = 1.0 if corner % 2 == 1 else -1.0
                 slope_y = 1.0 if corner // 2 == 1 else -1.0
-                token = tl.where(inside, line * width + column, 0.0).to(tl.int64) + start
-                offset = ((image * tokens + token) * heads + head) * dim
+                offset = ((image * tokens + pixel + start) * heads + head) * dim
                 offsets = offset[:, None] + channel[None, :]
                 is_inside = is_value & inside[:, None]
                 found = tl.load(value + offsets, mask=is_inside, other=0.0).to(tl.float32)

@@ -9,7 +9,6 @@ python projects/mfds_detr/export_weights.py takes the same options.
 """
 
 import argparse
-from pathlib import Path
 
 import torch
 
@@ -21,14 +20,7 @@ from wbcnets.errors import ConfigError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``wbcnets export smears``."""
     add_option(parser, "weights")
-    add_option(
-        parser,
-        "output",
-        required=True,
-        type=Path,
-        metavar="FILE.safetensors",
-        help="the file to write",
-    )
+    add_option(parser, "output", required=True, metavar="FILE.safetensors", help="the new file")
     parser.add_argument(
         "--dtype",
         choices=("float16", "float32"),

@@ -5,11 +5,12 @@ computed at once on the device, so that a training step copies to the host only 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from scipy.optimize import linear_sum_assignment
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou
 
 
@@ -22,7 +23,8 @@ class Matches(NamedTuple):
     target: Tensor  # in the concatenated targets of the batch
 
 
-class HungarianMatcher(nn.Module):
+@dataclass(frozen=True)
+class HungarianMatcher:
     """Assigns one query to each object, at the least total cost.
 
     Args:
@@ -36,25 +38,18 @@ class HungarianMatcher(nn.Module):
         ValueError: if all weights are zero.
     """
 
-    def __init__(
-        self,
-        class_cost: float = 2.0,
-        l1_cost: float = 5.0,
-        giou_cost: float = 2.0,
-        alpha: float = 0.25,
-        gamma: float = 2.0,
-    ) -> None:
-        super().__init__()
-        if not any((class_cost, l1_cost, giou_cost)):
+    class_cost: float = 2.0
+    l1_cost: float = 5.0
+    giou_cost: float = 2.0
+    alpha: float = 0.25
+    gamma: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not any((self.class_cost, self.l1_cost, self.giou_cost)):
             raise ValueError("the matcher needs at least one cost above zero")
-        self.class_cost = class_cost
-        self.l1_cost = l1_cost
-        self.giou_cost = giou_cost
-        self.alpha = alpha
-        self.gamma = gamma
 
     @torch.no_grad()
-    def forward(
+    def __call__(
         self, logits: Tensor, boxes: Tensor, targets: Sequence[dict[str, Tensor]]
     ) -> Matches:
         """(layers, B, Q, K), (layers, B, Q, 4) and B targets -> matched pairs.

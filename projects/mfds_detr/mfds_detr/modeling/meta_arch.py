@@ -16,7 +16,7 @@ from mfds_detr.modeling.deformable_detr_head import DeformableDETRHead
 from mfds_detr.modeling.matcher import HungarianMatcher
 from mfds_detr.modeling.padding import pyramids_by_size
 from mfds_detr.modeling.position_encoding import create_position_encoding
-from mfds_detr.modeling.transformer import DeformableTransformer
+from mfds_detr.modeling.transformer import DeformableTransformer, LayerSizes
 from wbcnets.errors import ConfigError
 from wbcnets.layers.extra_stage import ExtraStage
 from wbcnets.layers.necks import create_neck
@@ -207,15 +207,18 @@ class MFDSDETR(nn.Module):
 
 
 def _build_detector(model: CfgNode, num_levels: int) -> DeformableDETRHead:
-    transformer = DeformableTransformer(
+    sizes = LayerSizes(
         embed_dim=model.HIDDEN_DIM,
         num_heads=model.NUM_HEADS,
-        num_encoder_layers=model.ENCODER_LAYERS,
-        num_decoder_layers=model.DECODER_LAYERS,
         feedforward_dim=model.FEEDFORWARD_DIM,
         dropout=model.DROPOUT,
         num_levels=num_levels,
         num_points=model.NUM_POINTS,
+    )
+    transformer = DeformableTransformer(
+        sizes,
+        num_encoder_layers=model.ENCODER_LAYERS,
+        num_decoder_layers=model.DECODER_LAYERS,
         level_embed=model.LEVEL_EMBED,
         two_stage=model.TWO_STAGE,
     )

@@ -37,12 +37,12 @@ class Memory(NamedTuple):
 class LayerSizes(NamedTuple):
     """The sizes that encoder and decoder layers share."""
 
-    embed_dim: int  # width of tokens and queries
-    feedforward_dim: int  # hidden width of the feed-forward network
-    dropout: float
-    num_heads: int
-    num_levels: int
-    num_points: int  # sampling points per head and level
+    embed_dim: int = 256  # width of tokens and queries
+    num_heads: int = 8
+    feedforward_dim: int = 1024  # hidden width of the feed-forward network
+    dropout: float = 0.1
+    num_levels: int = 4
+    num_points: int = 4  # sampling points per head and level
 
     def deformable_attention(self) -> MultiScaleDeformableAttention:
         """Creates an attention module of these sizes."""
@@ -210,40 +210,31 @@ class DeformableTransformer(nn.Module):
     """Encoder and decoder over the flattened feature levels.
 
     Args:
-        embed_dim: Width of tokens and queries.
-        num_heads: Attention heads.
+        sizes: The sizes of all layers.
         num_encoder_layers: Encoder layers, may be 0.
         num_decoder_layers: Decoder layers, at least 1.
-        feedforward_dim: Hidden width of the feed-forward networks.
-        dropout: Dropout rate.
-        num_levels: Feature levels.
-        num_points: Sampling points per head and level.
         level_embed: Whether each level has a learned vector (table 9, "scale encoding").
         two_stage: Whether the queries start from the encoder's best proposals.
     """
 
     def __init__(
         self,
-        embed_dim: int = 256,
-        num_heads: int = 8,
+        sizes: LayerSizes,
         num_encoder_layers: int = 6,
         num_decoder_layers: int = 6,
-        feedforward_dim: int = 1024,
-        dropout: float = 0.1,
-        num_levels: int = 4,
-        num_points: int = 4,
         level_embed: bool = True,
         two_stage: bool = False,
     ) -> None:
         super().__init__()
-        self.embed_dim = embed_dim
+        self.embed_dim = embed_dim = sizes.embed_dim
         self.two_stage = two_stage
-        sizes = LayerSizes(embed_dim, feedforward_dim, dropout, num_heads, num_levels, num_points)
         self.encoder = DeformableEncoder(DeformableEncoderLayer(sizes), num_encoder_layers)
         self.decoder = DeformableDecoder(DeformableDecoderLayer(sizes), num_decoder_layers)
         # Only the encoder uses it; distributed training fails on parameters without a gradient
         embeds = level_embed and num_encoder_layers > 0
-        self.level_embed = nn.Parameter(torch.empty(num_levels, embed_dim)) if embeds else None
+        self.level_embed = (
+            nn.Parameter(torch.empty(sizes.num_levels, embed_dim)) if embeds else None
+        )
         if two_stage:
             self.enc_output = nn.Linear(embed_dim, embed_dim)
             self.enc_output_norm = nn.LayerNorm(embed_dim)
