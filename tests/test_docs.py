@@ -169,7 +169,8 @@ def test_named_files_exist(document):
 
 def test_the_table_of_models_is_current(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["model_table.py", "--check"])
-    runpy.run_path(str(ROOT / "tools" / "model_table.py"), run_name="__main__")
+    tool = runpy.run_path(str(ROOT / "tools" / "model_table.py"), run_name="__main__")
+    assert tool["DOCUMENT"] == ROOT / "wbcnets" / "models" / "README.md"
 
 
 def test_a_wrong_table_of_models_fails(monkeypatch):

@@ -77,7 +77,7 @@ def train_classifier(
         preset: A preset or a YAML file to start from; by default the library's defaults.
         resume: Whether to continue the training in ``output``.
         settings: Other settings as sections, ``optimizer={"lr": 1e-3}``, or with dotted keys,
-            ``**{"optimizer.lr": 1e-3}``. ``wbcnets train cells --print-config`` lists all.
+            ``**{"optimizer.lr": 1e-3}``. ``wbcnets.train.config.TrainConfig`` lists all.
 
     Raises:
         WbcnetsError: if the settings, the data or the weights cannot be used.

@@ -24,7 +24,7 @@ class DataError(WbcnetsError, ValueError):
         message: One sentence that names the file and the item, gives the value and says what to
             do.
         problems: All problems found in the same pass, one line each; appended to the message.
-        setting: See `WbcnetsError`.
+        setting: See ``WbcnetsError``.
     """
 
     def __init__(self, message: str, problems: Sequence[str] = (), *, setting: str = "") -> None:

@@ -25,6 +25,7 @@ def test_a_folder_is_claimed_once_and_written_again_by_the_same_command(tmp_path
 
 def test_an_empty_folder_is_free(tmp_path):
     claim_folder(tmp_path, "prepare")
+    assert [path.name for path in tmp_path.iterdir()] == ["README.txt"]
 
 
 @pytest.mark.parametrize("name", ["README.txt", "log.csv", ".hidden"])

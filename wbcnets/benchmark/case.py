@@ -9,7 +9,7 @@ import torch
 
 @dataclass(frozen=True)
 class BenchmarkOptions:
-    """How every case is measured.
+    """Options of the measurement of every case.
 
     Args:
         device: "cpu" or "cuda".
@@ -78,7 +78,7 @@ class Case:
     """A named pair, built when it is measured.
 
     Args:
-        name: For ``--case``, such as "sckansformer_base/inference".
+        name: The name that selects it, such as "sckansformer_base/inference".
         about: What is compared, in a few words.
         build: Returns the pair.
         suites: The groups of cases that it belongs to.

@@ -9,8 +9,8 @@ from wbcnets.benchmark.case import Case, Pair
 from wbcnets.benchmark.machine import Machine
 from wbcnets.benchmark.measure import Measurement
 from wbcnets.benchmark.scaling import ScalingPoint, growth
-from wbcnets.io.csv_files import write_csv
 from wbcnets.io.outputs import write_readme
+from wbcnets.io.tables import write_csv
 
 COMMAND = "benchmark"
 README = """\
@@ -19,8 +19,8 @@ results.csv   one row per case: median seconds, ratios of ours over the peer's, 
 rounds.csv    every single run
 scaling.csv   time against size and batch, with scaling.png, if it was measured
 machine.json  the machine, its measured limits, and versions
-trace_*.json  with --profile: open it at chrome://tracing or https://ui.perfetto.dev
-profile_*.txt with --profile: the slowest operators
+trace_*.json  if profiled: open it at chrome://tracing or https://ui.perfetto.dev
+profile_*.txt if profiled: the slowest operators
 
 A ratio below 1 is faster than the peer. Ours and the peer take turns; the ratio is the median of
 the rounds' ratios. The floor is the longer of two times: the multiply-accumulates at the machine's

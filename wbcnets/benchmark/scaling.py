@@ -37,7 +37,7 @@ class ScalingCase:
 
     @property
     def name(self) -> str:
-        """For ``--case``."""
+        """The name that selects it."""
         return f"scaling/{self.model}"
 
 

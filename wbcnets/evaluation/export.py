@@ -10,7 +10,7 @@ from wbcnets.io.checkpoints import write_weights
 from wbcnets.io.outputs import claim_file, claim_folder, write_readme
 
 COMMAND = "export cells"
-_README = """A classifier: `wbcnets predict cells --weights` takes this folder.
+_README = """A classifier: `wbcnets predict cells` takes this folder as weights.
 
 config.json        the model, its classes and its preprocessing
 model.safetensors  its weights

@@ -6,9 +6,9 @@ from pathlib import Path
 from wbcnets.errors import ConfigError
 from wbcnets.evaluation.classifier import Classifier, Unreadable
 from wbcnets.evaluation.predictions import TABLE_MARKER, Predictions
-from wbcnets.io.csv_files import write_csv
 from wbcnets.io.image_sources import ImageSource
 from wbcnets.io.outputs import StrPath, claim_file
+from wbcnets.io.tables import write_csv
 
 UNREADABLE = "unreadable.csv"
 _COLUMNS = ("file", "reason")

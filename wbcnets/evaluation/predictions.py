@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from wbcnets.engine.precision import AMP_DTYPES, autocast
 from wbcnets.errors import CheckpointError, ConfigError, DataError
-from wbcnets.io.csv_files import write_csv
+from wbcnets.io.tables import write_csv
 
 TTA_MODES = ("none", "flips", "d4")
 _COLUMNS = ["file", "true", "predicted", "probability"]

@@ -11,9 +11,9 @@ from wbcnets.evaluation.metrics import ClassifierMetrics, Interval
 from wbcnets.evaluation.plots import draw_confusion, draw_mistakes, draw_reliability, draw_roc
 from wbcnets.evaluation.predictions import Predictions
 from wbcnets.evaluation.significance import McNemarResult, mcnemar_test, write_disagreements
-from wbcnets.io.csv_files import write_csv
 from wbcnets.io.images import read_image
 from wbcnets.io.outputs import claim_folder, write_readme
+from wbcnets.io.tables import write_csv
 
 REPORT = "report.md"
 COMMAND = "evaluate cells"

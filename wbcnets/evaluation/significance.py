@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 
 from wbcnets.errors import DataError
 from wbcnets.evaluation.predictions import Predictions
-from wbcnets.io.csv_files import write_csv
+from wbcnets.io.tables import write_csv
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def write_disagreements(first: Predictions, second: Predictions, path: Path) -> 
     """Writes one row per shared image with different predictions, in the order of the first table.
 
     Raises:
-        DataError: as ``mcnemar_test``.
+        DataError: if ``mcnemar_test`` refuses the tables.
     """
     rows = [image for image in shared_images(first, second) if image.this != image.other]
     texts = [(*row[:4], *(f"{probability:.6f}" for probability in row[4:])) for row in rows]
@@ -75,7 +75,7 @@ def shared_images(first: Predictions, second: Predictions) -> list[SharedImage]:
     """Returns the images of both tables, in the order of the first.
 
     Raises:
-        DataError: as ``mcnemar_test``.
+        DataError: if ``mcnemar_test`` refuses the tables.
     """
     if first.labels is None or second.labels is None:
         raise DataError("a comparison needs tables with the true class of every image")

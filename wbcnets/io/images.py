@@ -64,7 +64,7 @@ def read_image_bytes(
         ``(H, W, 3)`` uint8 RGB.
 
     Raises:
-        DataError: as for ``read_image``; the message has the name.
+        DataError: if it cannot be read; the message has the name.
     """
     with _open_stream(io.BytesIO(content), name, max_pixels) as image:
         _verify_checksums(image, io.BytesIO(content), name)

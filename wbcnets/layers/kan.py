@@ -319,8 +319,8 @@ class KAN(nn.Module):
             grid_eps: See ``KANLinear.update_grid``.
 
         Raises:
-            ConfigError: See ``KANLinear.update_grid``.
-            DataError: See ``KANLinear.update_grid``.
+            ConfigError: if ``KANLinear.update_grid`` refuses an argument.
+            DataError: if ``KANLinear.update_grid`` refuses the inputs.
         """
         for layer in self._kan_layers():
             layer.update_grid(x, margin, grid_eps)

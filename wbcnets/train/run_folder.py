@@ -16,9 +16,9 @@ from wbcnets.errors import CheckpointError, ConfigError, DataError
 from wbcnets.evaluation.metrics import ClassifierMetrics
 from wbcnets.io.atomic_files import keep_copy, write_atomically, write_text
 from wbcnets.io.checkpoints import read_checkpoint, write_checkpoint
-from wbcnets.io.csv_files import write_csv
 from wbcnets.io.drawing import contact_sheet
 from wbcnets.io.outputs import check_folder, write_readme
+from wbcnets.io.tables import write_csv
 from wbcnets.train.config import TrainConfig
 from wbcnets.train.config_file import dump_config, load_config
 from wbcnets.train.data import CellSplits

@@ -13,10 +13,10 @@ from tqdm import tqdm
 from mfds_detr.predictor import Detections, LeukocytePredictor
 from wbcnets.errors import DataError
 from wbcnets.io.atomic_files import write_atomically
-from wbcnets.io.csv_files import write_csv
 from wbcnets.io.drawing import draw_boxes
 from wbcnets.io.image_sources import ImageSource
 from wbcnets.io.outputs import claim_folder, write_readme
+from wbcnets.io.tables import write_csv
 
 COMMAND = "predict smears"
 _README = """\

@@ -21,7 +21,7 @@ from typing import Any
 from wbcnets.errors import DataError
 from wbcnets.io.atomic_files import sha256_of_file, write_atomically
 from wbcnets.io.parallel import map_images
-from wbcnets.io.text_table import format_table
+from wbcnets.io.tables import format_table
 
 MANIFEST_NAME = "manifest.csv"
 _MAGIC = "# wbcnets manifest 1 "

@@ -37,7 +37,7 @@ from wbcnets.io.outputs import check_folder
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """How a check reads its sets.
+    """Options of a check.
 
     Args:
         images: Folder of the images of all sets; searched beside the annotations by default.

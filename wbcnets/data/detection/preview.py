@@ -63,7 +63,7 @@ def claim_preview(path: Path, inputs: Sequence[str] = (), setting: str = "output
         setting: The Python argument that names the file.
 
     Raises:
-        ConfigError: see ``save_preview``.
+        ConfigError: if ``save_preview`` would refuse the file.
     """
     if path.suffix.lower() != ".png":
         raise ConfigError(f"{path}: must end in .png", setting=setting)

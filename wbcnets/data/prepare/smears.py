@@ -19,7 +19,7 @@ from wbcnets.data.prepare.options import (
 from wbcnets.data.prepare.txl_pbc import read_txl_pbc
 from wbcnets.io.archives import unpacked
 from wbcnets.io.outputs import claim_folder
-from wbcnets.io.text_table import format_table
+from wbcnets.io.tables import format_table
 
 _READERS: dict[str, Callable[[DetectionCard, Path, Path], dict[str, CocoDataset]]] = {
     "bccd": read_bccd,

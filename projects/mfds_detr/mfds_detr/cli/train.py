@@ -119,7 +119,7 @@ def _run_process(cfg: CfgNode, options: RunOptions) -> None:
     """Runs one process; an expected error ends it with one message, in the log and on the terminal.
 
     Raises:
-        SystemExit: with the exit code of the error.
+        SystemExit: if there was an error; it has the error's exit code.
     """
     try:
         with explain_lost_process(comm.get_rank(), comm.get_world_size()):

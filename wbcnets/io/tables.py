@@ -1,8 +1,8 @@
-"""CSV files that are written whole or not at all."""
+"""Tables: CSV files that are written whole or not at all, and plain text."""
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,3 +23,11 @@ def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
     csv.writer(text, lineterminator="\n").writerows(rows)
     content = text.getvalue().encode("utf-8", errors="backslashreplace")
     write_atomically(path, lambda file: file.write(content))
+
+
+def format_table(rows: Sequence[Sequence[str]]) -> str:
+    """Returns rows of equal length as text: the first column to the left, the others right."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
+    )
