@@ -9,6 +9,8 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 from wbcnets.synthetic.smears import write_smear_dataset
@@ -24,28 +26,40 @@ def run(title: str, *command: object) -> None:
     subprocess.run([sys.executable, *words], cwd=REPOSITORY, check=True)
 
 
+def default_folders() -> Iterator[Path]:
+    """Yields output/demo, output/demo_2, output/demo_3, ..."""
+    folder = REPOSITORY / "output" / "demo"
+    yield folder
+    yield from (folder.with_name(f"demo_{number}") for number in count(2))
+
+
+def is_new(folder: Path) -> bool:
+    """Returns whether a folder holds no training of an earlier demo."""
+    return not (folder / "training").exists()
+
+
 def main() -> None:
     """Runs all steps, and prints the results and their files."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--output", type=Path, default=REPOSITORY / "output" / "demo", help="the folder to write")
+    add("--output", type=Path, help="the folder to write (default: output/demo, or demo_2, ...)")
     add("--train-images", type=int, default=160, help="training images (default: %(default)s)")
     add("--test-images", type=int, default=40, help="test images (default: %(default)s)")
     add("opts", nargs=argparse.REMAINDER, help="config overrides: KEY VALUE ...")
     args = parser.parse_args()
     start = time.monotonic()
-    output = args.output.resolve()
+    output = args.output.resolve() if args.output else next(filter(is_new, default_folders()))
+    if not is_new(output):
+        raise SystemExit(f"error: {output}: holds an earlier demo; name another folder")
     training = output / "training"
-    if training.exists():
-        raise SystemExit(f"error: {training}: is from an earlier demo; remove it, or use --output")
 
     print(f"=== Generating {args.train_images} + {args.test_images} smears", flush=True)
     sets = {"smears_train": (args.train_images, 1), "smears_val": (args.test_images, 2)}
     datasets: list[object] = []
-    for name, (count, seed) in sets.items():
-        annotations = write_smear_dataset(output / name, count, seed=seed, workers=2)
+    for name, (images, seed) in sets.items():
+        annotations = write_smear_dataset(output / name, images, seed=seed, workers=2)
         datasets += ["--dataset", f"{name}={annotations}:{annotations.parent / 'images'}"]
 
     run(

@@ -18,7 +18,7 @@ from wbcnets.data.prepare.options import (
 )
 from wbcnets.data.prepare.txl_pbc import read_txl_pbc
 from wbcnets.io.archives import unpacked
-from wbcnets.io.outputs import claim_folder
+from wbcnets.io.outputs import check_folder, claim_folder
 from wbcnets.io.tables import format_table
 
 _READERS: dict[str, Callable[[DetectionCard, Path, Path], dict[str, CocoDataset]]] = {
@@ -51,8 +51,9 @@ def prepare_smears(
         ConfigError: if the output folder holds other files.
     """
     output = output or dataset_root() / card.name
-    claim_folder(output, COMMAND, data=[source])
+    check_folder(output, COMMAND, data=[source])
     with unpacked(source) as folder:
+        claim_folder(output, COMMAND)
         splits = _READERS[card.name](card, folder, output / "images")
     lines = check_counts(card, _differences(card, splits), options or PrepareOptions())
     for name, dataset in splits.items():
