@@ -68,14 +68,12 @@ def test_gradients_pass_gradcheck():
 
 @settings(max_examples=40, deadline=None)
 @given(
-    batch=st.integers(1, 3),
-    maps=st.integers(1, 4),
-    heads=st.integers(1, 6),
-    patches=st.integers(1, 12),
+    sizes=st.tuples(*(st.integers(1, most) for most in (3, 4, 6, 12))),
     dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
     scale=st.sampled_from([1e-6, 1.0, 1e4]),
 )
-def test_keeps_the_class_token_and_one_patch_per_head(batch, maps, heads, patches, dtype, scale):
+def test_keeps_the_class_token_and_one_patch_per_head(sizes, dtype, scale):
+    batch, maps, heads, patches = sizes
     torch.manual_seed(patches)
     module = SparseAttention(maps)
     tokens = (scale * torch.randn(batch, 1 + patches, 4)).to(dtype)

@@ -7,6 +7,7 @@ command if its beginning holds a text that the command writes.
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from wbcnets.errors import ConfigError
 from wbcnets.io.atomic_files import write_text
@@ -72,21 +73,20 @@ def check_folder(
         )
 
 
-def claim_folder(
-    folder: StrPath,
-    command: str,
-    inputs: Iterable[StrPath] = (),
-    data: Iterable[StrPath] = (),
-    results: Iterable[str] = (),
-    setting: str = "output",
-) -> None:
+def claim_folder(folder: StrPath, command: str, *inputs_and_data: Any, **checks: Any) -> None:
     """Checks a folder by ``check_folder``, creates it, and makes it the command's.
+
+    Args:
+        folder: The folder.
+        command: Names the command.
+        *inputs_and_data: See ``check_folder``.
+        **checks: See ``check_folder``.
 
     Raises:
         ConfigError: if the command may not write into the folder.
         CheckpointError: if the folder cannot be written.
     """
-    check_folder(folder, command, inputs, data, results, setting)
+    check_folder(folder, command, *inputs_and_data, **checks)
     Path(folder).mkdir(parents=True, exist_ok=True)
     if not (Path(folder) / README_NAME).exists():
         write_readme(folder, command, "It has not finished yet, or was stopped.\n")
