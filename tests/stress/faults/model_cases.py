@@ -6,7 +6,6 @@ A payload writes a file ``executed`` next to itself; no reader may run it.
 import argparse
 import json
 import pickle
-import re
 
 import safetensors.torch
 import torch
@@ -315,29 +314,38 @@ for name in ("hf-hub:someone/model", "local-dir:/tmp", 5, None, ["resnet18"]):
         r"(?s)saved.*(holds a model|architecture\.name)",
         reader="load classifier",
     )
-METADATA = [
-    ("architecture.kwargs", {"model": {"name": "resnet18", "kwargs": 5}}),
-    ("architecture.name", {"model": {"name": 5}}),
-    ("architecture", {"model": 5}),
-]
-for names in ("abc", ["a", "a"], [1, 2.5, None], ["a\nb", "c"], ["", " "]):
-    METADATA.append(("class_names", {"class_names": names}))
-for name, values in (
-    ("input_size", ["abc", [], [3, 32], 40000, [3, 40000, 40000], [3, 32, 16], [1, 32, 32]]),
-    ("input_size", [[3, 0, 0], [3, 32.0, 32.0], None]),
-    ("mean", [[0.5, 0.5], [float("nan"), 0, 0], "abc", [128, 128, 128]]),
-    ("std", [[0.5, 0.5], [0, 1, 1], [-1, 1, 1], [float("inf"), 1, 1], 1]),
-    ("augmentation", ["flips", "sckansformer", "no_such", 5]),
-):
-    for value in values:
-        changed_config = {**RUN["data_config"], name: value}
-        METADATA.append((f"data_config.{name}", {"data_config": changed_config}))
-for key, metadata in METADATA:
+WRONG = {
+    "architecture.kwargs of another type": {"model": {"name": "resnet18", "kwargs": 5}},
+    "architecture.name of another type": {"model": {"name": 5}},
+    "architecture of another type": {"model": 5},
+    "class names: a text": {"class_names": "abc"},
+    "class names: a number twice": {"class_names": ["a", "a"]},
+    "class names: numbers": {"class_names": [1, 2.5, None]},
+    "class names: with a line break": {"class_names": ["a\nb", "c"]},
+    "class names: empty texts": {"class_names": ["", " "]},
+}
+for title, metadata in WRONG.items():
+    named = "class_names" if "class_names" in metadata else title.split()[0]
     add(
         "T26",
-        f"{key} in {metadata!r}"[:90],
+        title,
         run_file(lambda path, m=metadata: m),
         "error",
-        rf"best\.pth.*\n.*{re.escape(key)}",
+        rf"best\.pth.*\n.*{named}",
+        reader="load classifier",
+    )
+for key, value in (
+    *(("input_size", size) for size in ("abc", [], [3, 32], 40000, [3, 40000, 40000], [3, 32, 16])),
+    *(("input_size", size) for size in ([1, 32, 32], [3, 0, 0], [3, 32.0, 32.0], None)),
+    *(("mean", mean) for mean in ([0.5, 0.5], [float("nan"), 0, 0], "abc", [128, 128, 128])),
+    *(("std", std) for std in ([0.5, 0.5], [0, 1, 1], [-1, 1, 1], [float("inf"), 1, 1], 1)),
+    *(("augmentation", name) for name in ("flips", "sckansformer", "no_such", 5)),
+):
+    add(
+        "T26",
+        f"{key} {value!r}",
+        run_file(lambda path, k=key, v=value: {"data_config": {**RUN["data_config"], k: v}}),
+        "error",
+        rf"best\.pth.*\n.*data_config\.{key}",
         reader="load classifier",
     )
