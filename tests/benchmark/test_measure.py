@@ -1,10 +1,9 @@
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
 
+from tests.processes import Worker
 from wbcnets.benchmark.case import BenchmarkOptions, Candidate, Pair
 from wbcnets.benchmark.machine import Machine, measure_machine
 from wbcnets.benchmark.measure import Measurement, Runs, measure, peak_memory, saved_bytes
@@ -44,19 +43,17 @@ def test_saved_bytes_counts_each_array_once():
     assert saved_bytes(lambda: x.sin().sin().sum()) == 800
 
 
+def print_peaks():
+    print(peak_memory(lambda: torch.ones(64 * 1024 * 1024 // 4).sum(), CPU))
+    print(peak_memory(lambda: None, CPU))
+
+
 @pytest.mark.skipif(peak_memory(lambda: None, CPU) is None, reason="needs /proc/self/clear_refs")
-def test_peak_memory_sees_a_large_array():
+def test_peak_memory_sees_a_large_array(tmp_path):
     """In a process of its own: an allocator that has freed as much would not ask for more."""
-    code = (
-        "import torch\n"
-        "from wbcnets.benchmark.measure import peak_memory\n"
-        "def run():\n"
-        "    torch.ones(64 * 1024 * 1024 // 4).sum()\n"
-        "print(peak_memory(run, torch.device('cpu')))\n"
-        "print(peak_memory(lambda: None, torch.device('cpu')))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    large, small = map(int, done.stdout.split())
+    worker = Worker(tmp_path / "shown.txt", print_peaks)
+    assert worker.wait() == 0, worker.text
+    large, small = map(int, worker.text.split())
     assert small < 8 * 1024 * 1024 < 60 * 1024 * 1024 < large
 
 

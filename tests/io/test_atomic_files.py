@@ -4,7 +4,6 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from tests.processes import Worker
 from wbcnets.errors import CheckpointError
 from wbcnets.io import atomic_files as files
 from wbcnets.io.atomic_files import keep_copy, write_with_digest
@@ -108,24 +108,21 @@ def test_every_failing_call_leaves_a_checkpoint_that_loads(tmp_path, monkeypatch
     print(f"{kind}: {failures} places, the checkpoint loads after each")
 
 
+def write_limited(path):
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+    try:
+        write_checkpoint(path, {"model": {"w": torch.zeros(100000)}})
+    except CheckpointError as error:
+        print(error)
+
+
 def test_a_limit_on_file_sizes_leaves_the_old_checkpoint(tmp_path):
     save(tmp_path, 1)
-    code = (
-        "import resource, signal, sys, torch\n"
-        "from pathlib import Path\n"
-        "from wbcnets.io.checkpoints import write_checkpoint\n"
-        "from wbcnets.errors import CheckpointError\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
-        "try:\n"
-        "    write_checkpoint(Path(sys.argv[1]), {'model': {'w': torch.zeros(100000)}})\n"
-        "except CheckpointError as error:\n"
-        "    print(error)\n"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "last.pth")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "could not be written" in done.stdout
-    assert "MiB are free" in done.stdout
+    worker = Worker(tmp_path / "shown.txt", write_limited, tmp_path / "last.pth")
+    assert worker.wait() == 0, worker.text
+    assert "could not be written" in worker.text
+    assert "MiB are free" in worker.text
     assert stored(tmp_path / "last.pth") == 1
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 4096
     assert signal.getsignal(signal.SIGXFSZ) is not None

@@ -80,18 +80,20 @@ def test_a_change_within_a_tick_is_seen(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["no database", "locked", "a folder in its place"])
-def test_without_a_usable_cache_everything_works(tmp_path, file, damage):
+def test_without_a_usable_cache_everything_works(tmp_path, file, damage, monkeypatch):
     folder = tmp_path / "cache"
     folder.mkdir()
     database = folder / "checks.sqlite"
-    lock = None
+    lock, connect = None, sqlite3.connect
+    impatient = lambda path, timeout, **options: connect(path, timeout=0.1, **options)  # noqa: E731
+    monkeypatch.setattr("wbcnets.io.content_cache.sqlite3.connect", impatient)
     if damage == "no database":
         database.write_bytes(b"this is no database" * 100)
     elif damage == "a folder in its place":
         database.mkdir()
     else:
         ContentCache(folder)
-        lock = sqlite3.connect(database, isolation_level=None)
+        lock = connect(database, isolation_level=None)
         lock.execute("BEGIN EXCLUSIVE")
     find, calls = counting()
     cache = ContentCache(folder)

@@ -1,27 +1,38 @@
 """Two processes of which one dies, raises, hangs or has nothing to do."""
 
 import os
+import signal
 import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 
+from tests.processes import Worker
 from tests.stress.soak.scale import LONG
-from tests.train.toy_runs import make_cells, read_weights
-
-ROOT = Path(__file__).parents[2]
-TIMEOUT = 6
-# Both processes exchange numbers; process 1 misbehaves at the third exchange
-SCRIPT = """
-import os, signal, sys, time
-sys.path.insert(0, {root!r})
-import torch
-from wbcnets.errors import WbcnetsError
+from tests.train.toy_runs import make_cells, read_weights, toy_config
 from wbcnets.engine.distributed import init_distributed
+from wbcnets.errors import WbcnetsError
+from wbcnets.train.run import train_classifier
+from wbcnets.train.trainer import Trainer
+
+TIMEOUT = 6
+
+
+def exchange(kind, timeout):
+    """Exchanges numbers; at the third exchange, process 1 does something else."""
+    try:
+        with init_distributed("cpu", timeout=timeout) as context:
+            for step in range(5):
+                if step == 2 and context.rank == 1:
+                    misbehave(kind)
+                value = context.mean(torch.tensor([float(context.rank)]))
+                assert value.item() == 0.5
+            print("finished", context.rank)
+    except WbcnetsError as error:
+        print("error:", error, flush=True)
+        os._exit(1)
+
 
 def misbehave(kind):
     if kind == "kill":
@@ -31,107 +42,67 @@ def misbehave(kind):
     if kind == "hang":
         time.sleep(60)
 
-try:
-    with init_distributed("cpu", timeout={timeout}) as context:
-        for step in range(5):
-            if step == 2 and context.rank == 1:
-                misbehave(sys.argv[1])
-            value = context.mean(torch.tensor([float(context.rank)]))
-            assert value.item() == 0.5
-        print("finished", context.rank)
-except WbcnetsError as error:
-    print("error:", error, flush=True)
-    os._exit(1)
-"""
 
-
-def run_two(script, kind, tmp_path):
-    path = tmp_path / "work.py"
-    path.write_text(script)
+def run_two(folder, work, *args):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
-                   "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}  # fmt: skip
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
     return [
-        subprocess.Popen(
-            [sys.executable, str(path), kind],
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        Worker(
+            folder / f"shown_{rank}.txt", work, *args,
+            environment={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank in range(2)
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "kind", ["kill", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("raise", "hang"))]
-)
+@pytest.mark.parametrize("kind", ["kill", "raise", pytest.param("hang", marks=pytest.mark.long)])
 def test_the_other_process_says_so_in_time(kind, tmp_path):
-    script = SCRIPT.format(root=str(ROOT), timeout=TIMEOUT)
-    first, second = run_two(script, kind, tmp_path)
+    first, second = run_two(tmp_path, exchange, kind, TIMEOUT)
     if kind != "hang":
-        second.wait(timeout=60)
+        assert second.wait(60) != 0
     start = time.monotonic()
-    shown, errors = first.communicate(timeout=120)
+    assert first.wait(120) == 1, first.text
     # A hanging process cannot be waited for, so its start counts
     assert time.monotonic() - start < TIMEOUT + 5 + (30 if kind == "hang" else 0)
     second.kill()
-    second.communicate()
-    assert first.returncode == 1, shown + errors
-    assert "process 0 of 2 had no answer from the others (1)" in shown
-    assert "Resume from the last checkpoint" in shown
+    assert "process 0 of 2 had no answer from the others (1)" in first.text
+    assert "Resume from the last checkpoint" in first.text
 
 
-@pytest.mark.long
 def test_without_a_failure_both_finish(tmp_path):
-    script = SCRIPT.format(root=str(ROOT), timeout=60)
-    for rank, process in enumerate(run_two(script, "nothing", tmp_path)):
-        shown, errors = process.communicate(timeout=120)
-        assert shown == f"finished {rank}\n", errors
-        assert process.returncode == 0
+    for rank, worker in enumerate(run_two(tmp_path, exchange, "nothing", 60)):
+        assert worker.wait(120) == 0, worker.text
+        assert worker.text == f"finished {rank}\n"
 
 
-# A real run in which one process sees numbers that are not finite
-TRAINING = """
-import os, sys
-sys.path.insert(0, {root!r})
-import torch
-torch.set_num_threads(1)
-from tests.train.toy_runs import toy_config
-from wbcnets.train.run import train_classifier
-from wbcnets.train.trainer import Trainer
+def train_badly(kind, rank, cells, output):
+    """Trains; process ``rank`` sees numbers that are not finite."""
+    original = Trainer._backward
 
-KIND, BAD = sys.argv[1].rsplit(" ", 1)
-original = Trainer._backward
+    def backward(self, part, *args):
+        bad = self.state.progress.global_step == 2 and self.context.rank == rank
+        if bad and kind == "activation":
+            part[0].mul_(float("inf"))
+        loss = original(self, part, *args)
+        if bad and kind == "gradient":
+            next(self.state.model.parameters()).grad.fill_(float("nan"))
+        return loss * float("nan") if bad and kind == "loss" else loss
 
-def backward(self, part, *args):
-    bad = self.state.progress.global_step == 2 and self.context.rank == int(BAD)
-    if bad and KIND == "activation":
-        part[0].mul_(float("inf"))
-    loss = original(self, part, *args)
-    if bad and KIND == "gradient":
-        next(self.state.model.parameters()).grad.fill_(float("nan"))
-    if bad and KIND == "loss":
-        loss = loss * float("nan")
-    return loss
-
-Trainer._backward = backward
-train_classifier(toy_config({cells!r}, {output!r}, "training.ema_decay=0.9", "data.workers=0"))
-"""
+    Trainer._backward = backward
+    train_classifier(toy_config(cells, output, "training.ema_decay=0.9", "data.workers=0"))
 
 
-CASES = [("loss", 0)]
-CASES += [pytest.param(kind, 1, marks=pytest.mark.long) for kind in ("gradient", "activation")]
+CASES = [("loss", 0), ("gradient", 1), ("activation", 1)]
 CASES += [("loss", 1), ("gradient", 0), ("activation", 0)] if LONG else []
 
 
 @pytest.mark.parametrize(("kind", "rank"), CASES)
 def test_numbers_that_are_not_finite_stay_out_of_all_weights(kind, rank, tmp_path):
     cells = make_cells(tmp_path / "cells")
-    script = TRAINING.format(root=str(ROOT), cells=str(cells), output=str(tmp_path / "run"))
-    for process in run_two(script, f"{kind} {rank}", tmp_path):
-        shown, errors = process.communicate(timeout=200)
-        assert process.returncode == 0, shown + errors
+    for worker in run_two(tmp_path, train_badly, kind, rank, cells, tmp_path / "run"):
+        assert worker.wait(200) == 0, worker.text
     last = torch.load(tmp_path / "run" / "last.pth", weights_only=True)
     assert last["resume"]["bad_steps"]["total"] == 1
     tensors = read_weights(tmp_path / "run" / "last.pth")

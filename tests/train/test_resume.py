@@ -1,20 +1,16 @@
 import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 
+from tests.processes import Worker
 from tests.train.toy_runs import differences, make_cells, read_weights, toy_config
 from wbcnets.errors import CheckpointError, ConfigError, DataError
-from wbcnets.train.config_file import save_config
 from wbcnets.train.run import resume_training, train_classifier
 from wbcnets.train.trainer import Trainer
 
-ROOT = Path(__file__).parents[2]
 # Everything that is random or has a state
 EVERYTHING = (
     "training.ema_decay=0.9",
@@ -46,6 +42,17 @@ def crash_after(steps, monkeypatch, config):
         patch.setattr(Trainer, "train_step", train_step)
         with pytest.raises(RuntimeError, match="crash"):
             train_classifier(config)
+
+
+def train_slowly(config):
+    real = Trainer.train_step
+
+    def slow(self, parts):
+        time.sleep(0.3)
+        return real(self, parts)
+
+    Trainer.train_step = slow
+    train_classifier(config)
 
 
 @pytest.mark.parametrize("steps", [2, 4, 6])
@@ -86,33 +93,13 @@ def test_a_killed_process_continues_with_other_workers(cells, tmp_path):
     killed = tmp_path / "killed"
     overrides = [*options, "training.checkpoint_minutes=0"]
     config = toy_config(cells, killed, *overrides)
-    code = (
-        "import time\n"
-        "from wbcnets.train.trainer import Trainer\n"
-        "real = Trainer.train_step\n"
-        "def slow(self, parts):\n"
-        "    time.sleep(0.3)\n"
-        "    return real(self, parts)\n"
-        "Trainer.train_step = slow\n"
-        "from wbcnets.train.config_file import load_config\n"
-        "from wbcnets.train.run import train_classifier\n"
-        "import sys\n"
-        "train_classifier(load_config(sys.argv[1]))\n"
-    )
-    save_config(config, tmp_path / "settings.yaml")
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path / "settings.yaml")],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
-        stdout=subprocess.DEVNULL,
-    )
+    worker = Worker(tmp_path / "shown.txt", train_slowly, config)
     deadline = time.monotonic() + 120
     while not (killed / "last.pth").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(0.5)
-    assert process.poll() is None, "it should still be training"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert worker.is_alive, worker.text
+    assert worker.kill() == -signal.SIGKILL
     saved = torch.load(killed / "last.pth", weights_only=True)["resume"]["progress"]
     assert saved["global_step"] < 12
     resume_training(killed, ["data.workers=2"])

@@ -192,6 +192,7 @@ def test_options_train(cells, tmp_path, options):
     assert all(math.isfinite(row["train_loss"]) for row in progress.rows)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_run_gives_about_the_same_weights(cells, tmp_path):
     options = ("model.name=test_vit", "training.epochs=1", "optimizer.name=sgd")

@@ -1,18 +1,14 @@
-"""Trainings killed at random moments resume and end with the same bits as one that was not killed.
+"""Trainings killed at random moments end with the bits of an undisturbed one."""
 
-The processes are forks of this one, which has imported everything: hundreds of kills take minutes.
-"""
-
-import os
 import random
 import signal
-import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
-from tqdm import tqdm
 
+from tests.processes import Worker
 from tests.stress.soak.scale import LONG, scaled
 from tests.train.toy_runs import differences, make_cells, toy_config
 from wbcnets.io.checkpoints import read_checkpoint
@@ -22,31 +18,12 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(7200 if LONG else 600)]
 KILLS = scaled(4, 150)
 
 
-def in_a_fork(work):
-    """Starts ``work`` in a fork of this process and returns its process id."""
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 1
-    try:
-        silence = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(silence, 1)
-        os.dup2(silence, 2)
-        torch.set_num_threads(1)
-        # Forks share tqdm's own lock, which stays locked when one is killed while it writes
-        tqdm.set_lock(threading.RLock())
-        work()
-        code = 0
-    finally:
-        os._exit(code)
-
-
 def kill_repeatedly(start, resume, newest, kills):
     """Kills a training ``kills`` times or until it ends.
 
     Args:
-        start: Starts the training.
-        resume: Resumes it.
+        start: Returns a worker that starts the training.
+        resume: Returns a worker that resumes it.
         newest: Returns the newest step that can be resumed, -1 if there is none.
         kills: Number of kills.
 
@@ -57,18 +34,15 @@ def kill_repeatedly(start, resume, newest, kills):
     counts = {"kills": 0, "resumed": 0}
     before = -1
     for attempt in range(10 * kills):
-        pid = in_a_fork(start if attempt == 0 else resume)
+        worker = (start if attempt == 0 else resume)()
         deadline = time.monotonic() + 120
-        ended = False
         # Waits for one more checkpoint, so that the run advances, then for a random time
-        while newest() <= before and not ended and time.monotonic() < deadline:
-            ended = os.waitpid(pid, os.WNOHANG)[0] == pid
+        while newest() <= before and worker.is_alive and time.monotonic() < deadline:
             time.sleep(0.001)
+        ended = not worker.is_alive
         if not ended:
             time.sleep(generator.uniform(0, 0.08))
-            os.kill(pid, signal.SIGKILL)
-            _, status = os.waitpid(pid, 0)
-            counts["kills"] += os.WIFSIGNALED(status)
+            counts["kills"] += worker.kill() == -signal.SIGKILL
         after = newest()
         assert after >= before, "a kill lost what was saved before"
         counts["resumed"] += after > before >= 0
@@ -105,8 +79,8 @@ def test_classifier(tmp_path):
     train_classifier(toy_config(cells, tmp_path / "whole", *options))
     run = tmp_path / "run"
     counts = kill_repeatedly(
-        lambda: train_classifier(toy_config(cells, run, *options)),
-        lambda: resume_training(run),
+        lambda: Worker(tmp_path / "shown.txt", train_classifier, toy_config(cells, run, *options)),
+        lambda: Worker(tmp_path / "shown.txt", resume_training, run),
         newest_step(run / "last.pth"),
         KILLS,
     )
@@ -117,37 +91,43 @@ def test_classifier(tmp_path):
     assert not list(run.glob(".*.pth.*"))
 
 
+def train_detector(cfg, source, cache):
+    from mfds_detr.data.datasets import register_datasets
+    from mfds_detr.engine.trainer import Trainer
+
+    Path(cfg.OUTPUT_DIR).mkdir(exist_ok=True)
+    torch.manual_seed(0)
+    names = register_datasets([source.name], [], [source], cache)[source.name].class_names
+    trainer = Trainer(cfg, names)
+    trainer.resume_or_load(resume=True)
+    trainer.train()
+
+
 def test_detector(tmp_path, tiny_config, smears):
     pytest.importorskip("detectron2")
-    from mfds_detr.data.datasets import DatasetSource, register_datasets
-    from mfds_detr.engine.trainer import Trainer
+    from mfds_detr.data.datasets import DatasetSource
     from tests.mfds_detr.engine.test_resume import EVERYTHING
     from tests.mfds_detr.engine.test_resume import differences as detector_differences
 
     source = DatasetSource("resumed", smears.json_file, smears.images)
-    names = register_datasets(["resumed"], [], [source], tmp_path / "cache")["resumed"].class_names
-    steps = scaled(30, 400)
+    whole, run = tmp_path / "whole", tmp_path / "run"
 
     def train(folder):
-        folder.mkdir(exist_ok=True)
-        torch.manual_seed(0)
         cfg = tiny_config(
-            *EVERYTHING, "OUTPUT_DIR", str(folder), "SOLVER.MAX_ITER", steps, "TEST.EVAL_PERIOD", 0,
-            "SOLVER.CHECKPOINTS_KEPT", 3, "DATASETS.TEST", (),
+            *EVERYTHING, "OUTPUT_DIR", str(folder), "SOLVER.MAX_ITER", scaled(30, 400),
+            "TEST.EVAL_PERIOD", 0, "SOLVER.CHECKPOINTS_KEPT", 3, "DATASETS.TEST", (),
         )  # fmt: skip
-        trainer = Trainer(cfg, names)
-        trainer.resume_or_load(resume=True)
-        trainer.train()
+        return Worker(f"{folder}.txt", train_detector, cfg, source, tmp_path / "cache")
 
     def newest():
-        found = [int(path.stem[6:]) for path in (tmp_path / "run").glob("model_0*.pth")]
+        found = [int(path.stem[6:]) for path in run.glob("model_0*.pth")]
         return max(found, default=-1)
 
-    torch.set_num_threads(1)
-    train(tmp_path / "whole")
-    run = tmp_path / "run"
+    undisturbed = train(whole)
+    assert undisturbed.wait() == 0, undisturbed.text
     counts = kill_repeatedly(lambda: train(run), lambda: train(run), newest, KILLS)
     print(f"detector: {counts}")
     assert counts["kills"] >= min(KILLS, 3)
-    train(run)
-    assert detector_differences(tmp_path / "whole/model_final.pth", run / "model_final.pth") == []
+    last = train(run)
+    assert last.wait() == 0, last.text
+    assert detector_differences(whole / "model_final.pth", run / "model_final.pth") == []
