@@ -78,8 +78,8 @@ $(PACKAGES): pyproject.toml
 
 .PHONY: environment
 environment:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
-		echo "Python 3.10 or later is needed; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." >&2; \
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "Python 3.11 or later is needed; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." >&2; \
 		echo "Name another one: make PYTHON=/path/to/python3.12 setup" >&2; \
 		exit 1; }
 	@echo "Making .venv: PyTorch and about 100 packages, 6 GB. 2 to 15 minutes, depending on the network ..."
