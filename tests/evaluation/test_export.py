@@ -1,7 +1,8 @@
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from tests.evaluation.small_classifier import KWARGS, NAMES, save_run, small_model
 from wbcnets.errors import CheckpointError
@@ -33,6 +34,42 @@ def test_exported_file_holds_the_model_in_half_precision(tmp_path):
     torch.testing.assert_close(again(x), model(x), rtol=1e-2, atol=1e-2)
 
 
+def test_the_exported_file_gives_the_classifier_again(tmp_path):
+    exported = load_run(small_model(), tmp_path)
+    export_classifier(exported, tmp_path / "x.safetensors")
+    again = load_classifier(tmp_path / "x.safetensors", device="cpu")
+    for name in ("class_names", "image_size", "mean", "std", "preset", "model_args"):
+        assert getattr(again, name) == getattr(exported, name)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("class_names", '"abc"', "should be a list of names"),
+        ("class_names", '["a", "a", "b"]', "'a' is listed more than once"),
+        ("class_names", '["a"', "damaged"),
+        ("architecture", '{"name": 5}', "architecture.name=5"),
+        (
+            "architecture",
+            '{"name": "resnet18", "kwargs": {"checkpoint_path": "x"}}',
+            "checkpoint_p",
+        ),
+        ("architecture", "[" * 100_000, "damaged"),
+        ("data_config", '{"input_size": [3, 40000, 40000]}', "input_size"),
+        ("data_config", "{}", "data_config.mean is missing"),
+    ],
+)
+def test_a_description_that_is_wrong_is_refused(key, value, message, tmp_path):
+    path = tmp_path / "x.safetensors"
+    export_classifier(load_run(small_model(), tmp_path), path)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    save_file(load_file(path), path, {**metadata, key: value})
+    digest_path(path).unlink()
+    with pytest.raises(CheckpointError, match=message):
+        load_classifier(path, device="cpu")
+
+
 def test_weight_that_overflows_is_an_error_and_leaves_no_file(tmp_path):
     model = small_model()
     with torch.no_grad():
@@ -50,3 +87,6 @@ def test_exported_folder_gives_the_classifier_again(tmp_path):
     assert torch.equal(again.model(x), model(x))
     assert again.class_names == NAMES
     assert (again.image_size, again.mean, again.std) == (32, exported.mean, exported.std)
+    created = timm.create_model(f"local-dir:{tmp_path / 'folder'}", pretrained=True).eval()
+    assert torch.equal(created(x), model(x))
+    assert tuple(created.pretrained_cfg["mean"]) == exported.mean

@@ -142,6 +142,6 @@ def test_damaged_files_only_raise_checkpoint_errors(tmp_path, suffix):
 def test_safetensors_carry_class_names(tmp_path):
     path = tmp_path / "model.safetensors"
     safetensors.torch.save_file({"a": torch.ones(2)}, path, {"class_names": '["x", "y"]'})
-    assert read_checkpoint(path)["class_names"] == ("x", "y")
+    assert read_checkpoint(path)["class_names"] == ["x", "y"]
     safetensors.torch.save_file({"a": torch.ones(2)}, path)
     assert read_checkpoint(path)["class_names"] == ()

@@ -1,5 +1,7 @@
 """Writes a trained classifier as one small file, or as a folder from which timm creates the model.
 
+Both hold classes and preprocessing; wbcnets predict, evaluate and load_classifier take them.
+
 Examples:
   wbcnets export cells --weights output/pbc/best.pth --output cells.safetensors
   wbcnets export cells --weights output/pbc/best.pth --output my_model/
@@ -29,8 +31,6 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     classifier = load_classifier(args.weights, device="cpu")
     export_classifier(classifier, args.output)
-    if classifier.preset != "none":
-        print(f"the export does not keep the resizing of the preset {classifier.preset!r}")
     parameters = sum(parameter.numel() for parameter in classifier.model.parameters())
     print(f"{parameters / 1e6:.1f} million parameters written to {args.output}")
     return 0

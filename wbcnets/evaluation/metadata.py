@@ -73,7 +73,7 @@ class ClassifierMetadata(_Section):
 
 
 def read_run_metadata(path: Path) -> ClassifierMetadata:
-    """Returns the metadata of a training run's checkpoint.
+    """Returns the metadata of a training run's checkpoint, or of its export to one file.
 
     Raises:
         CheckpointError: if the file is damaged, or a value is missing or wrong; lists all of them.
@@ -113,7 +113,7 @@ def read_folder(folder: Path) -> tuple[ClassifierMetadata, Path]:
         {
             "architecture": {"name": config.get("architecture"), "kwargs": arguments},
             "class_names": names,
-            "data_config": data,
+            "data_config": {**data, "augmentation": config.get("augmentation", "none")},
         },
     )
     return metadata, find_weight_file(folder)

@@ -37,6 +37,8 @@ _FOLDER = 0x10
 # The keys of weights, the averaged ones first
 _AVERAGED = ("state_dict_ema", "model_ema")
 _PLAIN = ("model", "state_dict")
+# The keys that ``write_weights`` may put into the header of a safetensors file, as JSON
+_DESCRIPTION = ("class_names", "architecture", "data_config", "config")
 
 
 def read_state_dict(path: Path, averaged: bool = True) -> dict[str, torch.Tensor]:
@@ -196,14 +198,19 @@ def write_weights(
     state: Mapping[str, torch.Tensor],
     class_names: Sequence[str],
     dtype: torch.dtype = torch.float16,
+    **description: Any,
 ) -> None:
-    """Writes weights as safetensors, with the class names in the header and the SHA-256 beside it.
+    """Writes weights as safetensors, described in the header, with the SHA-256 beside it.
+
+    ``read_checkpoint`` returns the class names and the description beside the weights.
 
     Args:
         path: The file; its folder is created.
         state: Weights by name.
         class_names: In the order of the outputs.
         dtype: The type of the floating-point weights in the file.
+        description: Plain values: ``architecture`` and ``data_config`` of a classifier, as in the
+            checkpoints of its training, or the ``config`` of a detector, a YAML text.
 
     Raises:
         CheckpointError: if a weight overflows, or the file cannot be written.
@@ -222,7 +229,10 @@ def write_weights(
         )
     content = safetensors.torch.save(
         {name: tensor.contiguous() for name, tensor in converted.items()},
-        metadata={"class_names": json.dumps(list(class_names))},
+        metadata={
+            key: json.dumps(value, allow_nan=False)
+            for key, value in {"class_names": list(class_names), **description}.items()
+        },
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_with_digest(path, content)
@@ -245,8 +255,8 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     with safetensors.safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
     state = safetensors.torch.load_file(path)
-    names = tuple(json.loads(metadata.get("class_names", "[]")))
-    return {"model": state, "class_names": names}
+    described = {key: json.loads(metadata[key]) for key in _DESCRIPTION if key in metadata}
+    return {"class_names": (), **described, "model": state}
 
 
 def _verify_checksums(path: Path) -> None:

@@ -46,13 +46,30 @@ def read_yaml(path: Path, loader: type[yaml.SafeLoader] = StrictLoader) -> Any:
     Raises:
         ConfigError: if it cannot be read, is larger than 1 MiB, or is not such YAML.
     """
-    if path.is_file() and path.stat().st_size > MAX_BYTES:
-        raise ConfigError(f"{path}: exceeds the limit of {MAX_BYTES:,} bytes for settings")
     try:
+        if path.is_file() and path.stat().st_size > MAX_BYTES:
+            raise ConfigError(f"{path}: exceeds the limit of {MAX_BYTES:,} bytes for settings")
         text = path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML ({error})") from error
+    return parse_yaml(text, str(path), loader)
+
+
+def parse_yaml(text: str, name: str, loader: type[yaml.SafeLoader] = StrictLoader) -> Any:
+    """Returns the data of a YAML text.
+
+    Args:
+        text: The YAML.
+        name: Names the text in messages.
+        loader: ``StrictLoader`` or a subclass.
+
+    Raises:
+        ConfigError: if it is not such YAML.
+    """
+    try:
         # Always a kind of safe loader
         return yaml.load(text, loader)  # nosec B506
     except RecursionError as error:
-        raise ConfigError(f"{path}: nested too deeply") from error
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML ({error})") from error
+        raise ConfigError(f"{name}: nested too deeply") from error
+    except (ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{name}: cannot be read as YAML ({error})") from error

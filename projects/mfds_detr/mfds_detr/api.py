@@ -82,7 +82,8 @@ def evaluate_detector(
         data: The name of a prepared dataset, a pair of a COCO annotation file and the folder of
             its images, or a list of these.
         output: The folder to write, or None.
-        config_file: By default ``NAME.yaml`` or ``config.yaml`` beside the weights.
+        config_file: By default the config in the weights, or else ``NAME.yaml`` or ``config.yaml``
+            beside them.
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1".
         overrides: Config keys and values in turn, such as ``["TEST.NMS_IOU", 0.7]``.
 

@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from mfds_detr.project_files import project_files
 from wbcnets.errors import ConfigError
-from wbcnets.io.strict_yaml import read_yaml
+from wbcnets.io.strict_yaml import MAX_BYTES, parse_yaml, read_yaml
 
 MAX_BASES = 16
 
@@ -33,14 +33,42 @@ def read_config(config_file: str | os.PathLike[str], overrides: Sequence[Any] = 
     Raises:
         ConfigError: if the file cannot be read, or a key or a value is unknown.
     """
+
+    def merge_file(cfg: CfgNode) -> None:
+        path = find_config(source)
+        _check_files(path)
+        cfg.merge_from_file(str(path), allow_unsafe=False)
+
+    source = os.fspath(config_file)
+    return _build_config(source, merge_file if source else lambda cfg: None, overrides)
+
+
+def parse_config(text: str, name: str, overrides: Sequence[Any] = ()) -> CfgNode:
+    """Returns a config from a text, which must not have a base; see ``read_config``.
+
+    Args:
+        text: YAML, such as ``CfgNode.dump`` returns.
+        name: Names the text in messages.
+        overrides: Keys and values in turn.
+
+    Raises:
+        ConfigError: if the text is no such YAML, or a key or a value is unknown.
+    """
+    if not isinstance(text, str) or len(text) > MAX_BYTES:
+        raise ConfigError(f"{name}: is no text of at most {MAX_BYTES:,} characters")
+    settings = parse_yaml(text, name)
+    if not isinstance(settings, dict) or "_BASE_" in settings:
+        raise ConfigError(f"{name}: should be sections of keys, without a _BASE_")
+    return _build_config(name, lambda cfg: cfg.merge_from_other_cfg(CfgNode(settings)), overrides)
+
+
+def _build_config(
+    source: str, merge: Callable[[CfgNode], None], overrides: Sequence[Any]
+) -> CfgNode:
     cfg = get_cfg()
     add_mfds_detr_config(cfg)
-    source = os.fspath(config_file)
     try:
-        if source:
-            path = find_config(source)
-            _check_files(path)
-            cfg.merge_from_file(str(path), allow_unsafe=False)
+        merge(cfg)
         source = "the overridden keys"
         cfg.merge_from_list(list(overrides))
     except ConfigError:

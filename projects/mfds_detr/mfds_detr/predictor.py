@@ -63,8 +63,8 @@ class LeukocytePredictor:
         source: A checkpoint of a training, ``wbcnets://NAME``, or the name of shipped weights.
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1".
         threshold: The lowest score of a detection, in [0, 1].
-        config_file: The config of the training; by default ``NAME.yaml`` or ``config.yaml`` beside
-            the weights.
+        config_file: The config of the training; by default the one in the weights, or else
+            ``NAME.yaml`` or ``config.yaml`` beside them.
 
     Attributes:
         class_names: The classes in the order of the labels.

@@ -18,10 +18,10 @@ from detectron2.utils.file_io import PathManager
 from torch import nn
 
 from mfds_detr.checkpoint.weight_names import State, Translation
-from mfds_detr.config import read_config
+from mfds_detr.config import parse_config, read_config
 from mfds_detr.project_files import project_files
 from wbcnets.errors import CheckpointError, ConfigError
-from wbcnets.io.atomic_files import digest_path, write_atomically
+from wbcnets.io.atomic_files import digest_path
 from wbcnets.io.checkpoints import (
     check_class_names,
     describe_misfit,
@@ -47,6 +47,7 @@ class Weights(NamedTuple):
     path: Path | None  # None if they come from timm
     state: State  # the moving average if the checkpoint has one
     class_names: tuple[str, ...]  # in the order of the labels; empty if unknown
+    config: str = ""  # YAML, in exported files
 
 
 def read_weights(source: str | os.PathLike[str]) -> Weights:
@@ -68,7 +69,7 @@ def read_weights(source: str | os.PathLike[str]) -> Weights:
         names = check_class_names(checkpoint.get("class_names", ()))
     except ValueError as error:
         raise CheckpointError(f"{text}: {error}") from error
-    return Weights(text, path, state, names)
+    return Weights(text, path, state, names, checkpoint.get("config", ""))
 
 
 def _find_file(text: str) -> Path:
@@ -110,12 +111,15 @@ def read_config_of(
 
     Args:
         weights: The weights.
-        config_file: By default ``NAME.yaml`` or ``config.yaml`` beside the weights.
+        config_file: By default the config in the weights, or else ``NAME.yaml`` or ``config.yaml``
+            beside them.
         overrides: See ``read_config``.
 
     Raises:
         ConfigError: if the config is missing, or a key or a value is unknown.
     """
+    if weights.config and not config_file:
+        return parse_config(weights.config, f"{weights.source}: config", overrides)
     path = config_file or _config_beside(weights.path or Path(weights.source))
     if not config_file and not Path(path).is_file():
         raise ConfigError(
@@ -190,31 +194,33 @@ def _optional_names(own: State, usable: State, prefixes: Sequence[str]) -> set[s
 
 
 def export_weights(
-    weights: str | os.PathLike[str], output: Path, dtype: torch.dtype = torch.float16
+    weights: str | os.PathLike[str],
+    output: Path,
+    dtype: torch.dtype = torch.float16,
+    config_file: str | os.PathLike[str] | None = None,
 ) -> int:
-    """Writes the weights of a checkpoint as safetensors, with their config beside them.
+    """Writes the weights of a checkpoint as safetensors, with classes and config in the file.
 
     Args:
         weights: A checkpoint, see ``read_weights``.
-        output: The ``.safetensors`` file; the config is written as ``.yaml`` of the same name.
+        output: The ``.safetensors`` file.
         dtype: Type of the floating-point tensors.
+        config_file: See ``read_config_of``.
 
     Returns:
         The size of the file in bytes.
 
     Raises:
-        ConfigError: if a file of that name exists.
+        ConfigError: if a file of that name exists, or the config is missing or wrong.
         CheckpointError: if the checkpoint cannot be read, names no classes, or holds values too
             large for ``dtype``.
     """
-    written = [output, digest_path(output), output.with_suffix(".yaml")]
-    for path in written:
+    for path in (output, digest_path(output)):
         claim_file(path)
     read = read_weights(weights)
     if not read.class_names:
         raise CheckpointError(f"{read.source}: names no classes; use a checkpoint of a training")
-    write_weights(output, read.state, read.class_names, dtype)
-    if read.path is not None and _config_beside(read.path).is_file():
-        config = _config_beside(read.path).read_bytes()
-        write_atomically(output.with_suffix(".yaml"), lambda file: file.write(config))
+    cfg = read_config_of(read, config_file)
+    cfg.MODEL.WEIGHTS = cfg.OUTPUT_DIR = ""  # paths of the training's machine
+    write_weights(output, read.state, read.class_names, dtype, config=cfg.dump())
     return output.stat().st_size

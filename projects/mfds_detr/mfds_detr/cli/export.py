@@ -3,8 +3,8 @@
 Example:
   wbcnets export smears --weights output/mine/model_best.pth --output mine.safetensors
 
-Takes the moving average if there is one, without optimizer and progress. The class names are in the
-file, and its config is written beside it: a prediction needs nothing else. In a clone,
+Takes the moving average if there is one, without optimizer and progress. The class names and the
+config are in the file: prediction, evaluation and load_detector need nothing else. In a clone,
 python projects/mfds_detr/export_weights.py takes the same options.
 """
 
@@ -13,6 +13,7 @@ import argparse
 import torch
 
 from mfds_detr.checkpoint.weights import export_weights
+from mfds_detr.cli.train import BESIDE, add_config_file
 from wbcnets.cli.options import add_option
 from wbcnets.errors import ConfigError
 
@@ -20,6 +21,7 @@ from wbcnets.errors import ConfigError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``wbcnets export smears``."""
     add_option(parser, "weights")
+    add_config_file(parser, BESIDE)
     add_option(parser, "output", required=True, metavar="FILE.safetensors", help="the new file")
     parser.add_argument(
         "--dtype",
@@ -38,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.output.suffix != ".safetensors":
         raise ConfigError(f"{args.output}: must end in .safetensors", setting="output")
-    size = export_weights(args.weights, args.output, getattr(torch, args.dtype))
+    dtype = getattr(torch, args.dtype)
+    size = export_weights(args.weights, args.output, dtype, args.config_file or None)
     print(f"{args.output}: {size / 1e6:.1f} MB")
     return 0

@@ -33,7 +33,7 @@ from wbcnets.engine.distributed import DEFAULT_TIMEOUT, explain_lost_process
 from wbcnets.errors import ProcessError, WbcnetsError
 
 logger = logging.getLogger("mfds_detr")
-BESIDE = " (default: NAME.yaml or config.yaml beside the weights)"
+BESIDE = " (default: the one in the weights, or NAME.yaml or config.yaml beside them)"
 
 # The options that all trainings share, the config keys they set, and their meanings
 _KEYS = {
