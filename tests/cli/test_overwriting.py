@@ -8,6 +8,7 @@ from tests.data.cells.cell_images import make_class_folders
 from tests.evaluation.small_classifier import save_run, small_model
 from tests.stress.faults.builders import write_coco
 from wbcnets.cli.main import main
+from wbcnets.io.outputs import README_NAME, FolderLock
 
 
 @pytest.fixture
@@ -105,3 +106,30 @@ def test_a_training_that_failed_early_can_be_started_again(place, capsys):
     assert main([*words, "--data", "nowhere"]) != 0
     assert main([*words, "--data", "nowhere"]) != 0
     assert "nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ([*CHECK, "--fix-to"], "check"),
+        ([*EVALUATE, "--output"], "evaluate cells"),
+        ([*TRAIN, "--output"], "train cells"),
+        (["train", "cells", "--resume", "--output"], "train cells"),
+        ([*EXPORT, "--output"], "export cells"),
+        ([*PREPARE, "--output"], "prepare"),
+        (["benchmark", "--case", "kan/forward", "--output"], "benchmark"),
+        (["smears", "--images", "1", "--output"], "smears"),
+    ],
+)
+def test_a_folder_that_a_process_is_writing_is_left_to_it(words, name, place, capsys):
+    folder = place / "taken"
+    folder.mkdir()
+    (folder / README_NAME).write_text(f"Written by wbcnets {name}.\n")
+    (folder / "config.yaml").write_text("data:\n  source: cells\n")
+    with FolderLock(folder, name):
+        before = snapshot(place)
+        assert main([*words, "taken"]) == 2
+        assert snapshot(place) == before
+    error = capsys.readouterr().err
+    assert f"error: taken: is being written by wbcnets {name}, process " in error
+    assert "see --output" in error or "see --fix-to" in error

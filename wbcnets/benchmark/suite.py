@@ -67,20 +67,20 @@ def run_cases(
         skipped: Cases that are left out, and why; cases without their package are added.
         profile: Also write a trace of ours and of the peer.
     """
-    claim_folder(folder, COMMAND)
-    report = Report(command, measure_machine(options.device, options.dtype), skipped)
-    for case in cases:
-        if isinstance(case, ScalingCase):
-            points = _attempt(case.name, skipped, partial(measure_scaling, case, options))
-            report.points.extend(points or ())
-        else:
-            run = partial(_measure_case, case, options, folder if profile else None)
-            result = _attempt(case.name, skipped, run)
-            report.results.extend([result] if result else ())
-        report.write(folder)  # after each, so that an interrupted run keeps its results
-    if report.points:
-        plot_scaling(report.points, folder / "scaling.png")
-    return report.write(folder)
+    with claim_folder(folder, COMMAND):
+        report = Report(command, measure_machine(options.device, options.dtype), skipped)
+        for case in cases:
+            if isinstance(case, ScalingCase):
+                points = _attempt(case.name, skipped, partial(measure_scaling, case, options))
+                report.points.extend(points or ())
+            else:
+                run = partial(_measure_case, case, options, folder if profile else None)
+                result = _attempt(case.name, skipped, run)
+                report.results.extend([result] if result else ())
+            report.write(folder)  # after each, so that an interrupted run keeps its results
+        if report.points:
+            plot_scaling(report.points, folder / "scaling.png")
+        return report.write(folder)
 
 
 def _measure_case(case: Case, options: BenchmarkOptions, profile_folder: Path | None) -> Result:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 from torch.utils.data import DataLoader
@@ -15,7 +16,7 @@ from wbcnets.evaluation.classifier import Classifier, load_classifier
 from wbcnets.evaluation.metrics import ClassifierMetrics, compute_metrics
 from wbcnets.evaluation.predictions import Predictions, check_at_least, predict
 from wbcnets.evaluation.report import COMMAND, write_evaluation
-from wbcnets.io.outputs import check_folder
+from wbcnets.io.outputs import claim_folder
 
 StrPath = str | os.PathLike[str]
 
@@ -61,34 +62,39 @@ def evaluate_classifier(
     check_at_least(0, workers=workers, resamples=resamples)
     # Small files first: a mistake in one must show before the model runs
     folder = None if output is None else Path(output)
-    if folder is not None:
-        files = [path for path in (class_map, compare_with) if isinstance(path, (str, os.PathLike))]
-        check_folder(folder, COMMAND, [weights, *files], [data])
-    elif compare_with is not None:
+    if folder is None and compare_with is not None:
         raise ConfigError("a comparison is part of the report; name a folder as output")
-    if isinstance(class_map, (str, os.PathLike)):
-        class_map = read_class_map(Path(class_map))
-    baseline = None if compare_with is None else Predictions.from_csv(Path(compare_with))
-    manifest = load_cells(data).split(split) if split else load_cells(data)
-    classifier = load_classifier(weights, device)
-    match = match_classes(manifest.class_names, classifier.class_names, class_map)
-    manifest, left_out = match.select(manifest)
-    predictions = match.merge(_predict(classifier, manifest, batch_size, workers, tta=tta, amp=amp))
-    groups = [image.group for image in manifest.images]
-    metrics = compute_metrics(
-        manifest.labels, predictions.probabilities, match.class_names, groups, resamples=resamples
-    )
-    if folder is not None:
-        about = [
-            f"Model: {classifier.name}",
-            _describe_data(data, split, manifest, left_out),
-            f"Test-time augmentation: {tta}",
-            # The run's own log may use another precision, which changes a few predictions
-            f"Precision: {'float32' if amp == 'none' else amp}",
-            *([f"Command: `{command}`"] if command else []),
-        ]
-        write_evaluation(folder, manifest, predictions, metrics, about, baseline)
-    return metrics
+    files = [path for path in (class_map, compare_with) if isinstance(path, (str, os.PathLike))]
+    with claim_folder(folder, COMMAND, [weights, *files], [data]) if folder else nullcontext():
+        if isinstance(class_map, (str, os.PathLike)):
+            class_map = read_class_map(Path(class_map))
+        baseline = None if compare_with is None else Predictions.from_csv(Path(compare_with))
+        manifest = load_cells(data).split(split) if split else load_cells(data)
+        classifier = load_classifier(weights, device)
+        match = match_classes(manifest.class_names, classifier.class_names, class_map)
+        manifest, left_out = match.select(manifest)
+        predictions = match.merge(
+            _predict(classifier, manifest, batch_size, workers, tta=tta, amp=amp)
+        )
+        groups = [image.group for image in manifest.images]
+        metrics = compute_metrics(
+            manifest.labels,
+            predictions.probabilities,
+            match.class_names,
+            groups,
+            resamples=resamples,
+        )
+        if folder is not None:
+            about = [
+                f"Model: {classifier.name}",
+                _describe_data(data, split, manifest, left_out),
+                f"Test-time augmentation: {tta}",
+                # The run's own log may use another precision, which changes a few predictions
+                f"Precision: {'float32' if amp == 'none' else amp}",
+                *([f"Command: `{command}`"] if command else []),
+            ]
+            write_evaluation(folder, manifest, predictions, metrics, about, baseline)
+        return metrics
 
 
 def _predict(

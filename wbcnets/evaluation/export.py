@@ -54,22 +54,22 @@ def export_classifier(classifier: Classifier, output: Path) -> None:
             data_config={**data_config, "augmentation": classifier.preset},
         )
         return
-    claim_folder(output, COMMAND, [classifier.name], results=["*.safetensors"])
-    write_weights(output / "model.safetensors", state, names, torch.float32)
-    pretrained_cfg = {key: known[key] for key in _KEPT if known.get(key) is not None}
-    config = {
-        "architecture": architecture,
-        "num_classes": len(names),
-        "label_names": names,
-        "augmentation": classifier.preset,  # timm does not know it and ignores it
-        "model_args": model_args,
-        "pretrained_cfg": {
-            **pretrained_cfg,
-            **data_config,
-            "crop_pct": 1.0,
+    with claim_folder(output, COMMAND, [classifier.name], results=["*.safetensors"]):
+        write_weights(output / "model.safetensors", state, names, torch.float32)
+        pretrained_cfg = {key: known[key] for key in _KEPT if known.get(key) is not None}
+        config = {
+            "architecture": architecture,
             "num_classes": len(names),
             "label_names": names,
-        },
-    }
-    write_text(output / "config.json", json.dumps(config, indent=2))
-    write_readme(output, COMMAND, _README)
+            "augmentation": classifier.preset,  # timm does not know it and ignores it
+            "model_args": model_args,
+            "pretrained_cfg": {
+                **pretrained_cfg,
+                **data_config,
+                "crop_pct": 1.0,
+                "num_classes": len(names),
+                "label_names": names,
+            },
+        }
+        write_text(output / "config.json", json.dumps(config, indent=2))
+        write_readme(output, COMMAND, _README)

@@ -12,7 +12,7 @@ from wbcnets.evaluation.plots import draw_confusion, draw_mistakes, draw_reliabi
 from wbcnets.evaluation.predictions import Predictions
 from wbcnets.evaluation.significance import McNemarResult, mcnemar_test, write_disagreements
 from wbcnets.io.images import read_image
-from wbcnets.io.outputs import claim_folder, write_readme
+from wbcnets.io.outputs import write_readme
 from wbcnets.io.tables import write_csv
 
 REPORT = "report.md"
@@ -42,7 +42,7 @@ def write_evaluation(
     """Writes all files of an evaluation.
 
     Args:
-        folder: Is created if missing.
+        folder: The command's, see ``claim_folder``.
         manifest: The images with their true classes.
         predictions: In the order of the manifest.
         metrics: Of the predictions.
@@ -54,7 +54,6 @@ def write_evaluation(
         CheckpointError: if a file cannot be written.
     """
     comparison = None if baseline is None else mcnemar_test(predictions, baseline)
-    claim_folder(folder, COMMAND)
     predictions.to_csv(folder / "predictions.csv")
     content = {"about": list(about), "images": len(predictions.files), **metrics.as_dict()}
     if comparison is not None:

@@ -2,20 +2,85 @@
 
 A folder belongs to a command if the first line of its ``README.txt`` says so. A file belongs to a
 command if its beginning holds a text that the command writes.
+
+A folder is locked while a command writes it. The operating system holds the lock and drops it when
+the process ends, however it ends. It spans machines if the network file system has locks, as NFS
+does; elsewhere the file ``.lock`` itself marks the folder as taken (``filelock.SoftFileLock``).
 """
 
 import os
-from collections.abc import Iterable
+import socket
+import weakref
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from wbcnets.errors import ConfigError
+from filelock import FileLock, Timeout
+
+from wbcnets.errors import CheckpointError, ConfigError
 from wbcnets.io.atomic_files import write_text
 
 README_NAME = "README.txt"
 _HEAD_BYTES = 4096
+_LOCK_NAME = ".lock"
+_OWNER_NAME = ".lock.owner"
+_LOCK_FILES = frozenset({_LOCK_NAME, _OWNER_NAME})
+_OWNER_LENGTH = 300
+# Seconds; enough for another command that is just releasing the lock
+_PATIENCE = 0.2
 
 StrPath = str | os.PathLike[str]
+
+
+class FolderLock:
+    """An exclusive lock of a folder; held until the ``with`` block, the object or the process ends.
+
+    Args:
+        folder: An existing folder.
+        command: Names the command that writes the folder, such as "train cells".
+        setting: The Python argument that names the folder.
+        placeholders: Names of files that are removed, together with the folder, if the ``with``
+            block fails and has added nothing else.
+
+    Raises:
+        ConfigError: if another process, or another call in this one, holds the lock.
+        CheckpointError: if the folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        command: str,
+        setting: str = "output",
+        placeholders: frozenset[str] = frozenset(),
+    ) -> None:
+        self.folder = folder
+        self._placeholders = placeholders
+        lock = FileLock(folder / _LOCK_NAME, timeout=_PATIENCE, thread_local=False)
+        try:
+            lock.acquire()
+            self.release = weakref.finalize(self, _release, lock, folder, os.getpid())
+            (folder / _OWNER_NAME).write_text(_describe_process(command), encoding="utf-8")
+        except Timeout as error:
+            raise ConfigError(
+                f"{folder}: is being written by {_read_owner(folder)}; wait until it has ended, or "
+                "choose another folder",
+                setting=setting,
+            ) from error
+        except (OSError, NotImplementedError) as error:
+            raise CheckpointError(
+                f"{folder}: cannot be locked ({error}); choose a folder that you may write",
+                setting=setting,
+            ) from error
+
+    def __enter__(self) -> "FolderLock":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if kind is not None and self._placeholders:
+            _remove_unused(self.folder, self._placeholders)
+        self.release()
 
 
 def check_folder(
@@ -38,8 +103,8 @@ def check_folder(
         setting: The Python argument that names the folder.
 
     Raises:
-        ConfigError: if the folder holds an input, lies in a data folder, or holds files of others
-            or an earlier result.
+        ConfigError: if the folder holds an input, lies in a data folder, holds files of others or
+            an earlier result, or is being written by another process.
     """
     folder = Path(folder)
     target, data = os.path.realpath(folder), list(data)
@@ -59,37 +124,63 @@ def check_folder(
         return
     if not folder.is_dir():
         raise ConfigError(f"{folder}: is a file; name a folder", setting=setting)
-    names = sorted(os.listdir(folder))
+    check_unlocked(folder, command, setting)
+    _check_contents(folder, command, results, setting)
+
+
+def _check_contents(folder: Path, command: str, results: Iterable[str], setting: str) -> None:
+    """Checks that a folder is empty, or belongs to a command and holds no result of it."""
+    names = sorted(set(os.listdir(folder)) - _LOCK_FILES)
     if names and not _holds(folder / README_NAME, _first_line(command)):
         raise ConfigError(
             f"{folder}: holds files that wbcnets {command} did not write, such as {names[0]}; "
             "choose a new or empty folder",
             setting=setting,
         )
-    if any(any(folder.glob(pattern)) for pattern in results):
+    found = (path.name for pattern in results for path in folder.glob(pattern))
+    if any(name not in _LOCK_FILES for name in found):
         raise ConfigError(
             f"{folder}: holds an earlier result of wbcnets {command}; choose another folder",
             setting=setting,
         )
 
 
-def claim_folder(folder: StrPath, command: str, *inputs_and_data: Any, **checks: Any) -> None:
+def claim_folder(
+    folder: StrPath,
+    command: str,
+    inputs: Iterable[StrPath] = (),
+    data: Iterable[StrPath] = (),
+    results: Sequence[str] = (),
+    setting: str = "output",
+) -> FolderLock:
     """Checks a folder by ``check_folder``, creates it, and makes it the command's.
 
     Args:
         folder: The folder.
         command: Names the command.
-        *inputs_and_data: See ``check_folder``.
-        **checks: See ``check_folder``.
+        inputs: See ``check_folder``.
+        data: See ``check_folder``.
+        results: See ``check_folder``.
+        setting: See ``check_folder``.
+
+    Returns:
+        The lock of the folder. A ``with`` block holds it while the command writes; a block that
+        fails before it has written anything leaves no new folder behind.
 
     Raises:
         ConfigError: if the command may not write into the folder.
         CheckpointError: if the folder cannot be written.
     """
-    check_folder(folder, command, *inputs_and_data, **checks)
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    if not (Path(folder) / README_NAME).exists():
+    folder = Path(folder)
+    check_folder(folder, command, inputs, data, results, setting)
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    placeholders = frozenset({README_NAME} if is_new else ())
+    lock = FolderLock(folder, command, setting, placeholders)
+    _check_contents(folder, command, results, setting)  # another process may have come first
+    if not (folder / README_NAME).exists():
         write_readme(folder, command, "It has not finished yet, or was stopped.\n")
+    return lock
 
 
 def write_readme(folder: StrPath, command: str, text: str) -> None:
@@ -132,6 +223,16 @@ def claim_file(
     path.parent.mkdir(parents=True, exist_ok=True)
 
 
+def check_unlocked(folder: Path, command: str, setting: str = "output") -> None:
+    """Checks that no process is writing a folder.
+
+    Raises:
+        ConfigError: if one is.
+    """
+    if (folder / _LOCK_NAME).exists():
+        FolderLock(folder, command, setting).release()
+
+
 def _first_line(command: str) -> str:
     return f"Written by wbcnets {command}."
 
@@ -146,3 +247,37 @@ def _holds(path: Path, marker: str) -> bool:
 
 def _is_inside(path: str, folder: str) -> bool:
     return path == folder or path.startswith(os.path.join(folder, ""))
+
+
+def _release(lock: FileLock, folder: Path, owner: int) -> None:
+    """Releases a lock in the process that took it; forked processes leave it alone."""
+    if os.getpid() != owner:
+        return
+    # Still locked: whoever opened the file before it is removed notices, and tries again
+    with suppress(OSError):
+        for name in (_OWNER_NAME, _LOCK_NAME):
+            (folder / name).unlink(missing_ok=True)
+    lock.release()
+
+
+def _remove_unused(folder: Path, placeholders: frozenset[str]) -> None:
+    """Removes a folder that holds placeholders only."""
+    names = set(os.listdir(folder))
+    if names <= placeholders | _LOCK_FILES:
+        for name in names:
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def _describe_process(command: str) -> str:
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return f"wbcnets {command}, process {os.getpid()} on {socket.gethostname()}, since {now}"
+
+
+def _read_owner(folder: Path) -> str:
+    try:
+        text = (folder / _OWNER_NAME).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    shown = "".join(letter for letter in text[:_OWNER_LENGTH] if letter.isprintable())
+    return shown or "another process"

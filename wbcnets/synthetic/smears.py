@@ -295,18 +295,18 @@ def write_smear_dataset(
         "seed": seed,
         "style": dataclasses.asdict(style),
     }
-    claim_folder(folder, COMMAND)
-    _remove_old_smears(folder)
-    (folder / "images").mkdir(exist_ok=True)
-    write = partial(_write_smear, folder=folder, seed=seed, style=style, suffix=suffix)
-    if workers:
-        with ThreadPoolExecutor(workers) as pool:
-            smears = list(tqdm(pool.map(write, range(num_images)), "smears", num_images))
-    else:
-        smears = [write(index) for index in tqdm(range(num_images), "smears")]
-    names = [f"smear_{index:06d}{suffix}" for index in range(num_images)]
-    path = folder / "annotations.json"
-    coco = json.dumps(smears_to_coco(smears, names, classes, info))
-    write_atomically(path, lambda file: file.write(coco.encode()))
-    write_readme(folder, COMMAND, _README.format(json.dumps(info, indent=2)))
+    with claim_folder(folder, COMMAND):
+        _remove_old_smears(folder)
+        (folder / "images").mkdir(exist_ok=True)
+        write = partial(_write_smear, folder=folder, seed=seed, style=style, suffix=suffix)
+        if workers:
+            with ThreadPoolExecutor(workers) as pool:
+                smears = list(tqdm(pool.map(write, range(num_images)), "smears", num_images))
+        else:
+            smears = [write(index) for index in tqdm(range(num_images), "smears")]
+        names = [f"smear_{index:06d}{suffix}" for index in range(num_images)]
+        path = folder / "annotations.json"
+        coco = json.dumps(smears_to_coco(smears, names, classes, info))
+        write_atomically(path, lambda file: file.write(coco.encode()))
+        write_readme(folder, COMMAND, _README.format(json.dumps(info, indent=2)))
     return path

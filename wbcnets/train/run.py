@@ -1,11 +1,12 @@
 """A training run, from its settings to a folder with weights and metrics."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from wbcnets.engine.distributed import init_distributed
 from wbcnets.engine.seeding import seed_everything
-from wbcnets.io.outputs import claim_folder
+from wbcnets.io.outputs import FolderLock, claim_folder
 from wbcnets.train.config import TrainConfig
 from wbcnets.train.data import create_data, find_splits
 from wbcnets.train.logging import start_logging
@@ -52,10 +53,12 @@ def resume_training(output: str | Path, overrides: Sequence[str] = ()) -> Progre
 
 
 def _train(config: TrainConfig, path: Path, resume: bool = False) -> Progress:
-    with init_distributed(config.device, config.training.process_timeout) as context:
+    timeout = config.training.process_timeout
+    with ExitStack() as stack, init_distributed(config.device, timeout) as context:
         context.wait()  # all processes have looked at the folder before the main one writes into it
-        if context.is_main and not resume:
-            claim_folder(path, COMMAND)
+        if context.is_main:
+            lock = FolderLock(path, COMMAND) if resume else claim_folder(path, COMMAND)
+            stack.enter_context(lock)
         start_logging(path if context.is_main else None)
         splits = find_splits(config.data)
         seed_everything(config.training.seed)

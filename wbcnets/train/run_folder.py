@@ -17,7 +17,7 @@ from wbcnets.evaluation.metrics import ClassifierMetrics
 from wbcnets.io.atomic_files import keep_copy, write_atomically, write_text
 from wbcnets.io.checkpoints import read_checkpoint, write_checkpoint
 from wbcnets.io.drawing import contact_sheet
-from wbcnets.io.outputs import check_folder, write_readme
+from wbcnets.io.outputs import check_folder, check_unlocked, write_readme
 from wbcnets.io.tables import write_csv
 from wbcnets.train.config import TrainConfig
 from wbcnets.train.config_file import dump_config, load_config
@@ -205,6 +205,7 @@ def check_new(config: TrainConfig) -> Path:
             setting="output",
         )
     path = Path(output)
+    check_unlocked(path, COMMAND)
     if (path / CONFIG_NAME).exists():
         raise ConfigError(
             f"{path}: holds a run already; resume it, or choose another folder", setting="resume"

@@ -61,8 +61,8 @@ def train_detector(
         cfg.MODEL.WEIGHTS = os.fspath(weights)
     given = _register(cfg, "TRAIN", train) + _register(cfg, "TEST", test)
     options = RunOptions(given, resume=resume)
-    claim_output(cfg, options)
-    run(cfg, options)
+    with claim_output(cfg, options):
+        run(cfg, options)
     return Path(output) / ("model_final.pth" if test is None else "model_best.pth")
 
 
@@ -99,8 +99,8 @@ def evaluate_detector(
     options = RunOptions(_register(cfg, "TEST", data), eval_only=True)
     if output is not None:
         cfg.OUTPUT_DIR = os.fspath(output)
-        claim_output(cfg, options)
-        return run(cfg, options)
+        with claim_output(cfg, options):
+            return run(cfg, options)
     with tempfile.TemporaryDirectory() as cfg.OUTPUT_DIR:
         return evaluate_weights(cfg, prepare(cfg, options))
 

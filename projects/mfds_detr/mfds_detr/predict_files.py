@@ -64,34 +64,34 @@ def predict_files(
         ConfigError: if the folder holds an input or files of others.
         CheckpointError: if a file cannot be written.
     """
-    claim_folder(output, COMMAND, (source.path for source in sources))
-    overlay_of = _overlay_names([source.name for source in sources])
-    found: list[ImageDetections] = []
-    unreadable: list[tuple[str, str]] = []
-    for source in tqdm(sources, desc="predicting", unit="image"):
-        try:
-            image = source.read()
-        except DataError as error:
-            unreadable.append((source.name, str(error)))
-            continue
-        (detections,) = predictor.predict(image)
-        found.append(ImageDetections(source.name, (image.shape[1], image.shape[0]), detections))
-        if overlays:
-            path = output / "overlays" / overlay_of[source.name]
-            _draw(detections, image, predictor.class_names, path)
-    info = {"description": "Detections of MFDS-DETR", "score_threshold": predictor.threshold}
-    coco = to_coco(found, predictor.class_names, info)
-    readme = _README.format(
-        images=len(found), unreadable=len(unreadable), threshold=predictor.threshold
-    )
-    write_atomically(
-        output / "predictions.json", lambda file: file.write(json.dumps(coco).encode())
-    )
-    write_readme(output, COMMAND, readme)
-    write_csv(output / "counts.csv", count_rows(found, predictor.class_names))
-    # Also if it is empty, so that the list of an earlier run does not stay
-    write_csv(output / "unreadable.csv", [("file", "reason"), *unreadable])
-    return len(unreadable)
+    with claim_folder(output, COMMAND, (source.path for source in sources)):
+        overlay_of = _overlay_names([source.name for source in sources])
+        found: list[ImageDetections] = []
+        unreadable: list[tuple[str, str]] = []
+        for source in tqdm(sources, desc="predicting", unit="image"):
+            try:
+                image = source.read()
+            except DataError as error:
+                unreadable.append((source.name, str(error)))
+                continue
+            (detections,) = predictor.predict(image)
+            found.append(ImageDetections(source.name, (image.shape[1], image.shape[0]), detections))
+            if overlays:
+                path = output / "overlays" / overlay_of[source.name]
+                _draw(detections, image, predictor.class_names, path)
+        info = {"description": "Detections of MFDS-DETR", "score_threshold": predictor.threshold}
+        coco = to_coco(found, predictor.class_names, info)
+        readme = _README.format(
+            images=len(found), unreadable=len(unreadable), threshold=predictor.threshold
+        )
+        write_atomically(
+            output / "predictions.json", lambda file: file.write(json.dumps(coco).encode())
+        )
+        write_readme(output, COMMAND, readme)
+        write_csv(output / "counts.csv", count_rows(found, predictor.class_names))
+        # Also if it is empty, so that the list of an earlier run does not stay
+        write_csv(output / "unreadable.csv", [("file", "reason"), *unreadable])
+        return len(unreadable)
 
 
 def to_coco(

@@ -21,6 +21,7 @@ from tests.processes import Worker, run_script
 from wbcnets.cli.main import CommandParser, run_command
 from wbcnets.errors import DataError
 from wbcnets.io.checkpoints import read_checkpoint
+from wbcnets.io.outputs import claim_folder
 
 QUICK = ["SOLVER.IMS_PER_BATCH", "2", "SOLVER.CHECKPOINT_PERIOD", "1", "TEST.EVAL_PERIOD", "0"]
 
@@ -99,6 +100,14 @@ def test_train_then_evaluate(command, smears, tmp_path, capsys):
             assert again[name] == pytest.approx(value, nan_ok=True)
     assert (output / "config.yaml").read_text() == config
     assert "model_best.pth" in (output / "README.txt").read_text()
+
+
+@pytest.mark.parametrize("flags", [(), ("--resume",), ("--eval-only", "--resume")])
+def test_a_folder_that_a_run_is_writing_is_left_to_it(command, smears, tmp_path, refusal, flags):
+    with claim_folder(tmp_path / "output", "train smears"):
+        shown = refusal(command(*smears, flags=flags))
+    assert "output: is being written by wbcnets train smears, process " in shown
+    assert "see --output" in shown
 
 
 @pytest.mark.parametrize("flags", [(), ("--eval-only",)])

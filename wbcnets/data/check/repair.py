@@ -49,12 +49,12 @@ def write_repaired(result: CheckResult, folder: Path) -> list[Path]:
             unusable,
         )
     names = _names(result.sets)
-    claim_folder(folder, FIX_COMMAND)
     written = []
-    for entry, name in zip(result.sets, names):
-        target = folder / name if len(result.sets) > 1 else folder
-        written.append(_write_set(entry, target))
-    _write_reports(result, folder, written)
+    with claim_folder(folder, FIX_COMMAND, setting="fix_to"):
+        for entry, name in zip(result.sets, names):
+            target = folder / name if len(result.sets) > 1 else folder
+            written.append(_write_set(entry, target))
+        _write_reports(result, folder, written)
     return written
 
 

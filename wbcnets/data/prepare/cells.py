@@ -70,12 +70,12 @@ def prepare_cells(
         output = output or dataset_root() / name
         check_folder(output, COMMAND, data=[source])
         checked, lines = _check(name or output.resolve().name, listing, card, options)
-        claim_folder(output, COMMAND)
-        manifest = copy_cells(checked.manifest, output)
-    groups = len({image.group for image in manifest.images if image.group})
-    patients = f"{groups} patients or slides" if groups else "patients or slides: unknown"
-    head = [f"{manifest.name}: {patients}", checked.report.summary()]
-    return write_report(output, [*head, *lines, manifest.table()])
+        with claim_folder(output, COMMAND):
+            manifest = copy_cells(checked.manifest, output)
+            groups = len({image.group for image in manifest.images if image.group})
+            patients = f"{groups} patients or slides" if groups else "patients or slides: unknown"
+            head = [f"{manifest.name}: {patients}", checked.report.summary()]
+            return write_report(output, [*head, *lines, manifest.table()])
 
 
 def _list(

@@ -52,10 +52,18 @@ def prepare_smears(
     """
     output = output or dataset_root() / card.name
     check_folder(output, COMMAND, data=[source])
-    with unpacked(source) as folder:
-        claim_folder(output, COMMAND)
+    with unpacked(source) as folder, claim_folder(output, COMMAND):
         splits = _READERS[card.name](card, folder, output / "images")
-    lines = check_counts(card, _differences(card, splits), options or PrepareOptions())
+        return _write_splits(card, splits, output, options or PrepareOptions())
+
+
+def _write_splits(
+    card: DetectionCard,
+    splits: Mapping[str, CocoDataset],
+    output: Path,
+    options: PrepareOptions,
+) -> Prepared:
+    lines = check_counts(card, _differences(card, splits), options)
     for name, dataset in splits.items():
         path = output / "annotations" / f"{name}.json"
         dataset.source = str(path)

@@ -15,6 +15,7 @@ In a clone, python projects/mfds_detr/train_net.py takes the same options.
 import argparse
 import logging
 import sys
+from contextlib import nullcontext
 from datetime import timedelta
 from itertools import chain
 
@@ -89,18 +90,18 @@ def run(args: argparse.Namespace) -> int:
     cfg = read_run_config(args)
     datasets = tuple(parse_dataset(text) for text in args.dataset)
     options = RunOptions(datasets, args.eval_only, args.resume, tuple(args.allow_config_change))
-    if args.machine_rank == 0:
-        engine.claim_output(cfg, options)
+    is_first = args.machine_rank == 0
     try:
-        launch(
-            _run_process,
-            args.num_gpus,
-            args.num_machines,
-            args.machine_rank,
-            args.dist_url,
-            (cfg, options),
-            timedelta(seconds=args.timeout),
-        )
+        with engine.claim_output(cfg, options) if is_first else nullcontext():
+            launch(
+                _run_process,
+                args.num_gpus,
+                args.num_machines,
+                args.machine_rank,
+                args.dist_url,
+                (cfg, options),
+                timedelta(seconds=args.timeout),
+            )
     except ProcessExitedException as error:
         if error.exit_code < 0:  # a signal ended it before it could say anything
             raise ProcessError(f"{error}; use --resume to continue the training") from error

@@ -28,7 +28,7 @@ from wbcnets.data.duplicates.leaks import apply_leak_policy, find_leaks, smear_s
 from wbcnets.engine.device import choose_device
 from wbcnets.errors import ConfigError
 from wbcnets.io.atomic_files import write_atomically
-from wbcnets.io.outputs import claim_folder, write_readme
+from wbcnets.io.outputs import FolderLock, claim_folder, write_readme
 from wbcnets.losses.focal import class_fraction_alpha
 
 logger = logging.getLogger("mfds_detr")
@@ -63,22 +63,25 @@ class RunOptions:
     allowed_changes: tuple[str, ...] = ()
 
 
-def claim_output(cfg: CfgNode, options: RunOptions) -> None:
+def claim_output(cfg: CfgNode, options: RunOptions) -> FolderLock:
     """Makes ``OUTPUT_DIR`` the run's; called once, before the processes start.
+
+    Returns:
+        The lock to hold while they run.
 
     Raises:
         ConfigError: if the folder holds other files, an earlier run that is not resumed, or the
-            data.
+            data, or is being written by another run.
         CheckpointError: if the folder cannot be written.
     """
     inputs = [] if options.resume else [cfg.MODEL.WEIGHTS]
     data = [path for source in options.datasets for path in (source.json_file, source.image_folder)]
     if options.eval_only and not options.resume:
-        claim_folder(cfg.OUTPUT_DIR, "evaluate smears", inputs, data)
-        return
+        return claim_folder(cfg.OUTPUT_DIR, "evaluate smears", inputs, data)
     earlier = () if options.resume else ("model_*.pth", "metrics.json")
-    claim_folder(cfg.OUTPUT_DIR, "train smears", inputs, data, earlier)
+    lock = claim_folder(cfg.OUTPUT_DIR, "train smears", inputs, data, earlier)
     write_readme(cfg.OUTPUT_DIR, "train smears", _README)
+    return lock
 
 
 def run(cfg: CfgNode, options: RunOptions) -> dict[str, Any]:
