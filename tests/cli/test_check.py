@@ -1,4 +1,5 @@
 import json
+import os
 import runpy
 import sys
 
@@ -7,6 +8,7 @@ from PIL import Image
 
 from tests.conftest import REPOSITORY
 from tests.stress.faults.builders import (
+    picture,
     write_cells,
     write_coco,
     write_labelme,
@@ -94,6 +96,27 @@ def test_leaks_between_two_sets(tmp_path, capsys):
     pattern = "(?P<group>[ab])[.]"
     main(["check", str(first), str(second), "--group-by", pattern])
     assert 'patient or slide "a" is in train.json and val.json' in capsys.readouterr().out
+
+
+def test_a_leak_behind_an_unchanged_size_and_time_is_found(tmp_path, capsys):
+    """Archives with fixed times put other images where those of an earlier check were."""
+    first, second = write_coco(tmp_path / "a"), write_coco(tmp_path / "b")
+    for path in (first, second):
+        path.write_text(path.read_text().replace(".png", ".bmp"))
+    for number, name in enumerate("abc"):
+        write_bitmap(tmp_path / "a" / "images" / f"{name}.bmp", number)
+        write_bitmap(tmp_path / "b" / "images" / f"{name}.bmp", 10 + number)
+    assert main(["check", str(first), str(second)]) == 0
+    write_bitmap(tmp_path / "b" / "images" / "b.bmp", 1)
+    assert main(["check", str(first), str(second)]) == 1
+    assert "b.bmp [b/train.json]: equal pixels" in capsys.readouterr().out.replace(
+        str(tmp_path) + "/", ""
+    )
+
+
+def write_bitmap(path, seed):
+    picture(seed).save(path)
+    os.utime(path, (1_600_000_000, 1_600_000_000))
 
 
 def test_nothing_is_changed_and_the_copy_is_sound(tmp_path, capsys):

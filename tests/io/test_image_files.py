@@ -1,6 +1,19 @@
+import os
+import socket
+
 import pytest
 
-from wbcnets.io.image_files import find_files, find_image_files, list_folder, natural_order
+from wbcnets.errors import DataError
+from wbcnets.io import image_files
+from wbcnets.io.image_facts import image_facts
+from wbcnets.io.image_files import (
+    find_files,
+    find_image_files,
+    list_folder,
+    natural_order,
+    read_regular_file,
+)
+from wbcnets.io.images import image_size, read_image
 
 NAMES = ("10.png", "2.PNG", "deeper/b.tif", "deeper/even/c.webp", "x.jpeg", "notes.txt")
 
@@ -61,3 +74,65 @@ def test_entries_are_told_apart(folder):
 
 def test_natural_order_goes_by_the_value_of_numbers():
     assert sorted(["B", "a10", "a9"], key=natural_order) == ["a9", "a10", "B"]
+
+
+def pipe(path):
+    os.mkfifo(path)
+
+
+def loop(path):
+    path.symlink_to(path)
+
+
+def listening(path):
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+
+
+def device(path):
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX files")
+@pytest.mark.parametrize("make", [pipe, loop, listening, device, os.mkdir])
+def test_what_is_no_regular_file_is_refused_and_never_waited_for(tmp_path, make, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the path of a socket is short
+    path = tmp_path / "x.jpg"
+    make(path if make is not listening else path.relative_to(tmp_path))
+    assert find_image_files(tmp_path, outside_links=True) in ([], [path])
+    for reader in (read_image, image_size, image_facts):
+        with pytest.raises(
+            DataError, match=r"x\.jpg: the image (is not a file|does not exist|cannot)"
+        ):
+            reader(path)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX files")
+def test_a_pipe_that_takes_the_place_of_a_file_is_not_waited_for(tmp_path, monkeypatch):
+    path, stat = tmp_path / "x", os.stat
+    os.mkfifo(path)
+    (tmp_path / "y").write_bytes(b"")
+    monkeypatch.setattr(image_files.os, "stat", lambda name: stat(tmp_path / "y"))
+    assert read_regular_file(path, 10, "the file") == b""
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "file/below"], ids=["long", "null", "below"])
+def test_odd_names_are_named_in_the_error(tmp_path, name):
+    (tmp_path / "file").write_text("x")
+    for reader in (read_image, image_size, image_facts):
+        with pytest.raises(DataError, match=r"the image (does not exist|cannot be read)"):
+            reader(tmp_path / name)
+
+
+def test_files_that_grow_or_are_too_large_are_refused(tmp_path, monkeypatch):
+    path, stat = tmp_path / "x", os.stat
+    path.write_bytes(b"1234")
+    assert read_regular_file(path, 4, "the file") == b"1234"
+    with pytest.raises(DataError, match="4 bytes exceed the limit of 3"):
+        read_regular_file(path, 3, "the file")
+    (tmp_path / "earlier").write_bytes(b"12")
+    monkeypatch.setattr(image_files.os, "stat", lambda name: stat(tmp_path / "earlier"))
+    with pytest.raises(DataError, match="grows while it is read"):
+        read_regular_file(path, 4, "the file")

@@ -2,6 +2,7 @@ import io
 import struct
 import zlib
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -65,6 +66,59 @@ def test_12_bit_tiff_is_scaled_by_its_declared_depth(tmp_path):
     path = tmp_path / "x.tif"
     path.write_bytes(b"II*\0" + struct.pack("<I", 8) + directory + bytes([0xFF, 0xF8, 0x00]))
     assert read_image(path)[0, :, 0].tolist() == [255, 128]
+
+
+def gray_tiff(path, values, **tags):
+    names = {"largest": 341, "maximum": 281, "description": 270}
+    found = Image.fromarray(values.astype(np.uint16))
+    found.save(path, tiffinfo={names[name]: value for name, value in tags.items()})
+
+
+TWELVE = np.linspace(0, 4095, 64 * 4).reshape(4, 64).round()
+IMAGEJ = "ImageJ=1.53k\nunit=um\nmin=0.0\nmax={}\n"
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [{"largest": 4095}, {"maximum": 4095}, {"description": IMAGEJ.format("4095.0")}],
+    ids=lambda tags: next(iter(tags)),
+)
+def test_12_bits_in_16_are_scaled_by_the_declared_maximum(tmp_path, tags):
+    gray_tiff(tmp_path / "x.tif", TWELVE, **tags)
+    found = read_image(tmp_path / "x.tif")
+    np.testing.assert_allclose(found[..., 0], TWELVE * 255 / 4095, atol=0.51)
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14])
+@pytest.mark.parametrize("name", ["x.png", "x.tif", "color.png", "color.tif", "layered.png"])
+def test_fewer_bits_in_16_are_refused_because_they_would_be_nearly_black(tmp_path, bits, name):
+    values = np.linspace(0, 2**bits - 1, 64 * 4).reshape(4, 64).astype(np.uint16)
+    if name.startswith("color"):
+        values = np.repeat(values[:, :, None], 3, axis=2)
+    elif name.startswith("layered"):
+        opaque = np.full_like(values, 65535)
+        values = np.dstack([values, values, values, opaque])
+    cv2.imwrite(str(tmp_path / name), values)
+    with pytest.raises(DataError, match=rf"{name}.* looks like {bits} bits .*multiply") as caught:
+        read_image(tmp_path / name)
+    assert ("SMaxSampleValue" in str(caught.value)) == name.startswith("x.")
+    cv2.imwrite(str(tmp_path / name), values.astype(np.uint16) << (16 - bits))
+    assert read_image(tmp_path / name)[..., 0].max() > 250
+
+
+def test_limits_of_a_display_are_no_depth(tmp_path):
+    values = np.linspace(0, 65535, 256).reshape(4, 64)
+    gray_tiff(tmp_path / "x.tif", values, description=IMAGEJ.format("3120.0"))
+    assert read_image(tmp_path / "x.tif").max() == 255
+    gray_tiff(tmp_path / "x.tif", values, largest=4095)
+    with pytest.raises(DataError, match=r"values up to 65,535, but declares 12 bits"):
+        read_image(tmp_path / "x.tif")
+
+
+def test_black_and_dim_images_are_images(tmp_path):
+    for value, expected in ((0, 0), (20_000, 78)):
+        Image.fromarray(np.full((4, 4), value, np.uint16)).save(tmp_path / "x.png")
+        assert read_image(tmp_path / "x.png").max() == expected
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])

@@ -7,8 +7,8 @@
   wbcnets check train.json --fix-to repaired        a copy without the problems
 
 Files are only read. Facts about their contents are cached in ~/.cache/wbcnets, so that the second
-check of a set takes no time. The exit code is 0 when all can be used, 1 when there are problems,
-2 when something cannot be read at all.
+check of a set only reads and hashes its files. The exit code is 0 when all can be used, 1 when
+there are problems, 2 when something cannot be read at all.
 """
 
 import argparse

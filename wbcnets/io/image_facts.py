@@ -3,9 +3,8 @@
 import base64
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -15,8 +14,10 @@ from PIL import Image
 
 from wbcnets.errors import DataError
 from wbcnets.io.content_cache import shared_cache
-from wbcnets.io.images import image_conversions, image_size, read_image
+from wbcnets.io.image_files import read_regular_file
+from wbcnets.io.images import decode_image, image_size
 
+MAX_IMAGE_BYTES = 256 << 20
 THUMBNAIL_SIDE = 48
 _PLACEHOLDER = "<the image>"
 
@@ -49,7 +50,7 @@ class ImageFacts:
         sha256: Of the file's bytes, in hexadecimal.
         width: In px, upright.
         height: In px, upright.
-        conversions: What reading does to it, see ``wbcnets.io.images.image_conversions``.
+        conversions: What reading does to it, see ``wbcnets.io.images.decode_image``.
         fingerprint: For the search for duplicates.
     """
 
@@ -71,23 +72,17 @@ def image_facts(path: str | os.PathLike[str]) -> ImageFacts:
     Raises:
         DataError: if it cannot be read; the message names it.
     """
-    file = Path(path)
+    name = os.fspath(path)
     try:
-        if not file.is_file():
-            image_size(file)  # refuses it by name
-        sha256, found = shared_cache().facts(file, "image", _find)
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror})") from error
-    if "error" in found:
-        raise DataError(str(found["error"]).replace(_PLACEHOLDER, os.fspath(file)))
-    pixels = np.frombuffer(base64.b64decode(found["thumbnail"]), dtype=np.uint8)
-    fingerprint = Fingerprint(
-        found["digest"],
-        np.frombuffer(bytes.fromhex(found["hash"]), dtype=np.uint8),
-        pixels.reshape(THUMBNAIL_SIDE, THUMBNAIL_SIDE),
-    )
-    conversions = tuple(found["conversions"])
-    return ImageFacts(sha256, found["width"], found["height"], conversions, fingerprint)
+        content = read_regular_file(name, MAX_IMAGE_BYTES, "the image")
+    except DataError:
+        if os.path.isfile(name):
+            image_size(name)  # the reason in the header of a huge file says more than its size
+        raise
+    sha256, found = shared_cache().facts(content, "image", _find, _read)
+    if isinstance(found, str):
+        raise DataError(found.replace(_PLACEHOLDER, name))
+    return replace(found, sha256=sha256)
 
 
 def fingerprint_image(image: npt.NDArray[np.uint8]) -> Fingerprint:
@@ -110,12 +105,11 @@ def difference_hash(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return np.packbits(values[:, 1:] > values[:, :-1], axis=1)[:, 0]
 
 
-def _find(path: Path) -> dict[str, Any]:
+def _find(content: bytes) -> dict[str, Any]:
     try:
-        image = read_image(path)
-        conversions = image_conversions(path)
+        image, conversions = decode_image(content, _PLACEHOLDER)
     except DataError as error:
-        return {"error": str(error).replace(os.fspath(path), _PLACEHOLDER)}
+        return {"error": str(error)}
     fingerprint = fingerprint_image(image)
     return {
         "width": image.shape[1],
@@ -125,3 +119,16 @@ def _find(path: Path) -> dict[str, Any]:
         "hash": fingerprint.hash.tobytes().hex(),
         "thumbnail": base64.b64encode(fingerprint.thumbnail.tobytes()).decode(),
     }
+
+
+def _read(found: dict[str, Any]) -> ImageFacts | str:
+    """Returns the facts that ``_find`` wrote, without the SHA-256, or the text of its error."""
+    if "error" in found:
+        return str(found["error"])
+    pixels = np.frombuffer(base64.b64decode(found["thumbnail"]), dtype=np.uint8)
+    fingerprint = Fingerprint(
+        found["digest"],
+        np.frombuffer(bytes.fromhex(found["hash"]), dtype=np.uint8),
+        pixels.reshape(THUMBNAIL_SIDE, THUMBNAIL_SIDE),
+    )
+    return ImageFacts("", found["width"], found["height"], tuple(found["conversions"]), fingerprint)

@@ -1,8 +1,8 @@
-"""Lists files below a folder: one walker, with one rule for the files that it skips.
+"""Lists files below a folder, and reads one: one walker, with one rule for the files that it skips.
 
 ``find_image_files`` lists the images of a folder, ``find_files`` the files of any suffix, and
 ``list_folder`` one folder with everything that was skipped. Zips, lists and patterns are up to
-``wbcnets.io.image_sources``.
+``wbcnets.io.image_sources``. ``read_regular_file`` reads a file that may come from anyone.
 
 Hidden files and the system folders of ``IGNORED_FOLDERS`` are skipped. Links to folders are never
 followed, since they may form loops; links to files count if they stay in the folder.
@@ -10,11 +10,16 @@ followed, since they may form loops; links to files count if they stay in the fo
 
 import os
 import re
+import stat
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
+from wbcnets.errors import DataError
+
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
+# Should a pipe take the place of a file meanwhile, opening it must not wait
+_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 IGNORED_FOLDERS = frozenset({"__MACOSX", ".ipynb_checkpoints", ".git"})
 
 
@@ -103,6 +108,42 @@ def list_folder(folder: Path) -> FolderEntries:
             elif entry.is_file():  # no pipe, no device
                 entries.files.append(folder / entry.name)
     return entries
+
+
+def read_regular_file(path: str | os.PathLike[str], max_bytes: int, title: str) -> bytes:
+    """Returns the bytes of a file, and never waits: a pipe or a device is refused.
+
+    Args:
+        path: The file.
+        max_bytes: Larger files are refused.
+        title: The kind of file in messages, such as "the image".
+
+    Raises:
+        DataError: if the file is missing, not a regular file, too large, still growing, or cannot
+            be read.
+    """
+    name = os.fspath(path)
+    try:
+        status = os.stat(name)
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError(f"{name}: {title} is not a file - correct the path")
+        if status.st_size > max_bytes:
+            raise DataError(
+                f"{name}: {status.st_size:,} bytes exceed the limit of {max_bytes:,} for {title} - "
+                "split the file"
+            )
+        with os.fdopen(os.open(name, _OPEN_FLAGS), "rb") as stream:
+            content = stream.read(status.st_size + 1)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(f"{name}: {title} does not exist - correct the path") from error
+    except DataError:
+        raise
+    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{name}: {title} cannot be read ({reason}) - check the file") from error
+    if len(content) > status.st_size:
+        raise DataError(f"{name}: {title} grows while it is read - wait until it is complete")
+    return content
 
 
 def is_image_name(name: str | PurePath) -> bool:

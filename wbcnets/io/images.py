@@ -7,10 +7,11 @@ file as black pixels. This one converts such images correctly or refuses them by
 
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,11 @@ ImageLike = str | os.PathLike[str] | Image.Image | RgbImage
 NamedReader = tuple[str, Callable[[], RgbImage]]
 _TURNED = frozenset({5, 6, 7, 8})
 _SIXTEEN_BIT_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
+# Values of 16 bits that fit into these use less than a quarter of the range
+_LEAST_BITS = 14
+# Tags of TIFF that state the largest value
+_MAX_SAMPLE_VALUE, _S_MAX_SAMPLE_VALUE = 281, 341
+_IMAGEJ_MAXIMUM = re.compile(r"^ImageJ=(?s:.)*^max=([0-9]+(?:\.[0-9]*)?)\s*$", re.MULTILINE)
 _MODE_NAMES = {"L": "gray", "LA": "gray", "1": "black and white", "P": "palette", "RGBA": ""}
 
 
@@ -32,7 +38,8 @@ def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> np
     """Reads an image file as upright 8-bit RGB.
 
     EXIF orientation is applied, transparency is composited on white, 16-bit gray values are scaled
-    by their declared bit depth, and every other color mode is converted.
+    by their declared bit depth, and every other color mode is converted. A depth is never guessed:
+    guesses from single images would change their brightness relative to each other.
 
     Args:
         path: A JPEG, PNG, TIFF, BMP or WebP file; the content decides, not the suffix.
@@ -43,7 +50,8 @@ def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> np
 
     Raises:
         DataError: if the file is missing, damaged, too large, of another format, animated or of
-            several pages, or holds floating-point values. The message names the path.
+            several pages, holds floating-point values, or holds 10 to 14 bits in 16 without
+            declaring it. The message names the path.
     """
     with _open(path, max_pixels) as image:
         _verify_checksums(image, path, path)
@@ -66,9 +74,32 @@ def read_image_bytes(
     Raises:
         DataError: if it cannot be read; the message has the name.
     """
+    return decode_image(content, name, max_pixels)[0]
+
+
+def decode_image(
+    content: bytes, name: str, max_pixels: int = MAX_PIXELS
+) -> tuple[RgbImage, tuple[str, ...]]:
+    """Reads an image as ``read_image_bytes`` does, and tells what was done to it.
+
+    Args:
+        content: The bytes of a JPEG, PNG, TIFF, BMP or WebP file.
+        name: Name of the image in messages.
+        max_pixels: Larger images are refused from their header.
+
+    Returns:
+        ``(H, W, 3)`` uint8 RGB, and any of "turned by EXIF", "16-bit gray scaled", "gray made RGB",
+        "CMYK made RGB", "palette made RGB", "transparency put on white" and "<mode> made RGB", or
+        nothing for plain RGB.
+
+    Raises:
+        DataError: if it cannot be read; the message has the name.
+    """
     with _open_stream(io.BytesIO(content), name, max_pixels) as image:
+        with _named_damage(name):
+            conversions = _conversions(image)
         _verify_checksums(image, io.BytesIO(content), name)
-        return image_to_rgb(image, name)
+        return image_to_rgb(image, name), conversions
 
 
 def image_size(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -96,8 +127,9 @@ def image_size(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> tu
 def _open(path: str | os.PathLike[str], max_pixels: int) -> Image.Image:
     """Opens a file, or refuses it by its header."""
     # A folder, a pipe or a device must not be opened: reading a pipe would wait forever
-    if not Path(path).is_file():
-        reason = "is not a file" if Path(path).exists() else "does not exist"
+    # These tell False for a name that is too long, or whose folder cannot be entered
+    if not os.path.isfile(path):
+        reason = "is not a file" if os.path.lexists(path) else "does not exist"
         raise DataError(f"{os.fspath(path)}: the image {reason} - correct the path")
     return _open_stream(path, path, max_pixels)
 
@@ -153,10 +185,14 @@ def image_to_rgb(image: Image.Image, path: str | os.PathLike[str]) -> npt.NDArra
         DataError: if it cannot be decoded, or holds values of an unknown range.
     """
     with _named_damage(path):
+        deep = _is_deep(image)  # only known before the pixels are decoded
         image.load()
         upright = ImageOps.exif_transpose(image) if _has_readable_exif(image) else image
         # The upright copy no longer knows its file
-        return _to_rgb(upright, _gray_bits(image), path)
+        bits = _gray_bits(image)
+        if deep:
+            _refuse_unknown_depth(image, bits, path)
+        return _to_rgb(upright, bits, path)
 
 
 def named_readers(images: ImageLike | Sequence[ImageLike]) -> list[NamedReader]:
@@ -210,9 +246,56 @@ def _gray_bits(image: Image.Image) -> int | None:
     """Returns the declared bit depth of a gray image of more than 8 bits, else None."""
     if image.mode in _SIXTEEN_BIT_MODES:
         tags = getattr(image, "tag_v2", {})
-        return int(tags.get(ExifTags.Base.BitsPerSample, (16,))[0])
+        bits = int(tags.get(ExifTags.Base.BitsPerSample, (16,))[0])
+        return bits if bits != 16 else _bits_of_maximum(tags)
     # Pillow before 11 opens 16-bit PNG files in the mode of 32-bit integers
     return 16 if image.mode == "I" and image.format == "PNG" else None
+
+
+def _bits_of_maximum(tags: Mapping[int, Any]) -> int:
+    """Returns the depth that the largest value of a 16-bit TIFF stands for, 16 by default.
+
+    Only the largest values of whole numbers of bits count: others are the limits of a display.
+    """
+    display = _IMAGEJ_MAXIMUM.search(str(tags.get(ExifTags.Base.ImageDescription, "")))
+    stated = [tags.get(_S_MAX_SAMPLE_VALUE), tags.get(_MAX_SAMPLE_VALUE), display and display[1]]
+    for value in stated:
+        numbers = value if isinstance(value, tuple) else (value,)
+        largest = {float(number) for number in numbers if number is not None}
+        for bits in range(9, 16):
+            if largest == {2.0**bits - 1}:
+                return bits
+    return 16
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Tells whether an image that is not decoded yet has 16 bits per sample, in gray or color."""
+    return _gray_bits(image) is not None or any(";16" in str(tile) for tile in image.tile)
+
+
+def _refuse_unknown_depth(
+    image: Image.Image, gray_bits: int | None, path: str | os.PathLike[str]
+) -> None:
+    """Refuses 16-bit values that fill another range: they would come out nearly black, or cut."""
+    bands = image.getextrema()
+    colors = [bands] if gray_bits is not None else list(bands)[: 1 if image.mode == "LA" else 3]
+    largest = int(max(band[1] for band in colors))  # type: ignore[index]
+    if gray_bits is None:  # Pillow keeps the upper 8 bits of a color
+        largest = 256 * largest + 255
+    bits = gray_bits or 16
+    if largest >= 2**bits:
+        raise DataError(
+            f"{os.fspath(path)}: holds values up to {largest:,}, but declares {bits} bits - "
+            "correct the tags of the TIFF file"
+        )
+    if bits == 16 and 0 < largest < 2**_LEAST_BITS:
+        likely = next(depth for depth in (8, 10, 12, _LEAST_BITS) if largest < 2**depth)
+        hint = f", or declare {likely} bits by the TIFF tag SMaxSampleValue" if gray_bits else ""
+        raise DataError(
+            f"{os.fspath(path)}: its 16-bit values reach only {largest:,} of 65,535, which looks "
+            f"like {likely} bits and would be nearly black - multiply them by {2 ** (16 - likely)}"
+            f"{hint}"
+        )
 
 
 def _to_rgb(
@@ -243,25 +326,16 @@ def _scale_gray(image: Image.Image, bits: int) -> npt.NDArray[np.uint8]:
     return np.repeat(gray[:, :, None], 3, axis=2)
 
 
-def image_conversions(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Returns what ``read_image`` does to an image beyond decoding it, from its header.
-
-    Returns:
-        Any of "turned by EXIF", "16-bit gray scaled", "gray made RGB", "CMYK made RGB",
-        "palette made RGB", "transparency put on white" and "<mode> made RGB"; empty for plain RGB.
-
-    Raises:
-        DataError: if the header cannot be read.
-    """
-    with _open(path, MAX_PIXELS) as image, _named_damage(path):
-        done = []
-        if _has_readable_exif(image) and image.getexif().get(ExifTags.Base.Orientation, 1) > 1:
-            done.append("turned by EXIF")
-        if _gray_bits(image) is not None:
-            done.append("16-bit gray scaled")
-        elif image.mode != "RGB":
-            kind = _MODE_NAMES.get(image.mode, image.mode)
-            done += [f"{kind} made RGB"] if kind else []
-        if image.has_transparency_data:
-            done.append("transparency put on white")
-        return tuple(done)
+def _conversions(image: Image.Image) -> tuple[str, ...]:
+    """Returns what reading does to an opened image beyond decoding it, see ``decode_image``."""
+    done = []
+    if _has_readable_exif(image) and image.getexif().get(ExifTags.Base.Orientation, 1) > 1:
+        done.append("turned by EXIF")
+    if _gray_bits(image) is not None:
+        done.append("16-bit gray scaled")
+    elif image.mode != "RGB":
+        kind = _MODE_NAMES.get(image.mode, image.mode)
+        done += [f"{kind} made RGB"] if kind else []
+    if image.has_transparency_data:
+        done.append("transparency put on white")
+    return tuple(done)

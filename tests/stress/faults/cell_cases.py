@@ -10,6 +10,7 @@ import struct
 import zipfile
 import zlib
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -271,6 +272,15 @@ def sixteen_bit(path, bits=16):
     Image.fromarray(values).save(path)
 
 
+def few_bits(path, bits=12, color=False, **tags):
+    """Writes 16-bit values of which only the lower ones are used."""
+    values = np.linspace(0, 2**bits - 1, 48 * 64).reshape(48, 64).astype(np.uint16)
+    if color:
+        cv2.imwrite(str(path), np.repeat(values[:, :, None], 3, axis=2))
+    else:
+        Image.fromarray(values).save(path, **tags)
+
+
 def pages(path, **options):
     pictures = [picture(number) for number in range(3)]
     pictures[0].save(path, save_all=True, append_images=pictures[1:], **options)
@@ -295,6 +305,15 @@ for case, title, name, write, answer, text in (
     ("I02", "CMYK", "a.jpg", lambda p: picture(0).convert("CMYK").save(p), "note", "CMYK made RGB"),
     ("I03", "16-bit gray PNG", "a.png", sixteen_bit, "note", "16-bit gray scaled"),
     ("I03", "16-bit gray TIFF", "a.tif", sixteen_bit, "note", "16-bit gray scaled"),
+    ("I03", "12 bits in a 16-bit TIFF", "a.tif", few_bits, "error", r"a\.tif.*looks like 12 bits"),
+    ("I03", "14 bits in a 16-bit PNG", "a.png", lambda p: few_bits(p, 14), "error",
+     r"a\.png.*looks like 14 bits"),
+    ("I03", "10 bits in a 16-bit color PNG", "a.png", lambda p: few_bits(p, 10, color=True),
+     "error", r"a\.png.*looks like 10 bits"),
+    ("I03", "12 bits in a 16-bit TIFF that says so", "a.tif",
+     lambda p: few_bits(p, tiffinfo={341: 4095}), "note", "16-bit gray scaled"),
+    ("I03", "16 bits in a TIFF that says 12", "a.tif", lambda p: few_bits(p, 16,
+     tiffinfo={341: 4095}), "error", r"a\.tif.*declares 12 bits"),
     ("I04", "floating-point TIFF", "a.tif",
      lambda p: Image.fromarray(np.random.rand(48, 64).astype(np.float32)).save(p), "error",
      "floating-point values"),
@@ -315,6 +334,9 @@ for case, title, name, write, answer, text in (
     ("I10", "web page", "a.jpg", lambda p: p.write_text("<html></html>"), "error", UNREADABLE),
     ("I10", "Git LFS pointer", "a.jpg",
      lambda p: p.write_text("version https://git-lfs.github.com/spec/v1\n"), "error", UNREADABLE),
+    ("I10", "pipe", "a.png", os.mkfifo, "error", r"a\.png.*is not a file"),
+    ("I10", "folder", "a.png", os.mkdir, "error", r"a\.png.*is not a file"),
+    ("I10", "link to itself", "a.png", lambda p: p.symlink_to(p), "error", r"a\.png.*resolved"),
     ("I11", "TIFF of three pages", "a.tif", pages, "error", "holds 3 pages"),
     ("I11", "GIF", "a.gif", lambda p: picture(0).save(p), "error", r"a\.gif.*cannot be read"),
     ("I11", "animated WebP", "a.webp", pages, "error", "holds 3 pages"),

@@ -23,6 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wbcnets.io.content_cache import cache_folder
+
 __all__ = ["ENVIRONMENT_VARIABLE", "TYPES", "call", "load_library"]
 
 ENVIRONMENT_VARIABLE = "WBCNETS_NATIVE"
@@ -89,7 +91,7 @@ def _compiled(source: Path) -> Path:
     digest = hashlib.sha256(source.read_bytes())
     for part in (*flags, _first_line(compiler, "--version"), platform.machine(), _processor()):
         digest.update(part.encode())
-    folder = _cache_folder()
+    folder = cache_folder()
     library = folder / f"{source.stem}-{digest.hexdigest()[:16]}.so"
     if not library.exists():
         _compile([compiler, *flags], source, library)
@@ -126,21 +128,6 @@ def _find_compiler() -> str:
         if found:
             return found
     raise RuntimeError(f"No C++ compiler was found: looked for CXX, {', '.join(COMPILERS)}.")
-
-
-def _cache_folder() -> Path:
-    """Returns the cache folder; nobody else may write to it, because its libraries run."""
-    chosen = os.environ.get("WBCNETS_CACHE")
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(chosen) if chosen else Path(cache) / "wbcnets"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = folder.stat()
-    if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise RuntimeError(
-            f"{folder} belongs to or can be written by others; name a folder of your own in "
-            "WBCNETS_CACHE."
-        )
-    return folder
 
 
 def _first_line(*command: str) -> str:
