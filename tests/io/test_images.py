@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from wbcnets.errors import DataError
-from wbcnets.io.images import image_size, read_image
+from wbcnets.io.images import image_size, image_to_rgb, read_image
 
 
 def exif(orientation):
@@ -240,3 +240,11 @@ def test_mutated_files_raise_data_error_or_give_an_image(tmp_path, noise):
                 assert image.ndim == 3
                 outcomes["image"] += 1
     assert min(outcomes.values()) > 20
+
+
+def test_images_made_in_memory_are_read_as_files_are(noise):
+    assert np.array_equal(image_to_rgb(noise, "noise"), np.asarray(noise))
+    deep = Image.fromarray(np.full((4, 4), 65535, np.uint16))
+    assert image_to_rgb(deep, "deep").min() == 255
+    with pytest.raises(DataError, match=r"^deep: .*looks like 12 bits"):
+        image_to_rgb(Image.fromarray(np.full((4, 4), 4000, np.uint16)), "deep")

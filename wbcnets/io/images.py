@@ -270,7 +270,8 @@ def _bits_of_maximum(tags: Mapping[int, Any]) -> int:
 
 def _is_deep(image: Image.Image) -> bool:
     """Tells whether an image that is not decoded yet has 16 bits per sample, in gray or color."""
-    return _gray_bits(image) is not None or any(";16" in str(tile) for tile in image.tile)
+    tiles = getattr(image, "tile", ())  # images made in memory have none
+    return _gray_bits(image) is not None or any(";16" in str(tile) for tile in tiles)
 
 
 def _refuse_unknown_depth(
