@@ -147,7 +147,7 @@ def _open_database(path: Path) -> sqlite3.Connection:
     """Opens a database of our own.
 
     Raises:
-        sqlite3.Error: if it is locked, damaged or of another release.
+        Error: if it is locked, damaged or of another release (SQLite's).
         OSError: if it belongs to others, or cannot be made.
     """
     # SQLite would make it as open as the umask lets it be
