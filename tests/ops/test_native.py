@@ -1,6 +1,8 @@
 import logging
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -54,6 +56,34 @@ def test_compiles_once_for_its_owner_only(fresh_cache):
     native.load_library.cache_clear()
     assert native.load_library("kan_spline") is not None
     assert [path.stat().st_mtime_ns for path in fresh_cache.iterdir()] == [made]
+
+
+@NEEDS_LOOPS
+@pytest.mark.parametrize("kept", [0, 100, 8192, 0.6, 1.0], ids=str)
+def test_a_damaged_library_is_compiled_again(fresh_cache, kept, caplog):
+    """Loaded as it is, it ends the process by SIGBUS, or the loops stay slow for ever."""
+    assert native.load_library("kan_spline") is not None
+    (library,) = fresh_cache.iterdir()
+    whole = library.read_bytes()
+    library.unlink()  # this process goes on with the old one
+    changed = bytearray(whole[: int(len(whole) * kept) if isinstance(kept, float) else kept])
+    if kept == 1.0:
+        changed[len(changed) // 2] ^= 1
+    library.write_bytes(changed)
+    native.load_library.cache_clear()
+    assert native.load_library("kan_spline") is not None
+    assert "does not fit its checksum" in caplog.text
+    (again,) = fresh_cache.iterdir()
+    assert again.read_bytes() == whole
+
+
+@NEEDS_LOOPS
+def test_several_may_compile_at_once(fresh_cache):
+    source = Path(native.__file__).with_name("kan_spline.cpp")
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(native._compiled, [source] * 3))
+    assert [found[0]] * 3 == found
+    assert list(fresh_cache.iterdir()) == [found[0]]
 
 
 def test_can_be_switched_off_without_a_word(fresh_cache, monkeypatch, caplog):

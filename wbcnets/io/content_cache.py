@@ -147,8 +147,8 @@ def _open_database(path: Path) -> sqlite3.Connection:
     """Opens a database of our own.
 
     Raises:
-        Error: if it is locked, damaged or of another release (SQLite's).
-        OSError: if it belongs to others, or cannot be made.
+        OSError: if it belongs to others, or cannot be made. SQLite raises errors of its own for
+            one that is locked, damaged or of another release.
     """
     # SQLite would make it as open as the umask lets it be
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))

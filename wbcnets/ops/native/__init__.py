@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wbcnets.io.atomic_files import sha256_of_file
 from wbcnets.io.content_cache import cache_folder
 
 __all__ = ["ENVIRONMENT_VARIABLE", "TYPES", "call", "load_library"]
@@ -53,8 +54,9 @@ def load_library(name: str) -> ctypes.CDLL | None:
     """Returns the compiled ``NAME.cpp`` of this folder, or None if it is not available.
 
     The first call on a machine compiles it into ``WBCNETS_CACHE``, or ``~/.cache/wbcnets``, under a
-    name with a hash of source, compiler, flags and processor. If that fails, the reason is logged
-    once.
+    name with a hash of source, compiler, flags and processor, and the hash of its own bytes: a
+    library that was cut short ends the process when it is loaded, or fails to load for ever. One
+    that does not fit is compiled again. If that fails, the reason is logged once.
     """
     if os.environ.get(ENVIRONMENT_VARIABLE, "1") == "0":
         return None
@@ -91,16 +93,28 @@ def _compiled(source: Path) -> Path:
     digest = hashlib.sha256(source.read_bytes())
     for part in (*flags, _first_line(compiler, "--version"), platform.machine(), _processor()):
         digest.update(part.encode())
+    name = f"{source.stem}-{digest.hexdigest()[:16]}"
     folder = cache_folder()
-    library = folder / f"{source.stem}-{digest.hexdigest()[:16]}.so"
-    if not library.exists():
-        _compile([compiler, *flags], source, library)
-    return library
+    return _find_whole(folder, name) or _compile([compiler, *flags], source, folder, name)
 
 
-def _compile(command: list[str], source: Path, library: Path) -> None:
+def _find_whole(folder: Path, name: str) -> Path | None:
+    """Returns the compiled library whose bytes fit its name, and removes all others."""
+    for path in sorted(folder.glob(f"{name}-*.so")):
+        if path.is_file() and path.name == _whole_name(name, path):
+            return path
+        logger.warning("%s: does not fit its checksum; it is compiled again", path)
+        path.unlink(missing_ok=True)
+    return None
+
+
+def _whole_name(name: str, library: Path) -> str:
+    return f"{name}-{sha256_of_file(library)[:32]}.so"
+
+
+def _compile(command: list[str], source: Path, folder: Path, name: str) -> Path:
     # A temporary name first: several processes may compile at the same time
-    descriptor, unfinished = tempfile.mkstemp(suffix=".so", dir=library.parent)
+    descriptor, unfinished = tempfile.mkstemp(suffix=".so", dir=folder)
     os.close(descriptor)
     try:
         subprocess.run(
@@ -111,9 +125,11 @@ def _compile(command: list[str], source: Path, library: Path) -> None:
             timeout=COMPILE_SECONDS,
         )
         os.chmod(unfinished, stat.S_IRUSR | stat.S_IWUSR | stat.S_IXUSR)
+        library = folder / _whole_name(name, Path(unfinished))
         os.replace(unfinished, library)
     finally:
         Path(unfinished).unlink(missing_ok=True)
+    return library
 
 
 def _flags() -> tuple[str, ...]:
