@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from wbcnets.engine.non_finite import BadStepCounter, BufferBackup, save_bad_step
+from wbcnets.engine.non_finite import BadStepCounter, BufferBackup, is_overflow, save_bad_step
 
 
 def test_too_many_steps_in_a_row_end_the_run(caplog):
@@ -22,6 +22,27 @@ def test_too_many_steps_in_a_row_end_the_run(caplog):
     assert (again.total, again.consecutive) == (3, 2)
     with pytest.raises(FloatingPointError, match="bad step 1 in a row"):
         BadStepCounter(limit=5).add("step 1", "stop", stop=True)
+
+
+def test_a_run_without_one_good_step_learned_nothing():
+    counter = BadStepCounter(limit=9)
+    counter.check_learned(0, "lower the rate")
+    counter.add("step 1: loss nan", "lower the rate")
+    with pytest.raises(FloatingPointError, match=r"in all 1 steps: .* learned nothing; lower the"):
+        counter.check_learned(1, "lower the rate")
+    counter.end_row()
+    counter.check_learned(2, "lower the rate")
+    counter.load_state_dict({"total": 1, "consecutive": 1})  # as earlier versions wrote it
+    counter.check_learned(2, "lower the rate")
+
+
+def test_only_a_large_scale_makes_gradients_infinite():
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    scaler.scale(torch.ones(1))  # starts it
+    assert is_overflow(scaler)
+    scaler.update(0.5)
+    assert not is_overflow(scaler)
+    assert not is_overflow(torch.amp.GradScaler("cpu", enabled=False))
 
 
 def test_buffers_are_restored():

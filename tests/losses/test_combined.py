@@ -96,3 +96,28 @@ def test_bad_names_and_options_are_errors(spec, options, message):
 def test_missing_facts_are_errors(name, missing):
     with pytest.raises(ConfigError, match=f"needs {missing}"):
         create_loss(name, num_classes=3)
+
+
+@pytest.mark.parametrize("factor", [0, -1, float("nan"), float("inf"), "x", None])
+def test_factors_are_finite_and_above_zero(factor):
+    with pytest.raises(ConfigError, match=r"cross_entropy=.* should be finite and above 0"):
+        create_loss({"cross_entropy": factor}, num_classes=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("focal", {"gamma": float("nan")}),
+        ("focal", {"gamma": float("inf")}),
+        ("focal", {"alpha": [float("nan"), 1, 1]}),
+        ("focal", {"alpha": [0, 0, 0]}),
+        ("focal", {"alpha": "x"}),
+        ("weighted_softmax", {"class_weights": [0, 0, 0]}),
+        ("weighted_softmax", {"class_weights": ["a", "b", "c"]}),
+        ("weighted_softmax", {"class_weights": 5}),
+        ("contrastive", {"threshold": "x"}),
+    ],
+)
+def test_options_that_would_train_nothing_are_refused(name, options):
+    with pytest.raises(ConfigError, match=r"FocalLoss|WeightedSoftmaxLoss|options of the loss"):
+        create_loss(name, num_classes=3, options={name: options})

@@ -7,6 +7,7 @@ from timm.models import build_model_with_cfg
 import wbcnets  # noqa: F401
 from wbcnets.errors import ConfigError
 from wbcnets.models.keywords import allowed_keywords, check_keywords, create_checked, with_img_size
+from wbcnets.models.limits import limit_by_memory
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 1, "num_heads": 3}
 
@@ -24,7 +25,7 @@ def test_no_keyword_of_timms_factories_may_come_from_a_file():
 def test_parameters_of_the_model_may_come_from_a_file():
     keywords = {**SMALL, "kan_options": {"grid_size": 3}, "mlp": "kan", "scconv": None}
     assert check_keywords("sckansformer_tiny", keywords, "x") == keywords
-    assert create_checked("sckansformer_tiny", SMALL, "x", num_classes=3).num_classes == 3
+    assert create_checked("sckansformer_tiny", SMALL, "x", limit_by_memory(), 3).num_classes == 3
 
 
 @pytest.mark.parametrize(
@@ -38,7 +39,7 @@ def test_keywords_of_the_factory_are_refused_by_name(key):
     with pytest.raises(
         ConfigError, match=rf"best\.pth: resnet18 has no parameter {key} .*; it may set .*act_layer"
     ):
-        create_checked("resnet18", {key: "x", "stem_width": 8}, "best.pth")
+        create_checked("resnet18", {key: "x", "stem_width": 8}, "best.pth", limit_by_memory(), 2)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def test_values_are_plain_and_small(value):
 )
 def test_a_model_that_cannot_be_created_is_an_error(keywords):
     with pytest.raises(ConfigError, match=r"best\.pth: resnet18 cannot be created with .*Error"):
-        create_checked("resnet18", keywords, "best.pth")
+        create_checked("resnet18", keywords, "best.pth", limit_by_memory(), 2)
 
 
 def test_models_of_one_size_get_the_size_of_the_images():

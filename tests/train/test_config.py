@@ -94,11 +94,49 @@ def test_what_is_saved_is_read_again(tmp_path):
         ("training.amp=bf16", r"training\.amp='bf16' should be 'none', 'bfloat16' or 'float16'"),
         ("data.workers=-2", r"data\.workers=-2 should be greater than or equal to -1"),
         ("schedule.warmup_epochs=30", r"should be less than training\.epochs=30"),
+        ("data.workers=100000", r"data\.workers=100000 should be at most 64 .* has \d+ CPUs"),
+        ("data.img_size=1", r"data\.img_size=1 should be greater than or equal to 8"),
+        ("data.img_size=100000", r"data\.img_size=100000 should be less than or equal to 4096"),
+        ("data.mean=[0, 0]", r"data\.mean=\[0, 0\] List should have at least 3 items"),
+        ("data.mean=[.nan, 0, 0]", r"data\.mean\[0\]=nan should be"),
+        ("data.mean=[128, 0, 0]", r"data\.mean\[0\]=128 should be less than or equal to 1"),
+        ("data.std=[1, 0, 1]", r"data\.std\[1\]=0 should be greater than or equal to 0\.001"),
+        ("data.std=[1, 1, -1]", r"data\.std\[2\]=-1 should be greater"),
+        ("data.repeats={a: 0}", r"data\.repeats\.a=0 should be greater than or equal to 1"),
+        ("data.val_augmentation=flips", r"data\.val_augmentation='flips' is random or unknown"),
+        ("data.val_augmentation=no", r"for evaluation there are none, sckansformer_eval"),
+        ("data.transforms=[{p: .nan}]", r"data\.transforms\[0\]\.p=nan is refused"),
+        ("data.transforms=[{height: 99999}]", r"transforms\[0\]\.height=99999 .*at most 10,000"),
+        ("optimizer.lr=.inf", r"optimizer\.lr=inf should be a finite number"),
+        ("optimizer.lr=1e300", r"optimizer\.lr=1e\+300 should be less than or equal to 1000"),
+        ("optimizer.weight_decay=.inf", r"optimizer\.weight_decay=inf should be"),
+        ("optimizer.betas=[0.9, 1]", r"optimizer\.betas\[1\]=1 should be less than 1"),
+        ("optimizer.betas=[-1, 0.9]", r"optimizer\.betas\[0\]=-1 should be greater"),
+        ("optimizer.kwargs={eps: .nan}", r"optimizer\.kwargs\.eps=nan is refused: .*out of range"),
+        ("optimizer.kwargs={a: {b: .inf}}", r"optimizer\.kwargs\.a=.* is refused: b=inf"),
+        ("loss.name={cross_entropy: .nan}", r"loss\.name\.cross_entropy=nan should be"),
+        ("loss.name={cross_entropy: 0}", r"loss\.name\.cross_entropy=0 should be greater than 0"),
+        ("loss.name={cross_entropy: -1}", r"loss\.name\.cross_entropy=-1 should be greater than"),
+        ("loss.name={}", r"loss\.name=\{\} .*at least 1 item"),
+        ("loss.options={focal: {gamma: .inf}}", r"loss\.options\.focal\.gamma=inf is refused"),
+        ("model.kwargs={depth: 1000000000}", r"model\.kwargs\.depth=1000000000 is refused"),
+        ("training.epochs=1000000000", r"training\.epochs=1000000000 should be less than"),
+        ("schedule.milestones=[0]", r"schedule\.milestones\[0\]=0 should be greater"),
+        ("schedule.milestones=[]", r"schedule\.milestones=\[\] List should have at least 1"),
+        ("schedule.milestones=[9, 3]", r"schedule\.milestones=\[9, 3\] should ascend"),
+        ("schedule.min_lr=1", r"schedule\.min_lr=1\.0 should be at most optimizer\.lr=0\.001"),
     ],
 )
 def test_wrong_keys_and_values_are_named(override, message):
     with pytest.raises(ConfigError, match=message):
         load_config("", [override])
+
+
+def test_the_rate_of_the_warmup_is_below_the_final_one():
+    settings = ["schedule.warmup_lr=1", "schedule.warmup_epochs=2"]
+    assert load_config("", settings[:1]).schedule.warmup_lr == 1
+    with pytest.raises(ConfigError, match=r"schedule\.warmup_lr=1\.0 should be at most"):
+        load_config("", settings)
 
 
 def test_all_problems_are_listed_at_once():

@@ -17,7 +17,7 @@ from wbcnets.io.checkpoints import read_checkpoint, read_state_dict
 from wbcnets.train.config_file import load_config
 from wbcnets.train.data import count_workers, find_splits
 from wbcnets.train.optim import create_optimizer, create_schedule
-from wbcnets.train.run import train_classifier
+from wbcnets.train.run import resume_training, train_classifier
 from wbcnets.train.sampling import StepSampler, balanced_quotas
 from wbcnets.train.trainer import Trainer
 
@@ -174,6 +174,52 @@ def test_steps_that_stay_infinite_end_the_run_and_name_the_images(cells, tmp_pat
 
 
 @pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ("loss.name={cross_entropy: 1000}", "training.amp=float16"),
+            r"in all 8 steps: .*learned no",
+        ),
+        (
+            ("optimizer.lr=1000", "optimizer.weight_decay=1000"),
+            r"after epoch \d .* diverged; lower",
+        ),
+    ],
+)
+def test_a_run_that_learned_nothing_is_no_success(cells, tmp_path, options, message):
+    with pytest.raises(FloatingPointError, match=message):
+        train_classifier(toy_config(cells, tmp_path / "run", *options))
+    assert not (tmp_path / "run" / "best.pth").exists()
+
+
+def test_bad_steps_alone_leave_no_best_weights(cells, tmp_path, monkeypatch):
+    poisoned(monkeypatch, set(range(8)))
+    with pytest.raises(FloatingPointError, match="in all 8 steps: the weights did not change"):
+        train_classifier(toy_config(cells, tmp_path / "run"))
+    assert (tmp_path / "run" / "last.pth").exists()
+    assert not (tmp_path / "run" / "best.pth").exists()
+    with pytest.raises(FloatingPointError, match="in all 8 steps"):
+        resume_training(tmp_path / "run")
+
+
+def test_a_metric_that_is_undefined_cannot_choose_the_best_epoch(cells, tmp_path):
+    few = tmp_path / "few"
+    for path in cells.glob("*/*/*.png"):
+        if path.parts[-3] == "train" or path.parts[-2] == "red":
+            target = few / path.relative_to(cells)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    options = ("training.best_metric=auroc_macro", "training.epochs=1")
+    with pytest.raises(DataError, match=r"auroc_macro is undefined .*training\.best_metric=acc"):
+        train_classifier(toy_config(few, tmp_path / "run", *options))
+
+
+def test_epochs_have_a_largest_length(cells, tmp_path):
+    with pytest.raises(DataError, match=r"repeats .*1,200,000,024 images in an epoch.*5,000,000"):
+        train_classifier(toy_config(cells, tmp_path / "run", "data.repeats.red=100000000"))
+
+
+@pytest.mark.parametrize(
     "options",
     [
         ("training.amp=bfloat16", "training.channels_last=true"),
@@ -273,6 +319,26 @@ def test_data_that_cannot_be_trained_on(cells, tmp_path):
         ("loss.name=center", r"the classifier would not learn"),
         ("data.augmentation=stains", r"augmentation preset 'stains' is unknown"),
         ("output=", r"output is empty"),
+        (
+            "optimizer.betas=[0.9]",
+            r"betas=\(0\.9,\) should look like the default, \(0\.9, 0\.999\)",
+        ),
+        ("optimizer.kwargs.amsgrad=x", r"amsgrad='x' should look like the default, False"),
+        ("optimizer.kwargs.eps=x", r"eps='x' should look like the default, 1e-08"),
+        ("optimizer.kwargs.param_group_fn=x", r"optimizer .*param_group_fn"),
+        ("loss.options.cross_entropy.label_smoothing=x", r"options of the loss 'cross_entropy'"),
+        ("loss.options.cross_entropy.reduction=x", r"options of the loss .*reduction"),
+        ("data.transforms=[{name: Normalize}]", r"'Normalize'\} gives no RGB image of 8 bits"),
+        ("data.transforms=[{name: ToGray, num_output_channels: 1, p: 0.1}]", r"gives no RGB image"),
+        ("data.transforms=[{name: BasicTransform}]", r"albumentations refused"),
+        (
+            "data.transforms=[{name: RandomCrop, height: 500, width: 500, p: 0.1}]",
+            r"cannot apply .*'RandomCrop'.* to an image of 32x32 px",
+        ),
+        ("model.kwargs.in_chans=5", r"model\.kwargs=\{'in_chans': 5\} cannot classify .* channels"),
+        ("model.kwargs.channels=[0, 0, 0, 0]", r"cannot classify 2 images of data\.img_size=32 px"),
+        ("model.kwargs.drop_rate=5", r"cannot classify .* dropout probability"),
+        ("model.kwargs.stem_width=65536", r"it would hold more than .* the free memory is"),
     ],
 )
 def test_settings_that_cannot_be_trained_with(cells, tmp_path, override, message):

@@ -12,12 +12,32 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from wbcnets.errors import DataError
+from wbcnets.errors import ConfigError, DataError
 
 T = TypeVar("T")
 # Seconds in which a worker must give a batch; an image takes milliseconds, a slow disk seconds
 DEFAULT_TIMEOUT = 300.0
-MAX_WORKERS = 256
+MAX_WORKERS = 64
+
+
+def check_workers(workers: int, name: str, setting: str = "") -> int:
+    """Returns a number of loader processes.
+
+    Args:
+        workers: The number.
+        name: Names it in the message, such as "data.workers".
+        setting: The Python argument that decides it, see ``WbcnetsError``.
+
+    Raises:
+        ConfigError: if it is so large that starting them would stall the machine.
+    """
+    if workers > MAX_WORKERS:
+        raise ConfigError(
+            f"{name}={workers} should be at most {MAX_WORKERS} processes; this machine has "
+            f"{os.cpu_count()} CPUs",
+            setting=setting,
+        )
+    return workers
 
 
 class WatchedLoader(DataLoader[Any]):

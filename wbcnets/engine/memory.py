@@ -29,8 +29,7 @@ def explain_oom(hint: str) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-        if not known and not any(text in str(error) for text in _CPU_MESSAGES):
+        if not is_oom(error):
             raise
         first = str(error).strip().splitlines()[:1]
         raise OutOfMemoryError(
@@ -38,6 +37,12 @@ def explain_oom(hint: str) -> Iterator[None]:
             f"({''.join(first)[:200] or type(error).__name__}; peak: {_peak_memory()})",
             setting="resume",
         ) from error
+
+
+def is_oom(error: BaseException) -> bool:
+    """Returns whether an error says that the memory is full."""
+    known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    return known or any(text in str(error) for text in _CPU_MESSAGES)
 
 
 def _peak_memory() -> str:

@@ -49,16 +49,22 @@ class BufferBackup:
 
 
 class BadStepCounter:
-    """Counts skipped steps and ends a run that skips too many in a row.
+    """Counts skipped steps; ends a run that skips too many in a row, or all.
 
     Args:
         limit: Skipped steps in a row that end the run.
+
+    Attributes:
+        total: Skipped steps.
+        consecutive: Those since the last step that changed the weights.
+        taken: Steps that changed the weights.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.total = 0
         self.consecutive = 0
+        self.taken = 0
 
     def add(self, message: str, advice: str, stop: bool = False) -> None:
         """Counts a skipped step and logs it.
@@ -82,16 +88,43 @@ class BadStepCounter:
         )
 
     def end_row(self) -> None:
-        """Records a finite step."""
+        """Records a step that changed the weights."""
         self.consecutive = 0
+        self.taken += 1
+
+    def check_learned(self, steps: int, advice: str) -> None:
+        """Checks that a run that ends has changed the weights.
+
+        Args:
+            steps: Steps of the run.
+            advice: What to try.
+
+        Raises:
+            FloatingPointError: if there were steps, and every one was skipped.
+        """
+        if steps and not self.taken:
+            raise FloatingPointError(
+                f"the loss or its gradients were not finite in all {steps} steps: the weights did "
+                f"not change, and the run learned nothing; {advice}, or look at the images"
+            )
 
     def state_dict(self) -> dict[str, int]:
         """Returns the counts for a checkpoint."""
-        return {"total": self.total, "consecutive": self.consecutive}
+        return {"total": self.total, "consecutive": self.consecutive, "taken": self.taken}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Takes the counts from a checkpoint."""
         self.total, self.consecutive = state["total"], state["consecutive"]
+        # Checkpoints of earlier versions do not count them
+        self.taken = state.get("taken", 1)
+
+
+def is_overflow(scaler: torch.amp.GradScaler) -> bool:
+    """Returns whether the scale of float16 can be what made gradients infinite.
+
+    Such a step is no fault: the scaler skips it, and halves its scale.
+    """
+    return scaler.is_enabled() and scaler.get_scale() >= 1
 
 
 def save_bad_step(

@@ -26,9 +26,10 @@ from wbcnets.evaluation.metadata import (
     read_run_metadata,
 )
 from wbcnets.evaluation.predictions import CellPrediction, Predictions, check_at_least, predict
-from wbcnets.io.checkpoints import load_into
+from wbcnets.io.checkpoints import load_into, read_state_dict
 from wbcnets.io.images import ImageLike, NamedReader, RgbImage, named_readers
 from wbcnets.models.keywords import create_checked, with_img_size
+from wbcnets.models.limits import limit_by_weights
 from wbcnets.version import __version__
 
 Unreadable = list[tuple[str, str]]
@@ -199,7 +200,9 @@ def _from_metadata(source: str, metadata: ClassifierMetadata, weights: Path) -> 
     keywords = with_img_size(name, architecture.kwargs, image_size)
     count = len(metadata.class_names)
     try:
-        model = create_checked(name, keywords, f"{source}: architecture.kwargs", num_classes=count)
+        limit = limit_by_weights(read_state_dict(weights))
+        origin = f"{source}: architecture.kwargs"
+        model = create_checked(name, keywords, origin, limit, count)
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
     load_into(model, weights, f"{name} with {count} classes")

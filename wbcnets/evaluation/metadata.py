@@ -9,16 +9,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from wbcnets.data.cells.augmentation import PRESETS
+from wbcnets.data.cells.augmentation import check_val_preset
 from wbcnets.errors import CheckpointError, DataError
 from wbcnets.io.checkpoints import check_class_names, read_checkpoint
-from wbcnets.io.schema import describe_violations
+from wbcnets.io.schema import Mean, Side, Std, describe_violations
 from wbcnets.io.strict_json import read_json
 from wbcnets.models.factory import find_weight_file
-
-Side = Annotated[int, Field(ge=1, le=4096)]
-Mean = Annotated[float, Field(ge=0, le=1)]
-Std = Annotated[float, Field(ge=1e-3, le=1)]
 
 
 class _Section(BaseModel):
@@ -50,13 +46,7 @@ class Preprocessing(_Section):
     @field_validator("augmentation")
     @classmethod
     def _check_preset(cls, preset: str) -> str:
-        usable = [name for name, entry in PRESETS.items() if not entry.is_random]
-        if preset not in usable:
-            raise ValueError(
-                f"data_config.augmentation={preset!r} is random or unknown; for evaluation there "
-                f"are {', '.join(usable)}"
-            )
-        return preset
+        return check_val_preset(preset, "data_config.augmentation")
 
 
 class ClassifierMetadata(_Section):

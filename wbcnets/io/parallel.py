@@ -1,7 +1,9 @@
-"""Work on many images in a few threads, with all problems in one error."""
+"""Work on many images in a few threads, with all problems in one error; the memory for it."""
 
+import math
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -60,3 +62,14 @@ def map_images(
     if problems:
         raise DataError(f"{title}: {len(problems)} images {failure}", problems)
     return [result for result in results if not isinstance(result, DataError)]
+
+
+def free_memory() -> float:
+    """Returns the available memory in bytes; infinite if the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return math.inf
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    words = fields.get("MemAvailable", "").split()
+    return int(words[0]) * 1024 if words else math.inf

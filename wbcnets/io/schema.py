@@ -1,14 +1,56 @@
-"""Messages for data that breaks a pydantic schema."""
+"""Schemas of values from files: plain data of sizes that make sense, and messages for others."""
 
+import math
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
+from wbcnets.errors import ConfigError
+
+# The images of a classifier: the side in px, mean and std of a channel in [0, 1]
+Side = Annotated[int, Field(ge=8, le=4096)]
+Mean = Annotated[float, Field(ge=0, le=1)]
+Std = Annotated[float, Field(ge=1e-3, le=1)]
+
+MAX_NUMBER = 1 << 16
+_MAX_LENGTH = 1000
+_MAX_DEPTH = 4
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 200
 _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 20
+
+
+def check_plain(value: Any, origin: str, max_number: int = MAX_NUMBER, depth: int = 0) -> None:
+    """Checks that a value from a file is plain data.
+
+    Args:
+        value: The value.
+        origin: Names it in messages, such as "model.kwargs.depth".
+        max_number: The largest absolute value of a number.
+        depth: Containers around the value.
+
+    Raises:
+        ConfigError: if it holds other types, infinite or huge numbers, or is too long or deep.
+    """
+    if isinstance(value, (list, tuple, dict)):
+        if depth > _MAX_DEPTH or len(value) > _MAX_LENGTH:
+            raise ConfigError(f"{origin}: is nested too deeply or longer than {_MAX_LENGTH:,}")
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in pairs:
+            check_plain(item, f"{origin}.{key}", max_number, depth + 1)
+    elif isinstance(value, str):
+        if len(value) > _MAX_LENGTH:
+            raise ConfigError(f"{origin}: is a text of {len(value):,} characters")
+    elif isinstance(value, (int, float)):
+        # Not abs(): it would first turn a huge whole number into a float
+        if not -max_number <= value <= max_number or not math.isfinite(value):
+            raise ConfigError(f"{origin}={value} is out of range; use at most {max_number:,}")
+    elif value is not None:
+        raise ConfigError(
+            f"{origin} is a {type(value).__name__}; use numbers, texts, true, false, lists or maps"
+        )
 
 
 def describe_violations(

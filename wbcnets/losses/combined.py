@@ -1,5 +1,6 @@
 """Losses by name, alone or as weighted sums; the papers' combinations have names too."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -38,7 +39,7 @@ class CombinedLoss(nn.Module):
         weights: Their factors by the same names.
 
     Raises:
-        ConfigError: if there is no loss or the names differ.
+        ConfigError: if there is no loss, the names differ, or a factor is not finite and above 0.
     """
 
     def __init__(self, losses: Mapping[str, nn.Module], weights: Mapping[str, float]) -> None:
@@ -48,6 +49,9 @@ class CombinedLoss(nn.Module):
                 f"CombinedLoss: losses {sorted(losses)} and weights {sorted(weights)} must have "
                 "the same names, at least one"
             )
+        for name, weight in weights.items():
+            if not (isinstance(weight, (int, float)) and 0 < weight < math.inf):
+                raise ConfigError(f"CombinedLoss: {name}={weight!r} should be finite and above 0")
         self.losses = nn.ModuleDict(losses)
         self.weights = {name: float(weight) for name, weight in weights.items()}
 
@@ -121,5 +125,7 @@ def _create_one(name: str, facts: Mapping[str, Any], options: Mapping[str, Any])
         raise ConfigError(f"the loss {name!r} needs {missing[0]}; pass it to create_loss")
     try:
         return loss_class(**{**needed, **options})
-    except TypeError as error:
+    except ConfigError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"options of the loss {name!r}: {dict(options)}: {error}") from error

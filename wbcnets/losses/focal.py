@@ -5,6 +5,7 @@ Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, equation 5:
 form, with alpha from the class fractions of the training set.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wbcnets.errors import ConfigError
-from wbcnets.losses.inputs import check_smoothing, require_logits, soft_targets
+from wbcnets.losses.inputs import are_weights, check_smoothing, require_logits, soft_targets
 
 ALPHA_RULES = ("fraction", "inverse_fraction")
 
@@ -98,14 +99,15 @@ class FocalLoss(nn.Module):
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
-        if gamma < 0:
-            raise ConfigError(f"FocalLoss: gamma={gamma} must be at least 0")
+        if not 0 <= gamma < math.inf:
+            raise ConfigError(f"FocalLoss: gamma={gamma} must be finite and at least 0")
         self.gamma = gamma
         self.label_smoothing = check_smoothing("FocalLoss", label_smoothing)
         weights = None if alpha is None else torch.as_tensor(alpha, dtype=torch.float32)
-        if weights is not None and (weights.ndim > 1 or bool((weights < 0).any())):
+        if weights is not None and (weights.ndim > 1 or not are_weights(weights)):
             raise ConfigError(
-                f"FocalLoss: alpha={alpha} must be a number of at least 0, or one per class"
+                f"FocalLoss: alpha={alpha} must be a finite number above 0, or one of at least 0 "
+                "per class, not all 0"
             )
         self.register_buffer("alpha", weights, persistent=False)
 

@@ -66,6 +66,11 @@ def check_smoothing(loss: str, label_smoothing: float) -> float:
     return label_smoothing
 
 
+def are_weights(values: Tensor) -> bool:
+    """Returns whether numbers can weigh classes: finite, at least 0, and not all 0."""
+    return bool((values.isfinite() & (values >= 0)).all()) and bool((values > 0).any())
+
+
 def _check_batch(loss: str, name: str, values: Tensor, targets: Tensor) -> None:
     if values.ndim != 2 or not len(values):
         raise ConfigError(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from wbcnets.errors import ConfigError
-from wbcnets.losses.inputs import check_smoothing, require_logits, soft_targets
+from wbcnets.losses.inputs import are_weights, check_smoothing, require_logits, soft_targets
 
 
 def complementary_fractions(class_counts: Sequence[int]) -> Tensor:
@@ -63,9 +63,10 @@ class WeightedSoftmaxLoss(nn.Module):
             weights = complementary_fractions(class_counts)
         else:
             weights = torch.tensor([float(weight) for weight in class_weights or ()])
-        if bool((weights < 0).any()) or not bool(weights.isfinite().all()):
+        if not are_weights(weights):
             raise ConfigError(
-                f"WeightedSoftmaxLoss: class_weights={class_weights} must be finite and at least 0"
+                f"WeightedSoftmaxLoss: class_weights={class_weights} must be finite and at least "
+                "0, not all 0"
             )
         self.label_smoothing = check_smoothing("WeightedSoftmaxLoss", label_smoothing)
         self.register_buffer("class_weights", weights, persistent=False)

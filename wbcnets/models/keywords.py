@@ -6,10 +6,9 @@ model's class, with plain values.
 """
 
 import inspect
-import math
 import sys
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import timm
@@ -17,13 +16,13 @@ from timm.models import build_model_with_cfg, model_entrypoint
 from torch import nn
 
 from wbcnets.errors import ConfigError, WbcnetsError
+from wbcnets.io.schema import check_plain
 from wbcnets.models.factory import build_model
+from wbcnets.models.limits import ModelLimit, build_limited
 
 # The number of classes and the device have their own places in every file
 _ELSEWHERE = {"self", "num_classes", "device", "dtype"}
 _FACTORIES = (timm.create_model, build_model_with_cfg, build_model)
-_MAX_NUMBER = 1 << 16
-_MAX_LENGTH = 1000
 
 
 @cache
@@ -66,7 +65,7 @@ def check_keywords(name: str, keywords: Mapping[str, Any], origin: str) -> dict[
             f"set {', '.join(sorted(allowed))}"
         )
     for key, value in keywords.items():
-        _check_plain(value, f"{origin}.{key}")
+        check_plain(value, f"{origin}.{key}")
     return dict(keywords)
 
 
@@ -78,7 +77,12 @@ def with_img_size(name: str, keywords: Mapping[str, Any], img_size: int) -> dict
 
 
 def create_checked(
-    name: str, keywords: Mapping[str, Any], origin: str, **options: Any
+    name: str,
+    keywords: Mapping[str, Any],
+    origin: str,
+    limit: ModelLimit,
+    num_classes: int,
+    **weights: Any,
 ) -> nn.Module:
     """Returns ``timm.create_model`` of a registered model with keywords that come from a file.
 
@@ -86,14 +90,17 @@ def create_checked(
         name: A registered model.
         keywords: See ``check_keywords``.
         origin: Names the keywords in messages.
-        options: The caller's own keywords of ``timm.create_model``.
+        limit: The most that the model may hold.
+        num_classes: Number of classes.
+        weights: Keywords of ``timm.create_model`` by which the caller, not the file, names weights.
 
     Raises:
         ConfigError: if a keyword is refused, or the model cannot be created with them.
     """
     checked = check_keywords(name, keywords, origin)
     try:
-        return timm.create_model(name, **checked, **options)
+        build = partial(timm.create_model, name, num_classes=num_classes, **checked)
+        return build_limited(build, limit, **weights)
     except (WbcnetsError, OSError):
         raise
     # A model that gets odd values raises whatever they lead it to
@@ -101,23 +108,3 @@ def create_checked(
         raise ConfigError(
             f"{origin}: {name} cannot be created with {checked} ({type(error).__name__}: {error})"
         ) from error
-
-
-def _check_plain(value: Any, origin: str, depth: int = 0) -> None:
-    """Raises ``ConfigError`` unless a value is made of texts, numbers and containers."""
-    if isinstance(value, (list, tuple, dict)):
-        if depth > 4 or len(value) > _MAX_LENGTH:
-            raise ConfigError(f"{origin}: is nested too deeply or longer than {_MAX_LENGTH:,}")
-        pairs = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, item in pairs:
-            _check_plain(item, f"{origin}.{key}", depth + 1)
-    elif isinstance(value, str):
-        if len(value) > _MAX_LENGTH:
-            raise ConfigError(f"{origin}: is a text of {len(value):,} characters")
-    elif isinstance(value, (int, float)):
-        if not math.isfinite(value) or abs(value) > _MAX_NUMBER:
-            raise ConfigError(f"{origin}={value} is out of range; use at most {_MAX_NUMBER:,}")
-    elif value is not None:
-        raise ConfigError(
-            f"{origin} is a {type(value).__name__}; use numbers, texts, true, false, lists or maps"
-        )

@@ -3,9 +3,24 @@
 ``wbcnets.train.config_file`` reads them from YAML with overrides, and writes them.
 """
 
-from typing import Annotated, Any, Literal
+from itertools import pairwise
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from wbcnets.data.cells.augmentation import check_val_preset
+from wbcnets.engine.loader import check_workers
+from wbcnets.errors import ConfigError
+from wbcnets.io.schema import MAX_NUMBER, Mean, Side, Std, check_plain
 
 BestMetric = Literal["accuracy", "balanced_accuracy", "f1_macro", "auroc_macro", "log_loss"]
 
@@ -18,9 +33,32 @@ def _read_number(value: Any) -> Any:
         return value
 
 
-Number = Annotated[float, BeforeValidator(_read_number)]
+def _plain(max_number: int) -> AfterValidator:
+    """Returns a validator of free values, see ``check_plain``."""
+
+    def check(value: Any) -> Any:
+        try:
+            check_plain(value, "", max_number)
+        except ConfigError as error:
+            text = str(error).lstrip(".=: ").replace("{", "{{").replace("}", "}}")
+            raise PydanticCustomError("plain_value", f"is refused: {text}") from error
+        return value
+
+    return AfterValidator(check)
+
+
+_reads_text = BeforeValidator(_read_number)
+Number = Annotated[float, _reads_text]
+Beta = Annotated[float, Field(ge=0, lt=1), _reads_text]
+Rate = Annotated[float, Field(ge=0, le=1000), _reads_text]
+Factor = Annotated[float, Field(gt=0, le=1000), _reads_text]
+Channels = Field(min_length=3, max_length=3)
 # Class names may look like numbers in YAML
 Name = Annotated[str, BeforeValidator(str)]
+Free = Annotated[Any, _plain(MAX_NUMBER)]
+# Sides of images, angles and the like, which take memory
+FreeOfTransform = Annotated[Any, _plain(10_000)]
+MAX_EPOCHS = 100_000
 
 
 class _Section(BaseModel):
@@ -33,14 +71,14 @@ class ModelConfig(_Section):
     """The model and its initial weights."""
 
     name: str = Field("resnet18", description="registered name, of this library or of timm")
-    kwargs: dict[Name, Any] = Field({}, description="more keywords, such as {drop_path_rate: 0.1}")
+    kwargs: dict[Name, Free] = Field({}, description="more keywords, such as {drop_path_rate: 0.1}")
     pretrained: bool = Field(False, description="start from the published weights of this name")
     weights: str = Field(
         "", description="start from this file; a classifier for other classes is left out"
     )
 
     @model_validator(mode="after")
-    def _check_weights(self) -> "ModelConfig":
+    def _check_weights(self) -> Self:
         if self.pretrained and self.weights:
             raise ValueError("model.pretrained and model.weights are both set: choose one")
         return self
@@ -58,18 +96,22 @@ class DataConfig(_Section):
         "8:2", description='division of a source without splits: "8:2", "7:1:2" or "5 folds"'
     )
     split_seed: int = Field(0, ge=0, description="seed of that division")
-    img_size: int = Field(224, ge=1, description="side of the model's square images in px")
-    mean: list[Number] | None = Field(None, description="per channel in [0, 1]; null: the model's")
-    std: list[Number] | None = Field(None, description="per channel in [0, 1]; null: the model's")
+    img_size: Side = Field(224, description="side of the model's square images in px")
+    mean: Annotated[list[Annotated[Mean, _reads_text]], Channels] | None = Field(
+        None, description="per channel in [0, 1]; null: the model's"
+    )
+    std: Annotated[list[Annotated[Std, _reads_text]], Channels] | None = Field(
+        None, description="per channel in [0, 1]; null: the model's"
+    )
     augmentation: str = Field("flips", description="preset of wbcnets.data.cells.augmentation")
-    transforms: list[dict[Name, Any]] = Field(
+    transforms: list[dict[Name, FreeOfTransform]] = Field(
         [], description="transforms of albumentations after the preset: name and keywords"
     )
     val_augmentation: str = Field("none", description="preset for evaluation, without randomness")
     sampler: Literal["shuffle", "class_balanced"] = Field(
         "shuffle", description="class_balanced: as many images of each class in an epoch"
     )
-    repeats: dict[Name, int] = Field(
+    repeats: dict[Name, Annotated[int, Field(ge=1)]] = Field(
         {}, description="how often an epoch lists a training image, by class name"
     )
     workers: int = Field(-1, ge=-1, description="loader processes; -1: one per CPU, at most 8")
@@ -81,21 +123,29 @@ class DataConfig(_Section):
         False, description="train although images or patients are in both splits"
     )
 
+    @field_validator("workers")
+    @classmethod
+    def _check_workers(cls, workers: int) -> int:
+        return check_workers(workers, "data.workers")
+
+    @field_validator("val_augmentation")
+    @classmethod
+    def _check_preset(cls, preset: str) -> str:
+        return check_val_preset(preset, "data.val_augmentation")
+
 
 class OptimizerConfig(_Section):
     """The optimizer, one of timm's."""
 
     name: str = Field("adamw", description="such as adamw, sgd or lamb")
-    lr: Number = Field(1e-3, gt=0, description="learning rate after warm-up")
-    weight_decay: Number = Field(
-        0.05, ge=0, description="not for biases, norms and what the model excepts"
-    )
+    lr: Factor = Field(1e-3, description="learning rate after warm-up")
+    weight_decay: Rate = Field(0.05, description="not for biases, norms and what the model excepts")
     momentum: Number = Field(0.9, ge=0, lt=1, description="for SGD and its variants")
-    betas: list[Number] | None = Field(None, description="for Adam and its variants; null: timm's")
+    betas: list[Beta] | None = Field(None, description="for Adam and its variants; null: timm's")
     layer_decay: Number = Field(
         0.0, ge=0, le=1, description="learning rate factor from a layer to the one below; 0: none"
     )
-    kwargs: dict[Name, Any] = Field({}, description="more keywords of the optimizer")
+    kwargs: dict[Name, Free] = Field({}, description="more keywords of the optimizer")
 
 
 class ScheduleConfig(_Section):
@@ -103,17 +153,26 @@ class ScheduleConfig(_Section):
 
     name: Literal["constant", "cosine", "multistep", "poly", "step", "tanh"] = "cosine"
     warmup_epochs: int = Field(0, ge=0, description="epochs of linear warm-up, part of the total")
-    warmup_lr: Number = Field(1e-6, ge=0, description="learning rate at the start of warm-up")
-    min_lr: Number = Field(0.0, ge=0, description="final learning rate of cosine, poly and tanh")
+    warmup_lr: Rate = Field(1e-6, description="learning rate at the start of warm-up")
+    min_lr: Rate = Field(0.0, description="final learning rate of cosine, poly and tanh")
     decay_epochs: int = Field(30, ge=1, description="step: epochs between two decays")
-    milestones: list[int] = Field([30, 60, 90], description="multistep: epochs of the decays")
-    decay_rate: Number = Field(0.1, gt=0, description="decay factor; poly: the power")
+    milestones: list[Annotated[int, Field(ge=1)]] = Field(
+        [30, 60, 90], min_length=1, description="multistep: epochs of the decays, ascending"
+    )
+    decay_rate: Factor = Field(0.1, description="decay factor; poly: the power")
+
+    @field_validator("milestones")
+    @classmethod
+    def _check_order(cls, milestones: list[int]) -> list[int]:
+        if any(first >= second for first, second in pairwise(milestones)):
+            raise ValueError(f"schedule.milestones={milestones} should ascend")
+        return milestones
 
 
 class LossConfig(_Section):
     """The loss."""
 
-    name: str | dict[Name, Number] = Field(
+    name: str | Annotated[dict[Name, Factor], Field(min_length=1)] = Field(
         "cross_entropy",
         description="a loss, a paper's combination, or losses and factors such as "
         "{cross_entropy: 1, contrastive: 1}",
@@ -121,14 +180,14 @@ class LossConfig(_Section):
     label_smoothing: Number = Field(
         0.0, ge=0, lt=1, description="fraction of a target that is spread over all classes"
     )
-    options: dict[Name, dict[Name, Any]] = Field({}, description="keywords, by loss")
+    options: dict[Name, dict[Name, Free]] = Field({}, description="keywords, by loss")
 
 
 class MixupConfig(_Section):
     """timm's mixup and CutMix."""
 
-    mixup_alpha: Number = Field(0.0, ge=0, description="beta distribution of mixup; 0: off")
-    cutmix_alpha: Number = Field(0.0, ge=0, description="beta distribution of CutMix; 0: off")
+    mixup_alpha: Rate = Field(0.0, description="beta distribution of mixup; 0: off")
+    cutmix_alpha: Rate = Field(0.0, description="beta distribution of CutMix; 0: off")
     probability: Number = Field(1.0, ge=0, le=1, description="of mixing a batch")
     switch_probability: Number = Field(0.5, ge=0, le=1, description="of CutMix if both are on")
 
@@ -136,7 +195,7 @@ class MixupConfig(_Section):
 class TrainingConfig(_Section):
     """Duration, precision, checkpoints."""
 
-    epochs: int = Field(30, ge=1, description="passes over the training images")
+    epochs: int = Field(30, ge=1, le=MAX_EPOCHS, description="passes over the training images")
     batch_size: int = Field(64, ge=1, description="images per step, over all processes and parts")
     grad_accum_steps: int = Field(1, ge=1, description="parts of a step, which save memory")
     clip_grad: Number = Field(0.0, ge=0, description="maximum norm of the gradients; 0: no limit")
@@ -163,7 +222,10 @@ class TrainingConfig(_Section):
     )
     checkpoint_epochs: int = Field(1, ge=1, description="epochs between checkpoints")
     max_bad_steps: int = Field(
-        10, ge=1, description="stop after this many steps in a row without finite gradients"
+        10,
+        ge=1,
+        le=10_000,
+        description="stop after this many steps in a row without finite gradients",
     )
     process_timeout: Number = Field(
         600.0, gt=0, description="seconds that a process waits for the others"
@@ -184,7 +246,18 @@ class TrainConfig(_Section):
     output: str = Field("", description="folder of the run")
 
     @model_validator(mode="after")
-    def _check_warmup(self) -> "TrainConfig":
+    def _check_rates(self) -> Self:
+        schedule, lr = self.schedule, self.optimizer.lr
+        limits = {"warmup_lr": schedule.warmup_epochs > 0}
+        limits["min_lr"] = schedule.name in ("cosine", "poly", "tanh")
+        for name, counts in limits.items():
+            rate = getattr(schedule, name)
+            if counts and rate > lr:
+                raise ValueError(f"schedule.{name}={rate} should be at most optimizer.lr={lr}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_warmup(self) -> Self:
         warmup, epochs = self.schedule.warmup_epochs, self.training.epochs
         if warmup >= epochs:
             raise ValueError(

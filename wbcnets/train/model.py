@@ -11,10 +11,12 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from wbcnets import models
+from wbcnets.engine.memory import explain_oom, is_oom
 from wbcnets.errors import ConfigError
 from wbcnets.io.checkpoints import read_state_dict
 from wbcnets.models.factory import load_weights
 from wbcnets.models.keywords import create_checked, with_img_size
+from wbcnets.models.limits import limit_by_memory
 from wbcnets.train.config import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -67,6 +69,45 @@ def _find_feature_dim(model: nn.Module, img_size: int) -> int | None:
     return features.shape[1] if agrees else None
 
 
+def check_model(config: TrainConfig, model: nn.Module, images: int) -> None:
+    """Classifies random images once, as training and as evaluation do it; changes nothing.
+
+    Args:
+        config: All settings.
+        model: The model.
+        images: Images of a part of a step.
+
+    Raises:
+        ConfigError: if the model cannot classify images of this size.
+        OutOfMemoryError: if the memory is full.
+    """
+    size, kwargs = config.data.img_size, config.model.kwargs
+    device = next(model.parameters()).device
+    kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    was_training = model.training
+    # An interrupted trial must not leave other random numbers, or other statistics of batch norms
+    with (
+        torch.random.fork_rng(devices=[]),
+        torch.no_grad(),
+        explain_oom(f"with data.img_size={size}"),
+    ):
+        batch = torch.rand(min(images, 2), 3, size, size, device=device)
+        try:
+            for training in (True, False):
+                model.train(training)(batch)
+        # A model that gets odd sizes raises whatever they lead it to
+        except Exception as error:
+            if is_oom(error):
+                raise
+            raise ConfigError(
+                f"model.name={config.model.name} with model.kwargs={kwargs} cannot classify "
+                f"{len(batch)} images of data.img_size={size} px: {error or type(error).__name__}"
+            ) from error
+    for name, buffer in model.named_buffers():
+        buffer.copy_(kept[name])
+    model.train(was_training)
+
+
 def create_classifier(config: TrainConfig, num_classes: int) -> nn.Module:
     """Creates the model, with weights if the settings name some.
 
@@ -87,9 +128,10 @@ def create_classifier(config: TrainConfig, num_classes: int) -> nn.Module:
         name,
         model_kwargs(config),
         "model.kwargs",
+        limit_by_memory(),
+        num_classes,
         pretrained=config.model.pretrained or own_file is not None,
         pretrained_cfg_overlay=own_file,
-        num_classes=num_classes,
     )
     if config.model.weights and own_file is None:
         state = read_state_dict(Path(config.model.weights))

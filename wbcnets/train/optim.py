@@ -1,7 +1,9 @@
 """Optimizer, schedule, mixup and loss of a run, made by timm's and this library's factories."""
 
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from timm.data import Mixup
 from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import create_scheduler_v2
@@ -20,24 +22,62 @@ def create_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
     """Creates one of timm's optimizers, with layer-wise learning rates if set.
 
     Raises:
-        ConfigError: if the name or a keyword is unknown.
+        ConfigError: if the name or a keyword is unknown, or a value is of another type or range.
     """
     kwargs = dict(config.kwargs)
     if config.betas is not None:
         kwargs["betas"] = tuple(config.betas)
     try:
-        return create_optimizer_v2(
-            model,
-            opt=config.name,
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            momentum=config.momentum,
-            layer_decay=config.layer_decay or None,
-            **kwargs,
-        )
-    except (ValueError, TypeError, AssertionError) as error:
+        _try_step(config, kwargs)
+        return _create_optimizer(config, model, kwargs)
+    # An optimizer that gets odd values raises whatever they lead it to
+    except Exception as error:
         some = ", ".join(map(str, list_optimizers()[:12]))
-        raise ConfigError(f"optimizer ({config}): {error}; timm has {some}, ...") from error
+        raise ConfigError(
+            f"optimizer ({config}): {error or type(error).__name__}; timm has {some}, ..."
+        ) from error
+
+
+def _create_optimizer(
+    config: OptimizerConfig, model: nn.Module, kwargs: dict[str, Any]
+) -> Optimizer:
+    return create_optimizer_v2(
+        model,
+        opt=config.name,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        momentum=config.momentum,
+        layer_decay=config.layer_decay or None,
+        **kwargs,
+    )
+
+
+def _try_step(config: OptimizerConfig, kwargs: dict[str, Any]) -> None:
+    """Takes one step on a small layer: most optimizers look at their keywords only then.
+
+    Raises:
+        ValueError: if a keyword has another type than the default, or the step's result is not
+            finite.
+    """
+    with torch.random.fork_rng(devices=[]):
+        layer = nn.Linear(2, 2)
+    plain = config.model_copy(update={"layer_decay": 0.0})
+    defaults = _create_optimizer(plain, layer, {}).defaults
+    for key, value in kwargs.items():
+        default = defaults.get(key)
+        lengths = [len(v) for v in (value, default) if isinstance(v, (list, tuple))]
+        numbers = isinstance(value, (int, float)) and isinstance(default, (int, float))
+        if (
+            (isinstance(default, bool) != isinstance(value, bool) and default is not None)
+            or (isinstance(default, (int, float)) and not numbers)
+            or (len(lengths) == 2 and lengths[0] != lengths[1])
+        ):
+            raise ValueError(f"{key}={value!r} should look like the default, {default!r}")
+    optimizer = _create_optimizer(plain, layer, kwargs)
+    layer(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    if not all(parameter.isfinite().all() for parameter in layer.parameters()):
+        raise ValueError("its first step gives weights that are not finite; lower the numbers")
 
 
 def create_schedule(config: TrainConfig, optimizer: Optimizer, steps_per_epoch: int) -> Scheduler:

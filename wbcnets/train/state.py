@@ -15,7 +15,7 @@ from wbcnets.engine.ema import WeightEma
 from wbcnets.engine.non_finite import BadStepCounter
 from wbcnets.errors import CheckpointError
 from wbcnets.train.config import TrainConfig, TrainingConfig
-from wbcnets.train.model import FeaturesAndLogits
+from wbcnets.train.model import FeaturesAndLogits, check_model
 from wbcnets.train.optim import create_optimizer, create_schedule, create_training_loss
 
 
@@ -159,12 +159,15 @@ def create_state(
         context: The processes of the run.
 
     Raises:
-        ConfigError: if the optimizer or the loss is unknown or does not fit the model.
+        ConfigError: if the optimizer or the loss is unknown or does not fit the model, or the
+            model does not fit the images.
     """
     training = config.training
     model = model.to(context.device).to(memory_format=memory_format(training))
     if context.world_size > 1 and context.device.type == "cuda" and training.sync_batchnorm:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    parts = training.grad_accum_steps * context.world_size
+    check_model(config, model, training.batch_size // parts)
     network = FeaturesAndLogits(model, config.data.img_size)
     loss = create_training_loss(config.loss, len(class_counts), network.feature_dim, class_counts)
     optimizer = create_optimizer(config.optimizer, model)

@@ -8,15 +8,17 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from wbcnets.engine.distributed import DistributedContext
 from wbcnets.engine.memory import explain_oom
-from wbcnets.engine.non_finite import BufferBackup
+from wbcnets.engine.non_finite import BufferBackup, is_overflow
 from wbcnets.engine.precision import autocast
 from wbcnets.engine.seeding import seed_everything
 from wbcnets.engine.signals import SignalHandler
+from wbcnets.errors import DataError
 from wbcnets.evaluation.metrics import ClassifierMetrics, compute_metrics
 from wbcnets.train.config import BestMetric, TrainConfig
 from wbcnets.train.data import CellData, measure_loader
@@ -25,6 +27,8 @@ from wbcnets.train.run_folder import BEST_NAME, LAST_NAME, RunFolder
 from wbcnets.train.state import Progress, TrainingState, memory_format
 
 logger = logging.getLogger(__name__)
+
+_FINITE_ADVICE = "lower optimizer.lr, set training.clip_grad=1, use training.amp=none"
 
 
 class Trainer:
@@ -66,7 +70,8 @@ class Trainer:
         """Trains until the last epoch, or until a limit of the settings is reached.
 
         Raises:
-            FloatingPointError: if too many steps in a row were not finite.
+            FloatingPointError: if too many steps in a row, or all, were not finite, or the model's
+                outputs are not.
             KeyboardInterrupt: if the run was asked to stop; ``last.pth`` holds its state.
             WbcnetsError: if an image cannot be read, or a checkpoint cannot be written.
         """
@@ -90,6 +95,7 @@ class Trainer:
                 self._end_epoch(timer.speed)
                 self.late = self.context.any(self.late or self._is_late())
         self.save()
+        self.state.bad_steps.check_learned(progress.global_step, _FINITE_ADVICE)
         self._log_end()
         return progress
 
@@ -174,7 +180,8 @@ class Trainer:
         """Updates the weights, or undoes a step that is not finite."""
         state, progress = self.state, self.state.progress
         # float16's gradients overflow now and then; the scaler itself skips such a step
-        finite = math.isfinite(loss) and (math.isfinite(norm) or state.scaler.is_enabled())
+        changes = math.isfinite(loss) and math.isfinite(norm)
+        finite = math.isfinite(loss) and (changes or is_overflow(state.scaler))
         if finite or state.scaler.is_enabled():
             state.scaler.step(state.optimizer)
             state.scaler.update()
@@ -184,7 +191,8 @@ class Trainer:
             self._backup.restore()
             self._report_bad_step(loss, norm)
             return
-        state.bad_steps.end_row()
+        if changes:
+            state.bad_steps.end_row()
         progress.loss_sum += loss
         progress.loss_count += 1
         if state.ema is not None:
@@ -202,12 +210,16 @@ class Trainer:
         self.state.bad_steps.add(
             f"epoch {epoch}, step {step}: loss {loss:.4g} with gradient norm {norm:.4g}; the "
             f"weights did not change. The images: {files}",
-            "lower optimizer.lr, set training.clip_grad=1, use training.amp=none",
+            _FINITE_ADVICE,
         )
 
     @torch.inference_mode()
     def evaluate(self) -> ClassifierMetrics:
-        """Returns the metrics on the evaluation images, without intervals; the same everywhere."""
+        """Returns the metrics on the evaluation images, without intervals; the same everywhere.
+
+        Raises:
+            FloatingPointError: if the model's outputs are not finite.
+        """
         model, device = self.state.eval_model, self.context.device
         was_training = model.training
         model.eval()
@@ -220,15 +232,31 @@ class Trainer:
         model.train(was_training)
         shard = torch.cat(rows).cpu() if rows else torch.empty(0)
         probabilities = self.context.gather_shards(shard).double().softmax(dim=1).numpy()
+        if not np.isfinite(probabilities).all():
+            raise FloatingPointError(
+                f"after epoch {self.state.progress.epoch + 1} the model's outputs are not finite: "
+                f"the training diverged; {_FINITE_ADVICE}"
+            )
         dataset = self.data.val_set
         names = dataset.manifest.class_names
         return compute_metrics(dataset.labels, probabilities, names, resamples=0)
 
     def _end_epoch(self, speed: float) -> None:
-        """Evaluates, logs the epoch, saves the best weights, and moves to the next epoch."""
+        """Evaluates, logs the epoch, saves the best weights, and moves to the next epoch.
+
+        Raises:
+            DataError: if the metric that decides on the best epoch is undefined.
+        """
         progress, training = self.state.progress, self.config.training
         metrics = self.evaluate()
         watched = {name: metrics.overall[name] for name in typing.get_args(BestMetric)}
+        if watched[training.best_metric] is None:
+            raise DataError(
+                f"{self.data.val_set.manifest.name}: {training.best_metric} is undefined on the "
+                f"evaluation images ({'; '.join(metrics.notes)}), so no epoch would be the best; "
+                "set training.best_metric=accuracy, or add images of the missing classes",
+                setting="data",
+            )
         row = {
             "epoch": float(progress.epoch + 1),
             "train_loss": progress.loss_sum / max(progress.loss_count, 1),
@@ -242,7 +270,7 @@ class Trainer:
         progress.rows = [old for old in progress.rows if old["epoch"] != row["epoch"]] + [row]
         score = row[f"val_{training.best_metric}"]
         score = -score if training.best_metric == "log_loss" else score
-        is_best = score > progress.best
+        is_best = score > progress.best and self.state.bad_steps.taken > 0
         if is_best:
             progress.best, progress.best_epoch = score, progress.epoch
         self._log.log_epoch(row, training.epochs, progress.global_step, is_best)

@@ -105,7 +105,7 @@ def test_wrong_settings(manifest, monkeypatch):
         CellDataset(manifest, augmentation, MEAN, STD, seed=-1)
     with pytest.raises(IndexError):
         make(manifest)[12]
-    monkeypatch.setattr(cell_dataset, "_free_memory", lambda: 1000.0)
+    monkeypatch.setattr(cell_dataset, "free_memory", lambda: 1000.0)
     with pytest.raises(ConfigError, match="turn the cache off"):
         make(manifest, cache=True)
 

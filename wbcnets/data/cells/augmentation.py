@@ -114,6 +114,24 @@ PRESETS: dict[str, CellPreset] = {
 }
 
 
+def check_val_preset(preset: str, name: str) -> str:
+    """Returns the preset of images to evaluate or to predict.
+
+    Args:
+        preset: The preset.
+        name: Names it in the message, such as "data.val_augmentation".
+
+    Raises:
+        ConfigError: if it is unknown, or depends on random numbers.
+    """
+    usable = [known for known, entry in PRESETS.items() if not entry.is_random]
+    if preset not in usable:
+        raise ConfigError(
+            f"{name}={preset!r} is random or unknown; for evaluation there are {', '.join(usable)}"
+        )
+    return preset
+
+
 class CellAugmentation:
     """Turns an image of any size into a square one; the caller gives the seed.
 
@@ -147,7 +165,7 @@ class CellAugmentation:
         self.resized_size = round(image_size * chosen.scale)
         self._crop = chosen.crop
         steps = [*chosen.steps, *transforms]
-        self.pipeline = build_pipeline(steps) if steps else None
+        self.pipeline = build_pipeline(steps, side=image_size) if steps else None
 
     def resize(self, image: RgbImage) -> RgbImage:
         """The deterministic part: ``(H, W, 3)`` uint8 -> ``(resized_size, resized_size, 3)``."""

@@ -6,7 +6,6 @@ run continues with the same ones.
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,7 @@ from wbcnets.data.cells.augmentation import CellAugmentation
 from wbcnets.data.cells.manifest import CellManifest
 from wbcnets.errors import ConfigError
 from wbcnets.io.images import read_image
-from wbcnets.io.parallel import map_images
+from wbcnets.io.parallel import free_memory, map_images
 
 
 class PixelNormalization:
@@ -29,12 +28,15 @@ class PixelNormalization:
         std: Per channel, in [0, 1].
 
     Raises:
-        ConfigError: if ``mean`` or ``std`` is not three numbers, or a ``std`` is not above 0.
+        ConfigError: if these are not three finite numbers each, or a ``std`` is not above 0.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-            raise ConfigError(f"mean {mean} and std {std} must be three numbers each, std above 0")
+        finite = all(math.isfinite(number) for number in (*mean, *std))
+        if len(mean) != 3 or len(std) != 3 or not finite or min(std) <= 0:
+            raise ConfigError(
+                f"mean {mean} and std {std} must be three finite numbers each, std above 0"
+            )
         # One multiplication and one addition are faster than three operations
         self._scale = torch.tensor([1 / (255 * s) for s in std]).view(3, 1, 1)
         self._shift = torch.tensor([-m / s for m, s in zip(mean, std)]).view(3, 1, 1)
@@ -131,7 +133,7 @@ class CellDataset(Dataset[tuple[Tensor, int]]):
 
     def _read_all(self) -> npt.NDArray[np.uint8]:
         side = self.augmentation.resized_size
-        needed, free = len(self) * side * side * 3, _free_memory()
+        needed, free = len(self) * side * side * 3, free_memory()
         if needed > 0.8 * free:
             raise ConfigError(
                 f"cache: {len(self)} images of {side} px need {needed / 2**30:.1f} GiB, and "
@@ -151,14 +153,3 @@ class CellDataset(Dataset[tuple[Tensor, int]]):
 def item_seed(seed: int, epoch: int, index: int) -> int:
     """Returns the seed of one item in one epoch, 64 bits."""
     return int(np.random.SeedSequence((seed, epoch, index)).generate_state(1, np.uint64)[0])
-
-
-def _free_memory() -> float:
-    """Returns the available memory in bytes; infinite if the system does not tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return math.inf
-    fields = dict(line.split(":", 1) for line in lines if ":" in line)
-    words = fields.get("MemAvailable", "").split()
-    return int(words[0]) * 1024 if words else math.inf

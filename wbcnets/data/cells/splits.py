@@ -21,6 +21,8 @@ from wbcnets.errors import ConfigError, DataError
 from wbcnets.io.image_facts import Fingerprint
 
 GIVEN = "given"
+# The images of an epoch, repeated ones counted each time
+MAX_LISTED = 5_000_000
 _RATIO = re.compile(r"\d+(:\d+){1,2}")
 _FOLDS = re.compile(r"(\d+) folds?")
 
@@ -129,12 +131,19 @@ def repeat_classes(manifest: CellManifest, repeats: Mapping[str, int]) -> CellMa
         repeats: Class name -> how often its images are listed; 1 for other classes.
 
     Raises:
-        DataError: if a class is unknown, or a number is below 1.
+        DataError: if a class is unknown, a number is below 1, or an epoch would be too long.
     """
     _check_class_names(manifest, repeats)
     if any(number < 1 for number in repeats.values()):
         raise DataError(f"repeats {dict(repeats)} must be 1 or more")
     times = [repeats.get(name, 1) for name in manifest.class_names]
+    total = sum(times[image.label] for image in manifest.images)
+    if total > MAX_LISTED:
+        raise DataError(
+            f"{manifest.name}: repeats {dict(repeats)} list {total:,} images in an epoch, and the "
+            f"limit is {MAX_LISTED:,}; repeat classes less often, or train for more epochs",
+            setting="repeats",
+        )
     images = tuple(image for image in manifest.images for _ in range(times[image.label]))
     return replace(manifest, images=images)
 

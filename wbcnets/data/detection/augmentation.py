@@ -20,6 +20,8 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import albumentations as A
 
+_TRIED_SIDE = 1024
+
 PRESETS: dict[str, list[dict[str, Any]]] = {
     "none": [],
     "stain": [
@@ -103,18 +105,50 @@ def create_augmentation(
 
 
 def build_pipeline(
-    transforms: Sequence[Mapping[str, Any]], boxes: A.BboxParams | None = None
+    transforms: Sequence[Mapping[str, Any]],
+    boxes: A.BboxParams | None = None,
+    side: int = _TRIED_SIDE,
 ) -> A.Compose:
     """Returns a pipeline of albumentations, for images or for images with boxes.
 
+    Args:
+        transforms: Names and keywords of transforms, in order.
+        boxes: The format of the boxes; None for images alone.
+        side: Side in px of the square image that each transform is tried on.
+
     Raises:
-        ConfigError: if a transform or a keyword is unknown, or a value is refused.
+        ConfigError: if a transform or a keyword is unknown, a value is refused, or a transform
+            fails on an image or does not give one.
     """
+    for transform in transforms:
+        _try(transform, side)
     steps = [_build(transform) for transform in transforms]
     with warnings.catch_warnings():
         # A pipeline that only changes colors is not a mistake
         warnings.filterwarnings("ignore", message="Got processor for bboxes")
         return A.Compose(steps, bbox_params=boxes)
+
+
+def _try(transform: Mapping[str, Any], side: int) -> None:
+    """Applies a transform to an image without content, whatever its probability.
+
+    Raises:
+        ConfigError: if it fails, or gives no image that the next one could take.
+    """
+    step = _build({**transform, "p": 1.0})
+    try:
+        result = A.Compose([step], seed=0)(image=np.full((side, side, 3), 128, np.uint8))["image"]
+    # A transform that gets odd values raises whatever they lead it to
+    except Exception as error:
+        raise ConfigError(
+            f"albumentations cannot apply {dict(transform)} to an image of {side}x{side} px "
+            f"({type(error).__name__}: {error})"
+        ) from error
+    if not isinstance(result, np.ndarray) or result.dtype != np.uint8 or result.shape[2:] != (3,):
+        raise ConfigError(
+            f"{dict(transform)} gives no RGB image of 8 bits; leave it out: images are normalized "
+            "after the augmentation"
+        )
 
 
 def _build(transform: Mapping[str, Any]) -> A.BasicTransform:
@@ -129,5 +163,5 @@ def _build(transform: Mapping[str, Any]) -> A.BasicTransform:
         raise ConfigError(f"{name} has no option {', '.join(unknown)}; it takes {', '.join(known)}")
     try:
         return kind(**options)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, NotImplementedError) as error:
         raise ConfigError(f"albumentations refused {dict(transform)}: {error}") from error
