@@ -1,4 +1,9 @@
-from wbcnets.engine.resume import find_changes, flatten_settings
+import pytest
+import torch
+
+from wbcnets.engine.resume import find_changes, flatten_settings, read_newest
+from wbcnets.errors import CheckpointError
+from wbcnets.io.checkpoints import write_checkpoint
 
 
 def test_nested_settings_get_dotted_keys():
@@ -16,3 +21,36 @@ def test_changes_are_listed_but_for_those_that_may_differ():
         "optimizer.lr: 0.1 then, 0.2 now",
     ]
     assert list(find_changes(before, before, ())) == []
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Returns a function that writes a checkpoint, or a damaged one."""
+
+    def save(name, damaged=False):
+        path = tmp_path / name
+        write_checkpoint(path, {"model": {"weight": torch.ones(3)}, "name": name})
+        if damaged:
+            path.write_bytes(path.read_bytes()[:-100])
+        return path
+
+    return save
+
+
+def test_the_first_sound_checkpoint_is_read_and_no_other(saved, tmp_path, caplog):
+    paths = [tmp_path / "gone", saved("newest", damaged=True), saved("before"), saved("oldest")]
+    path, checkpoint = read_newest(iter(paths))
+    assert (path, checkpoint["name"]) == (paths[2], "before")
+    assert "newest: damaged" in caplog.text
+    assert "oldest" not in caplog.text
+    assert read_newest([tmp_path / "gone", tmp_path]) is None
+
+
+def test_all_unsound_checkpoints_are_named(saved):
+    def refuse(path, checkpoint):
+        raise CheckpointError(f"{path.name}: {checkpoint['name']} is of another run")
+
+    with pytest.raises(CheckpointError, match="no checkpoint can be resumed") as error:
+        read_newest([saved("newest", damaged=True), saved("before")], refuse)
+    assert "newest: damaged" in str(error.value)
+    assert "before: before is of another run" in str(error.value)

@@ -1,7 +1,42 @@
-"""The rule for resuming: the settings that decide the weights stay as they were."""
+"""The rules for resuming: from the newest sound checkpoint, with the settings of the run so far."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from wbcnets.errors import CheckpointError
+from wbcnets.io.checkpoints import read_checkpoint
+
+logger = logging.getLogger(__name__)
+Checkpoint = dict[str, Any]
+
+
+def read_newest(
+    paths: Iterable[Path], check: Callable[[Path, Checkpoint], None] | None = None
+) -> tuple[Path, Checkpoint] | None:
+    """Returns the first checkpoint that is sound, with its path; None if there are no files.
+
+    Args:
+        paths: Checkpoints, the newest first; those that do not exist are passed over.
+        check: Raises ``CheckpointError`` if a run cannot be resumed from a file's content.
+
+    Raises:
+        CheckpointError: if there are checkpoints, and none of them is sound; names all of them.
+    """
+    problems: list[str] = []
+    for path in filter(Path.is_file, paths):
+        try:
+            checkpoint = read_checkpoint(path)
+            if check is not None:
+                check(path, checkpoint)
+            return path, checkpoint
+        except CheckpointError as error:
+            logger.warning("%s; trying the one before", error)
+            problems.append(str(error))
+    if problems:
+        raise CheckpointError("no checkpoint can be resumed:\n  " + "\n  ".join(problems))
+    return None
 
 
 def flatten_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -11,11 +11,11 @@ from PIL import Image
 
 from wbcnets.data.cells.dataset import CellDataset
 from wbcnets.engine.non_finite import save_bad_step
-from wbcnets.engine.resume import find_changes, flatten_settings
-from wbcnets.errors import CheckpointError, ConfigError, DataError
+from wbcnets.engine.resume import find_changes, flatten_settings, read_newest
+from wbcnets.errors import ConfigError, DataError
 from wbcnets.evaluation.metrics import ClassifierMetrics
 from wbcnets.io.atomic_files import keep_copy, write_atomically, write_text
-from wbcnets.io.checkpoints import read_checkpoint, write_checkpoint
+from wbcnets.io.checkpoints import write_checkpoint
 from wbcnets.io.drawing import contact_sheet
 from wbcnets.io.outputs import check_folder, check_unlocked, write_readme
 from wbcnets.io.tables import write_csv
@@ -256,23 +256,14 @@ def restore_last(path: Path, state: TrainingState, fingerprint: str) -> None:
         CheckpointError: if there are checkpoints, and all of them are damaged.
         DataError: if the run was trained on other images.
     """
-    damaged: list[str] = []
-    for file in (path / LAST_NAME, path / PREVIOUS_NAME):
-        if not file.exists():
-            continue
-        try:
-            checkpoint = read_checkpoint(file)
-        except CheckpointError as error:
-            logger.warning("%s; trying the one before", error)
-            damaged.append(str(error))
-            continue
-        if checkpoint.get("resume", {}).get("images", fingerprint) != fingerprint:
-            raise DataError(
-                f"{file}: trained on other images, labels or splits than the data source has now "
-                "- put them back, or start a new run",
-                setting="data",
-            )
-        state.restore(checkpoint, str(file))
+    newest = read_newest([path / LAST_NAME, path / PREVIOUS_NAME])
+    if newest is None:
         return
-    if damaged:
-        raise CheckpointError("no checkpoint can be resumed:\n  " + "\n  ".join(damaged))
+    file, checkpoint = newest
+    if checkpoint.get("resume", {}).get("images", fingerprint) != fingerprint:
+        raise DataError(
+            f"{file}: trained on other images, labels or splits than the data source has now "
+            "- put them back, or start a new run",
+            setting="data",
+        )
+    state.restore(checkpoint, str(file))

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 
@@ -201,6 +203,32 @@ def test_resume_takes_the_newest(tiny_model, tmp_path):
     saved_run(tiny_model, tmp_path)
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000003.pth"
     assert resume(tiny_model, tmp_path) == (3, 3.0)
+
+
+def test_the_pointer_and_the_iteration_decide_not_the_time(tiny_model, tmp_path):
+    saved_run(tiny_model, tmp_path, (1, 2)).save("model_final", iteration=3)
+    for age, name in enumerate(["model_0000001", "model_0000002", "model_final"]):
+        os.utime(tmp_path / f"{name}.pth", (2000 - age, 2000 - age))  # as after a copy
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+    assert resume(tiny_model, tmp_path)[0] == 3
+    for text in (b"", b"gone.pth", b"../last.pth", b"model_0000002.pth/..", b"\xff\0", b"a\0b"):
+        (tmp_path / "last_checkpoint").write_bytes(text)
+        assert resume(tiny_model, tmp_path)[0] == 3
+    (tmp_path / "last_checkpoint").unlink()
+    assert resume(tiny_model, tmp_path)[0] == 3
+
+
+def test_a_pointer_that_a_person_wrote_is_followed(tiny_model, tmp_path):
+    saved_run(tiny_model, tmp_path)
+    (tmp_path / "last_checkpoint").write_text("model_0000002.pth\n")
+    assert resume(tiny_model, tmp_path) == (2, 2.0)
+
+
+def test_weights_alone_are_passed_over(tiny_model, tmp_path, caplog):
+    saved_run(tiny_model, tmp_path, (1, 2))
+    torch.save({"model": tiny_model().state_dict()}, tmp_path / "model_0000002.pth")
+    assert resume(tiny_model, tmp_path) == (1, 1.0)
+    assert "model_0000002.pth: holds no iteration, optimizer" in caplog.text
 
 
 def test_the_best_is_not_the_newest(tiny_model, tmp_path):

@@ -1,6 +1,7 @@
 """Detectron2's checkpointer with atomic files and strict loading."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ from torch import nn
 
 from mfds_detr.checkpoint.weight_names import State, Translation, translate
 from mfds_detr.checkpoint.weights import CLASS_HEAD, fit_weights, read_weights
+from wbcnets.engine.resume import read_newest
 from wbcnets.errors import CheckpointError, ConfigError
 from wbcnets.io.atomic_files import write_text
 from wbcnets.io.checkpoints import read_checkpoint, write_checkpoint
+
+_POINTER_BYTES = 4096
 
 
 class AtomicCheckpointer(DetectionCheckpointer):
@@ -71,35 +75,52 @@ class AtomicCheckpointer(DetectionCheckpointer):
         """
         if self.save_dir and self.save_to_disk:
             self._remove_leftovers()
-        candidates = self._newest_first() if resume else []
-        if not candidates:
+        newest = read_newest(self._newest_first(), self._check_resumable) if resume else None
+        if newest is None:
             self.load(path, checkpointables=[])
             return {}
-        problems = []
-        for candidate in candidates:
-            try:
-                return self._resume(candidate)
-            except CheckpointError as error:
-                problems.append(str(error))
-                self.logger.warning(f"{error}; trying the one before")
-        raise CheckpointError("no checkpoint can be resumed:\n  " + "\n  ".join(problems))
+        return self._resume(*newest)
 
-    def _newest_first(self) -> list[Path]:
+    def _newest_first(self) -> Iterator[Path]:
+        """Yields the checkpoint that ``last_checkpoint`` names, then the others by iteration.
+
+        Times of modification say nothing: a copied folder has others.
+        """
         folder = Path(self.save_dir)
-        files = [p for p in folder.glob("model_*.pth") if p.name != "model_best.pth"]
-        return sorted(files, key=lambda p: p.stat().st_mtime_ns, reverse=True)
+        named = folder / self._named_last()
+        if named.is_file():
+            yield named
+        iterations = {
+            path: _iteration_of(path)
+            for path in folder.glob("model_*.pth")
+            if path not in (named, folder / "model_best.pth")
+        }
+        yield from sorted(iterations, key=iterations.__getitem__, reverse=True)
+
+    def _named_last(self) -> str:
+        """Returns the name of a file in the output folder, or "." if nothing names one."""
+        pointer = Path(self.save_dir) / "last_checkpoint"
+        try:
+            text = pointer.read_bytes()[:_POINTER_BYTES].decode().strip()
+        except (OSError, UnicodeDecodeError):
+            return "."
+        return text if text == Path(text).name and "\0" not in text else "."
+
+    def _check_resumable(self, path: Path, checkpoint: dict[str, Any]) -> None:
+        missing = [key for key in ("iteration", *self.checkpointables) if key not in checkpoint]
+        if missing:
+            raise CheckpointError(
+                f"{path}: holds no {', '.join(missing)}, so that a training cannot go on from it; "
+                "start a new one from its weights with MODEL.WEIGHTS"
+            )
 
     def _remove_leftovers(self) -> None:
         """Removes half-written files of a process that was killed while it saved."""
         for leftover in Path(self.save_dir).glob(".model_*.pth.*"):
             leftover.unlink(missing_ok=True)
 
-    def _resume(self, path: Path) -> dict[str, Any]:
-        checkpoint = read_checkpoint(path)
+    def _resume(self, path: Path, checkpoint: dict[str, Any]) -> dict[str, Any]:
         self.logger.info(f"Resuming from {path}")
-        missing = [key for key in self.checkpointables if key not in checkpoint]
-        if missing or "iteration" not in checkpoint:
-            raise CheckpointError(f"{path}: holds no {', '.join(missing) or 'iteration'}")
         fit_weights(self.model, Translation("MFDS-DETR", checkpoint.pop("model"), ()), str(path))
         for key, obj in self.checkpointables.items():
             try:
@@ -160,3 +181,16 @@ class AtomicCheckpointer(DetectionCheckpointer):
     def newest(self) -> str:
         """Returns the path of the newest checkpoint in the output folder, or ""."""
         return str(next(iter(self._newest_first()), ""))
+
+
+def _iteration_of(path: Path) -> int:
+    """Returns the iteration after which a checkpoint was written.
+
+    A file that cannot be read counts by its name, so that it is tried, and named, in its turn.
+    """
+    try:
+        iteration = read_checkpoint(path).get("iteration", -1)
+    except CheckpointError:
+        number = path.stem.removeprefix("model_")
+        return int(number) if number.isdecimal() else sys.maxsize
+    return iteration if isinstance(iteration, int) else -1
