@@ -4,7 +4,13 @@ import pytest
 from wbcnets.data.detection.coco import parse_coco
 from wbcnets.data.detection.preview import preview
 from wbcnets.errors import DataError
-from wbcnets.io.drawing import CLASS_COLORS, class_color, contact_sheet, draw_boxes
+from wbcnets.io.drawing import (
+    CLASS_COLORS,
+    class_color,
+    contact_sheet,
+    draw_boxes,
+    scale_to_width,
+)
 
 NAMES = ("RBC", "WBC", "Platelets")
 GRAY = np.full((240, 320, 3), 128, np.uint8)
@@ -107,3 +113,12 @@ def test_preview_is_seeded(coco, tmp_path):
     assert preview(dataset, count=99).shape[1] > first.shape[1]
     with pytest.raises(DataError, match="no contact sheet"):
         preview(dataset, count=0)
+
+
+@pytest.mark.parametrize("shape", [(10_000, 1), (1, 10_000), (40_000, 3), (1, 1)])
+def test_a_thin_image_makes_no_huge_tile(shape):
+    image = np.zeros((*shape, 3), np.uint8)
+    height, width = scale_to_width(image, 480).shape[:2]
+    assert 1 <= width <= 480
+    assert 1 <= height <= 4 * 480
+    assert contact_sheet([image, image], 2).shape[0] < 2000

@@ -17,8 +17,9 @@ def test_a_folder_is_claimed_once_and_written_again_by_the_same_command(tmp_path
     (folder / "counts.csv").write_text("a")
     claim_folder(folder, "predict smears")
     write_readme(folder, "predict smears", "All files.\n")
-    claim_folder(folder, "predict smears")
     assert (folder / "README.txt").read_text().endswith("All files.\n")
+    claim_folder(folder, "predict smears")
+    assert "not finished" in (folder / "README.txt").read_text()
     with pytest.raises(ConfigError, match=r"out: holds files that wbcnets check did not write, su"):
         claim_folder(folder, "check")
 

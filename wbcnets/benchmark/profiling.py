@@ -7,6 +7,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from wbcnets.benchmark.case import Candidate
+from wbcnets.io.atomic_files import write_text
 
 _ROWS = 25
 
@@ -32,4 +33,4 @@ def profile_candidate(
     profiler.export_chrome_trace(str(folder / f"trace_{name}.json"))
     by = "self_cuda_time_total" if on_gpu else "self_cpu_time_total"
     table = profiler.key_averages().table(sort_by=by, row_limit=_ROWS, max_name_column_width=48)
-    (folder / f"profile_{name}.txt").write_text(table, encoding="utf-8")
+    write_text(folder / f"profile_{name}.txt", table)

@@ -9,6 +9,7 @@ from wbcnets.benchmark.case import Case, Pair
 from wbcnets.benchmark.machine import Machine
 from wbcnets.benchmark.measure import Measurement
 from wbcnets.benchmark.scaling import ScalingPoint, growth
+from wbcnets.io.atomic_files import write_text
 from wbcnets.io.outputs import write_readme
 from wbcnets.io.tables import write_csv
 
@@ -98,7 +99,7 @@ class Report:
             ("machine.json", machine),
             ("report.md", text),
         ):
-            (folder / name).write_text(content, encoding="utf-8")
+            write_text(folder / name, content)
         write_readme(folder, COMMAND, README)
         rows = [result.row(self.machine) for result in self.results]
         if rows:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from wbcnets.benchmark.case import BenchmarkOptions
 from wbcnets.benchmark.measure import time_in_turns
+from wbcnets.io.atomic_files import write_atomically
 
 SIZES = ((240, 320), (480, 640), (720, 960), (960, 1280))
 BATCHES = (1, 2, 4, 8, 16)
@@ -140,5 +141,5 @@ def plot_scaling(points: list[ScalingPoint], path: Path) -> None:
     by_size.set_title("time against size (dotted: proportional)")
     by_batch.set_title("time per image against the batch (dotted: that of one image)")
     by_size.legend()
-    figure.savefig(path, dpi=120)
+    write_atomically(path, lambda file: figure.savefig(file, dpi=120))
     pyplot.close(figure)

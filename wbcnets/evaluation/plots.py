@@ -21,6 +21,7 @@ from wbcnets.evaluation.weighted_metrics import (
     weighted_auroc,
     weighted_calibration_error,
 )
+from wbcnets.io.atomic_files import write_atomically
 
 ReadImage = Callable[[int], npt.NDArray[np.uint8]]
 MOST_CURVES = 12
@@ -190,4 +191,4 @@ def _shorten(text: str, length: int = 26) -> str:
 
 def _save(figure: Figure, path: Path) -> None:
     FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=130)
+    write_atomically(path, lambda file: figure.savefig(file, dpi=130))

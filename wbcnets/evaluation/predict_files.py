@@ -46,8 +46,8 @@ def predict_files(
     claim_file(table, inputs, ",".join(_COLUMNS))
     readers = [(source.name, source.read) for source in sources]
     predictions, unreadable = classifier.predict_readable(readers, batch_size, **options)
-    predictions.to_csv(output)
-    # An empty table replaces one of an earlier call
+    # First, so that the table never looks complete; an empty one replaces that of an earlier call
     if unreadable or table.exists():
         write_csv(table, [_COLUMNS, *unreadable])
+    predictions.to_csv(output)
     return predictions, unreadable

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from wbcnets.engine.precision import AMP_DTYPES, autocast
 from wbcnets.errors import CheckpointError, ConfigError, DataError
-from wbcnets.io.tables import write_csv
+from wbcnets.io.tables import read_cell, write_csv
 
 TTA_MODES = ("none", "flips", "d4")
 _COLUMNS = ["file", "true", "predicted", "probability"]
@@ -95,7 +95,7 @@ class Predictions:
         """
         try:
             with path.open(newline="", encoding="utf-8") as stream:
-                header, *rows = list(csv.reader(stream))
+                header, *rows = [[*map(read_cell, row)] for row in csv.reader(stream)]
             class_names = tuple(header[4:])
             if header[:4] != _COLUMNS or not class_names:
                 raise ValueError(f"its first line is {header[:5]}")
@@ -107,7 +107,7 @@ class Predictions:
                 raise ValueError("it lists a file twice")
             known = bool(rows) and all(row[1] for row in rows)
             labels = np.array([class_names.index(row[1]) for row in rows]) if known else None
-        except (OSError, ValueError, IndexError) as error:
+        except (OSError, ValueError, IndexError, csv.Error) as error:
             raise DataError(f"{path}: is not a table of predictions ({error})") from error
         return cls(class_names, tuple(row[0] for row in rows), probabilities, labels)
 

@@ -11,6 +11,7 @@ from wbcnets.evaluation.metrics import ClassifierMetrics, Interval
 from wbcnets.evaluation.plots import draw_confusion, draw_mistakes, draw_reliability, draw_roc
 from wbcnets.evaluation.predictions import Predictions
 from wbcnets.evaluation.significance import McNemarResult, mcnemar_test, write_disagreements
+from wbcnets.io.atomic_files import write_text
 from wbcnets.io.images import read_image
 from wbcnets.io.outputs import write_readme
 from wbcnets.io.tables import write_csv
@@ -58,11 +59,11 @@ def write_evaluation(
     content = {"about": list(about), "images": len(predictions.files), **metrics.as_dict()}
     if comparison is not None:
         content["comparison"] = vars(comparison)
-    text = json.dumps(content, indent=2, ensure_ascii=False)
-    (folder / "metrics.json").write_text(f"{text}\n", encoding="utf-8")
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(folder / "metrics.json", f"{text}\n")
     write_csv(folder / "metrics.csv", _metric_rows(metrics))
     report = format_report(metrics, about, comparison)
-    (folder / REPORT).write_text(f"{report}\n", encoding="utf-8")
+    write_text(folder / REPORT, f"{report}\n")
     truth = np.asarray(manifest.labels, dtype=np.int64)
     draw_confusion(truth, predictions, folder / "confusion_matrix.png")
     draw_roc(truth, predictions, folder / "roc.png")

@@ -10,11 +10,16 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from wbcnets.errors import CheckpointError
 
+MAX_NAME_BYTES = 255
+# Longer names of temporary files: two dots and a number or random letters
+_TEMPORARY_BYTES = 24
+_KEPT_CHARACTERS = 40
+_MAX_SUFFIX_BYTES = 16
 _DIGEST = re.compile(r"^([0-9a-f]{64})  ", re.MULTILINE)
 
 
@@ -35,7 +40,8 @@ def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
     temporary = None
     with _named_errors(path):
         try:
-            descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            prefix = f".{shorten_name(path.name, _TEMPORARY_BYTES)}."
+            descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=prefix)
             temporary = Path(name)
             with os.fdopen(descriptor, "wb") as file:
                 write(file)
@@ -84,7 +90,7 @@ def keep_copy(path: Path, copy: Path) -> None:
     """
     if not path.is_file():
         return
-    temporary = copy.with_name(f".{copy.name}.{os.getpid()}")
+    temporary = copy.with_name(f".{shorten_name(copy.name, _TEMPORARY_BYTES)}.{os.getpid()}")
     with _named_errors(copy):
         temporary.unlink(missing_ok=True)
         try:
@@ -128,6 +134,32 @@ def verify_digest(path: Path) -> None:
         raise DigestError(f"its SHA-256 differs from that in {sidecar.name}")
 
 
+def shorten_name(name: str, room: int = 0) -> str:
+    """Returns a file name, or a shorter one if file systems would refuse it.
+
+    Different names stay different.
+
+    Args:
+        name: A name without a folder.
+        room: Bytes to leave free for an ending.
+    """
+    if _count_bytes(name) + room <= MAX_NAME_BYTES:
+        return name
+    suffix = PurePosixPath(name).suffix
+    return hash_name(name, suffix if _count_bytes(suffix) <= _MAX_SUFFIX_BYTES else "")
+
+
+def shorten_path(path: PurePosixPath) -> PurePosixPath:
+    """Returns a relative path with each of its names shortened; see ``shorten_name``."""
+    return PurePosixPath(*map(shorten_name, path.parts))
+
+
+def hash_name(name: str, suffix: str = "") -> str:
+    """Returns a short file name: the beginning of a name without slashes, its hash and a suffix."""
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    return f"{name[:_KEPT_CHARACTERS].replace('/', '_')}-{digest}{suffix}"
+
+
 @contextmanager
 def _named_errors(path: Path) -> Iterator[None]:
     try:
@@ -159,3 +191,7 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def _count_bytes(name: str) -> int:
+    return len(name.encode("utf-8", "surrogatepass"))

@@ -35,6 +35,7 @@ CLASS_COLORS: dict[str, Color] = {
     "lymphocyte": (86, 180, 233),
     "monocyte": (230, 159, 0),
 }
+MAX_TILE_RATIO = 4
 _WHITE: Color = (255, 255, 255)
 _INK: Color = (30, 30, 30)
 
@@ -243,8 +244,13 @@ def _with_legend(
 
 
 def scale_to_width(image: RgbImage, width: int) -> RgbImage:
-    """Scales ``(H, W, 3)`` uint8 RGB to a width in px, keeping its proportions."""
-    height = max(1, round(image.shape[0] * width / image.shape[1]))
+    """Scales ``(H, W, 3)`` uint8 RGB to a width in px, keeping its proportions.
+
+    An image over ``MAX_TILE_RATIO`` times as high as wide becomes narrower, since one of 1x10000 px
+    would fill the memory.
+    """
+    scale = min(width / image.shape[1], MAX_TILE_RATIO * width / image.shape[0])
+    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
     if image.shape[:2] == (height, width):
         return image
     scaled = Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)

@@ -178,8 +178,8 @@ def claim_folder(
     placeholders = frozenset({README_NAME} if is_new else ())
     lock = FolderLock(folder, command, setting, placeholders)
     _check_contents(folder, command, results, setting)  # another process may have come first
-    if not (folder / README_NAME).exists():
-        write_readme(folder, command, "It has not finished yet, or was stopped.\n")
+    # Also over the text of an earlier call, whose files are replaced one by one
+    write_readme(folder, command, "It has not finished yet, or was stopped.\n")
     return lock
 
 

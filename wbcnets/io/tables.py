@@ -1,12 +1,23 @@
-"""Tables: CSV files that are written whole or not at all, and plain text."""
+"""Tables: CSV files that are written whole or not at all, and plain text.
+
+A text that a spreadsheet would take for a formula gets an apostrophe in front, as OWASP advises,
+and bytes of file names that are not UTF-8 are written as escapes. ``read_cell`` undoes both.
+"""
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from wbcnets.io.atomic_files import write_atomically
+from wbcnets.io.atomic_files import write_text
+
+# Spreadsheets also take the wide forms of Chinese and Japanese keyboards
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff0b\uff0d\uff1d\uff20]|''")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+# The escape of a surrogate, which stands for a byte; x5c is a backslash that is none
+_ESCAPED_SURROGATE = re.compile(r"\\((?:x5c)*)(ud[89a-f][0-9a-f]{2})")
 
 
 def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
@@ -14,15 +25,46 @@ def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
 
     Args:
         path: The file; its folder must exist.
-        rows: Strings and numbers. A file name that is not valid UTF-8 is written with escapes.
+        rows: Strings and numbers. The texts are written by ``write_cell``.
 
     Raises:
         CheckpointError: if the file cannot be written; the old one is untouched.
     """
+    write_text(path, format_csv(rows))
+
+
+def format_csv(rows: Iterable[Iterable[Any]]) -> str:
+    """Returns the text that ``write_csv`` writes."""
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    content = text.getvalue().encode("utf-8", errors="backslashreplace")
-    write_atomically(path, lambda file: file.write(content))
+    plain = csv.writer(text, lineterminator="\n")
+    quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    for row in rows:
+        cells = [write_cell(value) for value in row]
+        # Python before 3.13 leaves a carriage return bare, and readers end the line there
+        bare = any(isinstance(cell, str) and "\r" in cell for cell in cells)
+        (quoted if bare else plain).writerow(cells)
+    return text.getvalue()
+
+
+def write_cell(value: Any) -> Any:
+    """Returns a value as it stands in a table; numbers, and texts that are numbers, stay."""
+    if not isinstance(value, str) or _NUMBER.fullmatch(value):
+        return value
+    if _FORMULA.match(value):
+        value = f"'{value}"
+    value = _ESCAPED_SURROGATE.sub(r"\\x5c\1\2", value)
+    return value.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def read_cell(text: str) -> str:
+    """Returns the text that ``write_cell`` got."""
+
+    def unescape(match: re.Match[str]) -> str:
+        escapes, surrogate = match.groups()
+        return f"\\{escapes[3:]}{surrogate}" if escapes else chr(int(surrogate[1:], 16))
+
+    text = _ESCAPED_SURROGATE.sub(unescape, text)
+    return text[1:] if text.startswith("'") and _FORMULA.match(text[1:]) else text
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> str:

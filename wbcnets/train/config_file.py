@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from wbcnets.errors import ConfigError
+from wbcnets.io.atomic_files import write_text
 from wbcnets.io.schema import describe_violations
 from wbcnets.io.strict_yaml import StrictLoader, read_yaml
 from wbcnets.train.config import TrainConfig
@@ -82,7 +83,7 @@ def build_config(settings: Mapping[str, Any], origin: str) -> TrainConfig:
 
 def save_config(config: TrainConfig, path: Path) -> None:
     """Writes all settings, defaults included."""
-    path.write_text(dump_config(config), encoding="utf-8")
+    write_text(path, dump_config(config))
 
 
 def dump_config(config: TrainConfig) -> str:

@@ -1,9 +1,8 @@
 """The files of a prediction: COCO boxes, counts per image, overlays, and what could not be read."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,13 +11,15 @@ from tqdm import tqdm
 
 from mfds_detr.predictor import Detections, LeukocytePredictor
 from wbcnets.errors import DataError
-from wbcnets.io.atomic_files import write_atomically
+from wbcnets.io.atomic_files import hash_name, shorten_path, write_atomically
 from wbcnets.io.drawing import draw_boxes
 from wbcnets.io.image_sources import ImageSource
 from wbcnets.io.outputs import claim_folder, write_readme
+from wbcnets.io.strict_json import write_json
 from wbcnets.io.tables import write_csv
 
 COMMAND = "predict smears"
+_MAX_PATH = 1000  # characters of an overlay's path; systems allow 4096 bytes with the output folder
 _README = """\
 Cells that MFDS-DETR found in {images} images, with a score of at least {threshold:g}.
 
@@ -65,32 +66,31 @@ def predict_files(
         CheckpointError: if a file cannot be written.
     """
     with claim_folder(output, COMMAND, (source.path for source in sources)):
-        overlay_of = _overlay_names([source.name for source in sources])
+        overlay_names = name_overlays([source.name for source in sources])
         found: list[ImageDetections] = []
         unreadable: list[tuple[str, str]] = []
-        for source in tqdm(sources, desc="predicting", unit="image"):
+        pairs = zip(sources, overlay_names)
+        for source, overlay in tqdm(pairs, desc="predicting", total=len(sources), unit="image"):
             try:
                 image = source.read()
+                (detections,) = predictor.predict(image)
             except DataError as error:
                 unreadable.append((source.name, str(error)))
                 continue
-            (detections,) = predictor.predict(image)
             found.append(ImageDetections(source.name, (image.shape[1], image.shape[0]), detections))
             if overlays:
-                path = output / "overlays" / overlay_of[source.name]
-                _draw(detections, image, predictor.class_names, path)
+                _draw(detections, image, predictor.class_names, output / "overlays" / overlay)
         info = {"description": "Detections of MFDS-DETR", "score_threshold": predictor.threshold}
         coco = to_coco(found, predictor.class_names, info)
         readme = _README.format(
             images=len(found), unreadable=len(unreadable), threshold=predictor.threshold
         )
-        write_atomically(
-            output / "predictions.json", lambda file: file.write(json.dumps(coco).encode())
-        )
-        write_readme(output, COMMAND, readme)
-        write_csv(output / "counts.csv", count_rows(found, predictor.class_names))
-        # Also if it is empty, so that the list of an earlier run does not stay
+        # First, so that counts never look complete while images are missing; also if it is empty,
+        # so that the list of an earlier run does not stay
         write_csv(output / "unreadable.csv", [("file", "reason"), *unreadable])
+        write_json(coco, output / "predictions.json")
+        write_csv(output / "counts.csv", count_rows(found, predictor.class_names))
+        write_readme(output, COMMAND, readme)
         return len(unreadable)
 
 
@@ -139,14 +139,28 @@ def count_rows(
     return rows
 
 
-def _overlay_names(names: Sequence[str]) -> dict[str, str]:
-    """Maps ``a.jpg`` to ``a.png``, or to ``a.jpg.png`` if another image would get that name."""
-    stems = {name: str(Path(name).with_suffix("")) for name in names}
-    taken = Counter(stem.casefold() for stem in stems.values())
-    return {
-        name: f"{stem}.png" if taken[stem.casefold()] == 1 else f"{name}.png"
-        for name, stem in stems.items()
-    }
+def name_overlays(names: Sequence[str]) -> list[str]:
+    """Returns the relative path of each image's overlay, all different.
+
+    ``a.jpg`` becomes ``a.png``, or ``a.jpg.png`` if another image or a folder has that name. A path
+    that file systems would refuse is shortened.
+
+    Args:
+        names: Relative paths of images, with slashes.
+    """
+    folders = {str(folder).casefold() for name in names for folder in PurePosixPath(name).parents}
+    short = [str(PurePosixPath(name).with_suffix(".png")) for name in names]
+    taken = Counter(name.casefold() for name in short)
+    overlays: dict[str, str] = {}
+    for name, overlay in zip(names, short):
+        if taken[overlay.casefold()] > 1 or overlay.casefold() in folders:
+            overlay = f"{name}.png"
+        overlay = str(shorten_path(PurePosixPath(overlay)))
+        key = overlay.casefold()
+        if len(overlay) > _MAX_PATH or key in overlays or key in folders:
+            overlay = hash_name(f"{len(overlays)}/{name}", ".png")
+        overlays[overlay.casefold()] = overlay
+    return list(overlays.values())
 
 
 def _draw(found: Detections, image: np.ndarray, class_names: Sequence[str], path: Path) -> None:

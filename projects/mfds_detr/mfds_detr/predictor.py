@@ -107,6 +107,7 @@ class LeukocytePredictor:
 
         Raises:
             DataError: if an image cannot be read, or an array is no such image.
+            CheckpointError: if boxes or scores are not finite.
         """
         return [self._detect(read()) for _, read in named_readers(images)]
 
@@ -118,6 +119,8 @@ class LeukocytePredictor:
         tensor = torch.from_numpy(np.ascontiguousarray(resized.image.transpose(2, 0, 1)))
         entry = {"image": tensor, "height": image.shape[0], "width": image.shape[1]}
         found = self.model([entry])[0]["instances"].to("cpu")
+        if not (found.pred_boxes.tensor.isfinite().all() and found.scores.isfinite().all()):
+            raise CheckpointError("the model's boxes are not finite; its weights are damaged")
         found = one_per_cell(found[found.scores >= self.threshold])
         labels = found.pred_classes.numpy()
         names = tuple(self.class_names[label] for label in labels)

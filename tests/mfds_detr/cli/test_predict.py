@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,12 @@ from PIL import Image
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
 from mfds_detr.cli import predict
+from mfds_detr.predict_files import name_overlays
 from mfds_detr.predictor import LeukocytePredictor
 from tests.mfds_detr.conftest import NAMES
 from wbcnets.cli.main import run_command
 from wbcnets.io.images import read_image
+from wbcnets.io.tables import read_cell
 
 
 def rows(path: Path) -> list[list[str]]:
@@ -104,6 +107,64 @@ def test_images_of_one_stem_get_overlays_of_their_own(trained, images, tmp_path)
     run("--weights", trained.weights, "--input", images / "a.*", "--output", tmp_path / "out")
     overlays = {path.name for path in (tmp_path / "out" / "overlays").iterdir()}
     assert overlays == {"a.bmp.png", "a.png.png"}
+
+
+def test_every_size_and_name_of_an_image_has_its_row(trained, tmp_path):
+    folder, output = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (10_000, 1, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "high.png")
+    Image.fromarray(pixels.transpose(1, 0, 2)).save(folder / "wide.png")
+    Image.fromarray(pixels[:1]).save(folder / "dot.png")
+    small = (folder / "dot.png").read_bytes()
+    names = ["a" * 250 + ".png", "ü" * 125 + ".jpg", "b" * 251 + ".bmp", "new\nline.png"]
+    names += ["=cmd.png", os.fsdecode(b"bad\xff\xfe.png"), "x" * 255]
+    for name in names:
+        (folder / name).write_bytes(small)
+    (tmp_path / "list.txt").write_text(f"in/{'x' * 255}\n")
+    words = ("--weights", trained.weights, "--input", folder, tmp_path / "list.txt")
+    assert run(*words, "--output", output) == 0
+    counts = [read_cell(row[0]) for row in rows(output / "counts.csv")]
+    expected = {"high.png", "wide.png", "dot.png", *names}
+    assert set(counts[1:-1]) == expected
+    images = json.loads((output / "predictions.json").read_text())["images"]
+    assert {image["file_name"] for image in images} == expected
+    assert sum(path.is_file() for path in (output / "overlays").rglob("*")) == len(expected)
+    assert not list(output.rglob(".*"))
+
+
+def test_tables_are_whole_or_absent_after_an_error(trained, images, tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    words = ("--weights", trained.weights, "--input", images, "--output", output)
+    assert run(*words) == 1
+    before = (output / "counts.csv").read_bytes()
+    readme = (output / "README.txt").read_text()
+    monkeypatch.setattr("mfds_detr.predict_files.count_rows", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(*words)
+    assert (output / "counts.csv").read_bytes() == before
+    assert "not finished" in (output / "README.txt").read_text() != readme
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["a.jpg", "b/a.jpg"], ["a.png", "b/a.png"]),
+        (["a.jpg", "A.png"], ["a.jpg.png", "A.png.png"]),
+        (["a.jpg", "a.png/b.jpg"], ["a.jpg.png", "a.png/b.png"]),
+        (["a.jpg", "a.png", "a.jpg.bmp"], None),
+        (["z.zip/a.png", "z.zip/a.png"], None),
+        (["x" * 251 + ".jpg", "x" * 252 + ".jpg"], None),
+        (["d" * 300 + "/a.jpg", "/".join(["deep"] * 900) + "/a.jpg"], None),
+    ],
+)
+def test_overlays_have_different_names_of_legal_length(names, expected):
+    overlays = name_overlays(names)
+    assert overlays == (expected or overlays)
+    assert len({overlay.casefold() for overlay in overlays}) == len(names)
+    parts = [part for overlay in overlays for part in overlay.split("/")]
+    assert max(map(len, parts)) <= 255
+    assert max(map(len, overlays)) <= 1000
 
 
 def test_a_second_run_leaves_its_own_output_out(trained, images):

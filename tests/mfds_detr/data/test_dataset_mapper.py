@@ -8,6 +8,7 @@ pytest.importorskip("detectron2")
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 
+from mfds_detr.config import read_config
 from mfds_detr.data.dataset_mapper import SmearMapper, build_augmentations
 from wbcnets.data.detection.augmentation import BoxAugmentation
 from wbcnets.errors import DataError
@@ -146,3 +147,16 @@ def test_the_active_list_is_logged(tiny_config, caplog):
     SmearMapper.from_config(cfg, is_train=True)
     assert "HueSaturationValue" in caplog.text
     assert "ResizeShortestEdge" in caplog.text
+
+
+@pytest.mark.parametrize("size", [(10_000, 1), (1, 10_000), (3, 40_000)])
+@pytest.mark.parametrize("is_train", [True, False])
+def test_an_image_of_any_shape_keeps_a_pixel(size, is_train, tmp_path):
+    path = tmp_path / "thin.png"
+    Image.new("RGB", size).save(path)
+    cfg = read_config("mfds_detr_tiny_base")
+    mapper = SmearMapper.from_config(cfg, is_train)
+    box = {"bbox": [0, 0, *size], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
+    item = mapper({"file_name": str(path), "annotations": [box]})
+    assert min(item["image"].shape) >= 1
+    assert max(item["image"].shape) <= cfg.INPUT.MAX_SIZE_TEST

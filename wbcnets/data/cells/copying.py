@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from wbcnets.data.cells.manifest import MANIFEST_NAME, CellImage, CellManifest, write_manifest
+from wbcnets.io.atomic_files import shorten_name
 
 
 def copy_cells(manifest: CellManifest, output: Path) -> CellManifest:
@@ -37,13 +38,13 @@ def copy_cells(manifest: CellManifest, output: Path) -> CellManifest:
 
 def _folder_name(text: str) -> str:
     """Returns a class or split as a folder name; a label in a table may hold any character."""
-    return re.sub(r"[^\w .()+-]", "_", text).strip(". ") or "_"
+    return shorten_name(re.sub(r"[^\w .()+-]", "_", text).strip(". ") or "_")
 
 
 def _free_name(folder: str, image: CellImage, taken: set[str]) -> str:
     name = Path(image.file).name
     # Some systems take names that differ only in case for one file
     if f"{folder}/{name}".casefold() in taken:
-        name = f"{Path(name).stem}-{image.sha256[:12]}{Path(name).suffix}"
+        name = shorten_name(f"{Path(name).stem}-{image.sha256[:12]}{Path(name).suffix}")
     taken.add(f"{folder}/{name}".casefold())
     return f"{folder}/{name}"

@@ -19,9 +19,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from wbcnets.errors import DataError
-from wbcnets.io.atomic_files import sha256_of_file, write_atomically
+from wbcnets.io.atomic_files import sha256_of_file, write_text
 from wbcnets.io.parallel import map_images
-from wbcnets.io.tables import format_table
+from wbcnets.io.tables import format_csv, format_table, read_cell
 
 MANIFEST_NAME = "manifest.csv"
 _MAGIC = "# wbcnets manifest 1 "
@@ -126,17 +126,15 @@ def write_manifest(manifest: CellManifest, path: str | os.PathLike[str]) -> None
             "manifest there"
         )
     header = {"name": manifest.name, "class_names": list(manifest.class_names)}
-    stream = io.StringIO()
-    stream.write(_MAGIC + json.dumps(header, ensure_ascii=False) + "\n")
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    for image in manifest.images:
-        name = manifest.class_names[image.label]
-        writer.writerow([image.file, name, image.split, image.group, image.sha256])
-    text = stream.getvalue()
+    names = manifest.class_names
+    rows = [
+        (image.file, names[image.label], image.split, image.group, image.sha256)
+        for image in manifest.images
+    ]
+    text = f"{_MAGIC}{json.dumps(header, ensure_ascii=False)}\n{format_csv([_COLUMNS, *rows])}"
     _parse(text, target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(target, lambda file: file.write(text.encode("utf-8")))
+    write_text(target, text)
 
 
 def read_manifest(path: str | os.PathLike[str], *, must_exist: bool = True) -> CellManifest:
@@ -153,7 +151,8 @@ def read_manifest(path: str | os.PathLike[str], *, must_exist: bool = True) -> C
     if not source.is_file():
         raise DataError(f"{source}: the manifest does not exist - prepare the dataset first")
     try:
-        text = source.read_text(encoding="utf-8-sig")
+        # Not ``read_text``, which changes the line ends in names
+        text = source.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{source}: is not UTF-8 text ({error}) - prepare it again") from error
     manifest = _parse(text, source)
@@ -254,7 +253,7 @@ def _parse_header(line: str, source: Path) -> tuple[str, tuple[str, ...]]:
 def _parse_row(row: list[str], labels: dict[str, int]) -> CellImage | list[str]:
     if len(row) != len(_COLUMNS):
         return [f"{len(row)} columns, expected {len(_COLUMNS)}"]
-    file, class_name, split, group, sha256 = row
+    file, class_name, split, group, sha256 = map(read_cell, row)
     problem = path_problem(file)
     problems = [problem] if problem else []
     if class_name not in labels:

@@ -72,10 +72,11 @@ def claim_preview(path: Path, inputs: Sequence[str] = (), setting: str = "output
 
 def _draw(image: CocoImage, class_names: tuple[str, ...]) -> RgbImage:
     # Scaled before drawing, so that lines and legends are alike on images of different sizes.
-    scale = TILE_WIDTH / image.width
+    scaled = scale_to_width(read_image(image.file_name), TILE_WIDTH)
+    scale = scaled.shape[1] / image.width
     boxes_xyxy = np.hstack([image.boxes[:, :2], image.boxes[:, :2] + image.boxes[:, 2:]])
     return draw_boxes(
-        scale_to_width(read_image(image.file_name), TILE_WIDTH),
+        scaled,
         boxes_xyxy * scale,
         image.labels,
         class_names,

@@ -17,6 +17,17 @@ from wbcnets.io.images import read_image
 logger = logging.getLogger("mfds_detr.data.dataset_mapper")
 
 
+class ResizeShortestEdge(T.ResizeShortestEdge):
+    """Detectron2's resize, which leaves no pixel of an image of 10000x1 px: here at least one."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """Returns the transform of one image (H, W, 3)."""
+        transform = super().get_transform(image)
+        if isinstance(transform, T.ResizeTransform):
+            transform.new_h, transform.new_w = max(1, transform.new_h), max(1, transform.new_w)
+        return transform
+
+
 class SmearMapper:
     """Reads the image of a record, augments it with its boxes, and converts both to tensors.
 
@@ -85,7 +96,7 @@ class SmearMapper:
 def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     """Returns Detectron2's augmentations: crop and flips in training, then the resize."""
     if not is_train:
-        return [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)]
+        return [ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)]
     augmentations: list[T.Augmentation] = []
     if tuple(cfg.INPUT.CROP_FRACTION) != (1.0, 1.0):
         crop = T.RandomCrop("relative_range", tuple(cfg.INPUT.CROP_FRACTION))
@@ -97,7 +108,7 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
         augmentations.append(T.RandomFlip(horizontal=False, vertical=True))
     # Last, because the resized image is read-only and the flips warn about that
     sizes = (cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING)
-    augmentations.append(T.ResizeShortestEdge(*sizes))
+    augmentations.append(ResizeShortestEdge(*sizes))
     return augmentations
 
 

@@ -22,6 +22,7 @@ from torch import nn
 
 from mfds_detr.checkpoint.checkpointer import AtomicCheckpointer
 from mfds_detr.data.dataset_mapper import SmearMapper, boxes_and_labels
+from wbcnets.io.atomic_files import write_atomically
 from wbcnets.io.drawing import contact_sheet, draw_boxes
 from wbcnets.io.images import read_image
 
@@ -138,7 +139,8 @@ def draw_predictions(
         )
         captions += [f"{Path(record['file_name']).name}: annotated", "predicted"]
     model.train(was_training)
-    Image.fromarray(contact_sheet(pairs, 4 if count > 1 else 2, captions)).save(path)
+    sheet = Image.fromarray(contact_sheet(pairs, 4 if count > 1 else 2, captions))
+    write_atomically(path, lambda file: sheet.save(file, "PNG"))
 
 
 def draw_curves(metrics_file: Path, path: Path) -> None:
@@ -166,5 +168,5 @@ def draw_curves(metrics_file: Path, path: Path) -> None:
         axis.grid(alpha=0.3)
         if axis.get_legend_handles_labels()[0]:
             axis.legend()
-    figure.savefig(path, dpi=110)
+    write_atomically(path, lambda file: figure.savefig(file, dpi=110))
     plt.close(figure)

@@ -43,6 +43,15 @@ log.txt             what the terminal showed
 evaluation.*        COCO's metrics of the newest evaluation
 datasets/           the checked annotations
 """
+_EVALUATION_README = """The evaluation of a detector of cells in blood smears.
+
+evaluation.*        COCO's metrics, for people and for programs
+inference/          the detections as COCO results
+data_report.json    boxes and images per dataset, with what was repaired and left out
+config.yaml         all settings
+log.txt             what the terminal showed
+datasets/           the checked annotations
+"""
 
 
 @dataclass(frozen=True)
@@ -105,7 +114,10 @@ def run(cfg: CfgNode, options: RunOptions) -> dict[str, Any]:
         # The config of the training: predictions read it
         write_atomically(config, lambda file: file.write(trained))
     if options.eval_only:
-        return evaluate_weights(cfg, class_names, options.resume)
+        results = evaluate_weights(cfg, class_names, options.resume)
+        if comm.is_main_process() and not options.resume:
+            write_readme(cfg.OUTPUT_DIR, "evaluate smears", _EVALUATION_README)
+        return results
     _warn_of_frozen_random_layers(cfg)
     trainer = Trainer(cfg, class_names, options.allowed_changes)
     trainer.resume_or_load(resume=options.resume)
