@@ -5,7 +5,7 @@ Checkpoints of training runs and saved folders come from others, so every value 
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -31,7 +31,7 @@ class Architecture(_Section):
 class Preprocessing(_Section):
     """The model's images."""
 
-    input_size: Annotated[Sequence[Side], Field(min_length=3, max_length=3)]
+    input_size: Annotated[Sequence[Literal[3] | Side], Field(min_length=3, max_length=3)]
     mean: Annotated[Sequence[Mean], Field(min_length=3, max_length=3)]
     std: Annotated[Sequence[Std], Field(min_length=3, max_length=3)]
     augmentation: str = "none"
