@@ -12,7 +12,6 @@ there are problems, 2 when something cannot be read at all.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from wbcnets.data.check.checking import (
@@ -90,9 +89,7 @@ def run(args: argparse.Namespace) -> int:
     text = result.summary()
     if result.exit_code == PROBLEMS and args.fix_to is None:
         text += "; --fix-to FOLDER writes a copy without them"
-    # A terminal may be unable to show a file name
-    encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, errors="backslashreplace").decode(encoding))
+    print(text)
     if args.json is not None:
         write_text(args.json, result.to_json())
     if args.fix_to is not None:

@@ -15,7 +15,7 @@ from wbcnets.cli.options import add_option, at_least
 from wbcnets.data.cards.detection import DETECTION_CARDS
 from wbcnets.data.cards.paths import ROOT_VARIABLE, dataset_paths, dataset_root
 from wbcnets.data.detection.coco import load_coco
-from wbcnets.data.detection.preview import save_preview
+from wbcnets.data.detection.preview import claim_preview, save_preview
 from wbcnets.errors import ConfigError
 
 
@@ -47,7 +47,9 @@ def run(args: argparse.Namespace) -> int:
     if args.action == "list":
         _list(args.root)
         return 0
-    dataset = load_coco(*_find(args.name, args.images, args.root))
+    annotations, images = _find(args.name, args.images, args.root)
+    claim_preview(args.output, [str(annotations)])
+    dataset = load_coco(annotations, images)
     print(dataset.summary())
     count = save_preview(dataset, args.output, args.count, args.seed)
     print(f"{args.output}: {count} random images (--seed {args.seed})")

@@ -12,7 +12,7 @@ import argparse
 
 from wbcnets.cli.options import add_option
 from wbcnets.evaluation.classifier import load_classifier
-from wbcnets.evaluation.export import export_classifier
+from wbcnets.evaluation.export import check_export, export_classifier
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
+    check_export(args.output, [args.weights])
     classifier = load_classifier(args.weights, device="cpu")
     export_classifier(classifier, args.output)
     parameters = sum(parameter.numel() for parameter in classifier.model.parameters())

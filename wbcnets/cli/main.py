@@ -12,6 +12,8 @@ configuration is wrong; 130 interrupted.
 
 import argparse
 import importlib
+import io
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -151,6 +153,9 @@ def run_command(module: ModuleType, arguments: Sequence[str] | None = None) -> i
 
 def _run(parser: CommandParser, arguments: Sequence[str] | None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal or a file may be unable to show the name of an image
+        sys.stdout.reconfigure(errors="backslashreplace")
     args = argparse.Namespace(command_line=shlex.join([parser.prog, *words]))
     try:
         parser.parse_args(words, args)
@@ -172,6 +177,9 @@ def exit_code(error: Exception) -> int:
 def describe(error: Exception, parser: argparse.ArgumentParser | None) -> str:
     """Returns the text of an error, and the option that helps where the command has one."""
     setting = getattr(error, "setting", "")
+    if isinstance(error, OSError) and isinstance(error.filename, (str, bytes)):
+        name = os.fsdecode(error.filename)
+        return f"{name}: {error.strerror}; correct the path, or its permissions"
     for action in parser._actions if parser is not None and setting else ():
         if action.dest == setting and action.option_strings:
             separator = "\n" if "\n" in str(error) else "; "

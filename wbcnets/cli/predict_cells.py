@@ -13,7 +13,7 @@ from pathlib import Path
 
 from wbcnets.cli.options import add_option
 from wbcnets.evaluation.classifier import load_classifier
-from wbcnets.evaluation.predict_files import UNREADABLE, predict_files
+from wbcnets.evaluation.predict_files import UNREADABLE, claim_tables, predict_files
 from wbcnets.io.image_sources import find_image_sources
 
 
@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit code, 1 if images cannot be read."""
+    claim_tables(args.output, [args.weights, *args.input])
     sources = find_image_sources(args.input)
     classifier = load_classifier(args.weights, args.device)
     predictions, unreadable = predict_files(

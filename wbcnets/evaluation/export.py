@@ -1,6 +1,7 @@
 """Export of a classifier to one small file, or to a folder from which timm creates the model."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from wbcnets.evaluation.classifier import Classifier
 from wbcnets.io.atomic_files import digest_path, write_text
 from wbcnets.io.checkpoints import write_weights
-from wbcnets.io.outputs import claim_file, claim_folder, write_readme
+from wbcnets.io.outputs import StrPath, check_folder, claim_file, claim_folder, write_readme
 
 COMMAND = "export cells"
 _README = """A classifier: `wbcnets predict cells` takes this folder as weights.
@@ -19,6 +20,23 @@ model.safetensors  its weights, with their SHA-256 beside them
 """
 # What timm needs of a model's registration; the rest says where its first weights came from
 _KEPT = ("interpolation", "crop_mode", "fixed_input_size", "pool_size", "first_conv", "classifier")
+
+
+def check_export(output: Path, inputs: Sequence[StrPath] = ()) -> None:
+    """Checks the output of ``export_classifier`` before any work.
+
+    Args:
+        output: The file or folder.
+        inputs: Files that are read.
+
+    Raises:
+        ConfigError: if the output exists or cannot be written.
+    """
+    if output.suffix == ".safetensors":
+        claim_file(output, inputs)
+        claim_file(digest_path(output), inputs)
+    else:
+        check_folder(output, COMMAND, inputs, results=["*.safetensors"])
 
 
 def export_classifier(classifier: Classifier, output: Path) -> None:
@@ -43,9 +61,8 @@ def export_classifier(classifier: Classifier, output: Path) -> None:
         "std": list(classifier.std),
     }
     names, state = list(classifier.class_names), classifier.model.state_dict()
+    check_export(output, [classifier.name])
     if output.suffix == ".safetensors":
-        claim_file(output)
-        claim_file(digest_path(output))
         write_weights(
             output,
             state,

@@ -14,6 +14,27 @@ UNREADABLE = "unreadable.csv"
 _COLUMNS = ("file", "reason")
 
 
+def claim_tables(output: Path, inputs: Sequence[StrPath]) -> Path:
+    """Checks the files of ``predict_files`` before any work; returns the path of the second one.
+
+    Args:
+        output: The CSV file; its folder is created.
+        inputs: Files that are read.
+
+    Raises:
+        ConfigError: if a file cannot be written, or is an input or a file of others.
+    """
+    if output.name == UNREADABLE:
+        raise ConfigError(
+            f"output {output}: is not a name for the table; use another one, such as cells.csv",
+            setting="output",
+        )
+    claim_file(output, inputs, TABLE_MARKER)
+    table = output.with_name(UNREADABLE)
+    claim_file(table, inputs, ",".join(_COLUMNS))
+    return table
+
+
 def predict_files(
     classifier: Classifier,
     sources: Sequence[ImageSource],
@@ -35,15 +56,7 @@ def predict_files(
     Raises:
         ConfigError: if an argument cannot be used, or a file of others would be replaced.
     """
-    if output.name == UNREADABLE:
-        raise ConfigError(
-            f"output {output}: is not a name for the table; use another one, such as cells.csv",
-            setting="output",
-        )
-    inputs: list[StrPath] = [classifier.name, *(source.path for source in sources)]
-    claim_file(output, inputs, TABLE_MARKER)
-    table = output.with_name(UNREADABLE)
-    claim_file(table, inputs, ",".join(_COLUMNS))
+    table = claim_tables(output, [classifier.name, *(source.path for source in sources)])
     readers = [(source.name, source.read) for source in sources]
     predictions, unreadable = classifier.predict_readable(readers, batch_size, **options)
     # First, so that the table never looks complete; an empty one replaces that of an earlier call

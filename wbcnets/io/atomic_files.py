@@ -3,6 +3,7 @@
 The digest of ``NAME`` is in ``NAME.sha256``, as ``sha256sum`` writes it.
 """
 
+import errno
 import hashlib
 import os
 import re
@@ -20,6 +21,7 @@ MAX_NAME_BYTES = 255
 _TEMPORARY_BYTES = 24
 _KEPT_CHARACTERS = 40
 _MAX_SUFFIX_BYTES = 16
+_FULL = (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DIGEST = re.compile(r"^([0-9a-f]{64})  ", re.MULTILINE)
 
 
@@ -165,9 +167,13 @@ def _named_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
+        # PyTorch and Pillow raise errors of their own, without a number, when the disk is full
+        number = getattr(error, "errno", None)
+        is_full = number in _FULL
         raise CheckpointError(
-            f"{path}: could not be written ({error}){_free_space(path.parent)}; the previous file, "
-            "if any, is untouched. Free some space, or choose another output folder"
+            f"{path}: could not be written ({error}){_free_space(path.parent) if is_full else ''}; "
+            "the previous file, if any, is untouched. "
+            f"{'Free some space, or choose' if is_full else 'Choose'} another output folder"
         ) from error
 
 

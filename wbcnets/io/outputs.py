@@ -8,18 +8,20 @@ the process ends, however it ends. It spans machines if the network file system 
 does; elsewhere the file ``.lock`` itself marks the folder as taken (``filelock.SoftFileLock``).
 """
 
+import errno
 import os
 import socket
+import tempfile
 import weakref
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from wbcnets.errors import CheckpointError, ConfigError
-from wbcnets.io.atomic_files import write_text
+from wbcnets.errors import CheckpointError, ConfigError, WbcnetsError
+from wbcnets.io.atomic_files import MAX_NAME_BYTES, write_text
 
 README_NAME = "README.txt"
 _HEAD_BYTES = 4096
@@ -27,6 +29,7 @@ _LOCK_NAME = ".lock"
 _OWNER_NAME = ".lock.owner"
 _LOCK_FILES = frozenset({_LOCK_NAME, _OWNER_NAME})
 _OWNER_LENGTH = 300
+_SHOWN = 300  # characters of a path in messages
 # Seconds; enough for another command that is just releasing the lock
 _PATIENCE = 0.2
 
@@ -103,10 +106,11 @@ def check_folder(
         setting: The Python argument that names the folder.
 
     Raises:
-        ConfigError: if the folder holds an input, lies in a data folder, holds files of others or
-            an earlier result, or is being written by another process.
+        ConfigError: if the folder cannot be written, holds an input, lies in a data folder, holds
+            files of others or an earlier result, or is being written by another process.
     """
     folder = Path(folder)
+    check_path(folder, setting)
     target, data = os.path.realpath(folder), list(data)
     for path in filter(os.path.exists, [*inputs, *data]):
         if _is_inside(os.path.realpath(path), target):
@@ -121,11 +125,13 @@ def check_folder(
                 setting=setting,
             )
     if not folder.exists():
+        _try_writing(folder, folder, setting)
         return
     if not folder.is_dir():
         raise ConfigError(f"{folder}: is a file; name a folder", setting=setting)
     check_unlocked(folder, command, setting)
     _check_contents(folder, command, results, setting)
+    _try_writing(folder, folder, setting)
 
 
 def _check_contents(folder: Path, command: str, results: Iterable[str], setting: str) -> None:
@@ -174,7 +180,8 @@ def claim_folder(
     folder = Path(folder)
     check_folder(folder, command, inputs, data, results, setting)
     is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
+    with _refused(folder, setting):
+        folder.mkdir(parents=True, exist_ok=True)
     placeholders = frozenset({README_NAME} if is_new else ())
     lock = FolderLock(folder, command, setting, placeholders)
     _check_contents(folder, command, results, setting)  # another process may have come first
@@ -205,22 +212,46 @@ def claim_file(
         setting: The Python argument that names the file.
 
     Raises:
-        ConfigError: if the path is an input, a folder or a device, or another file of that name
-            exists.
+        ConfigError: if the path is an input, a folder or a device, another file of that name
+            exists, or the file cannot be written.
     """
     path = Path(path)
+    check_path(path, setting)
     target = os.path.realpath(path)
-    if any(os.path.realpath(given) == target for given in inputs):
-        raise ConfigError(f"{path}: is an input; choose another name", setting=setting)
     if path.is_dir():
         raise ConfigError(f"{path}: is a folder; name a file", setting=setting)
+    if any(os.path.realpath(given) == target for given in inputs):
+        raise ConfigError(f"{path}: is an input; choose another name", setting=setting)
     if os.path.lexists(path) and not (marker and _holds(path, marker)):
         raise ConfigError(
             f"{path}: exists, and was not written by this command; choose another name, or remove "
             "it",
             setting=setting,
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with _refused(path, setting):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    _try_writing(path.parent, path, setting)
+
+
+def check_path(path: StrPath, setting: str = "output") -> None:
+    """Checks that the system accepts a path, which need not exist.
+
+    Args:
+        path: The file or folder.
+        setting: The Python argument that names it.
+
+    Raises:
+        ConfigError: if the path or a name in it is too long or not valid UTF-8, holds a null byte,
+            leads through a file, or is a link to nothing.
+    """
+    with _refused(path, setting):
+        text = os.fspath(path)
+        if any(len(part.encode()) > MAX_NAME_BYTES for part in Path(text).parts):
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        if os.path.islink(text) and not os.path.exists(text):
+            raise OSError(errno.ENOENT, "exists, but is a link that leads nowhere")
+        with suppress(FileNotFoundError):
+            os.stat(text)
 
 
 def check_unlocked(folder: Path, command: str, setting: str = "output") -> None:
@@ -229,8 +260,50 @@ def check_unlocked(folder: Path, command: str, setting: str = "output") -> None:
     Raises:
         ConfigError: if one is.
     """
+    check_path(folder, setting)
     if (folder / _LOCK_NAME).exists():
         FolderLock(folder, command, setting).release()
+
+
+@contextmanager
+def _refused(path: StrPath, setting: str) -> Iterator[None]:
+    """Turns the errors of the system, and of impossible paths, into one that names the path."""
+    try:
+        yield
+    except WbcnetsError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: null bytes, or no valid UTF-8
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(
+            f"{_show(path)}: cannot be written ({reason}); choose another name",
+            setting=setting,
+        ) from error
+
+
+def _show(path: StrPath) -> str:
+    """Returns a path on one line, without the middle of a long one."""
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in os.fspath(path))
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]}...{text[-_SHOWN // 2 :]}"
+
+
+def _try_writing(folder: Path, named: Path, setting: str) -> None:
+    """Writes a nameless file into a folder, and removes it and the folders made for it.
+
+    Args:
+        folder: The folder.
+        named: The path to name in an error.
+        setting: The Python argument that names that path.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        with _refused(named, setting):
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(b"\0")
+    finally:
+        with suppress(OSError):
+            for path in missing:
+                path.rmdir()
 
 
 def _first_line(command: str) -> str:

@@ -13,6 +13,7 @@ from mfds_detr.config import read_config
 from mfds_detr.data.datasets import DatasetSource
 from mfds_detr.engine.run import RunOptions, claim_output, evaluate_weights, prepare, run
 from mfds_detr.predictor import Detections, LeukocytePredictor
+from wbcnets.io.outputs import check_folder
 
 __all__ = ["Detections", "evaluate_detector", "load_detector", "train_detector"]
 
@@ -94,6 +95,8 @@ def evaluate_detector(
     Raises:
         WbcnetsError: if the weights, the config or the data are wrong.
     """
+    if output is not None:
+        check_folder(output, "evaluate smears", [weights])
     cfg = read_config_of(read_weights(weights), config_file, overrides)
     cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = os.fspath(weights), device
     options = RunOptions(_register(cfg, "TEST", data), eval_only=True)

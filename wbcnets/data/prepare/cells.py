@@ -64,6 +64,8 @@ def prepare_cells(
             "a dataset without a card needs an output folder, such as datasets/my_cells",
             setting="output",
         )
+    if output is not None:
+        check_folder(output, COMMAND, data=[source])
     with tempfile.TemporaryDirectory(prefix="wbcnets-") as scratch:
         listing = _list(source, Path(scratch), card, options)
         name = options.name or listing.name or (card.name if card else "")
