@@ -14,7 +14,8 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
 from mfds_detr import add_mfds_detr_config
-from mfds_detr.config import check_config, read_config
+from mfds_detr.config import read_config
+from mfds_detr.config_limits import check_config
 from wbcnets.data.cards.detection import DETECTION_CARDS
 from wbcnets.data.cards.paths import DATASET_NAMES
 from wbcnets.errors import ConfigError
@@ -196,3 +197,81 @@ def test_a_value_of_another_type_is_refused(tmp_path: Path) -> None:
 def test_a_missing_config_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent\.yaml"):
         read_config(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("SOLVER.BASE_LR", float("inf"), "inf should be a number above 0 to 1,000"),
+        ("SOLVER.BASE_LR", float("nan"), "nan should be a number above 0"),
+        ("SOLVER.BASE_LR", -1.0, "-1.0 should be a number above 0"),
+        ("SOLVER.BACKBONE_LR", float("nan"), "nan should be a number from 0"),
+        ("SOLVER.WEIGHT_DECAY", float("inf"), "inf should be"),
+        ("SOLVER.CLIP_NORM", -1.0, "should be a number from 0"),
+        ("SOLVER.MAX_ITER", 0, "0 should be a whole number from 1"),
+        ("SOLVER.IMS_PER_BATCH", 0, "0 should be a whole number from 1 to 10,000"),
+        ("SOLVER.IMS_PER_BATCH", 10**9, "should be a whole number from 1 to 10,000"),
+        ("SOLVER.STEPS", (100, 50), "should be ascending whole numbers above 0"),
+        ("SOLVER.STEPS", (0,), "should be ascending whole numbers above 0"),
+        ("SOLVER.LR_SCHEDULER_NAME", "Cosine", "should be one of WarmupMultiStepLR"),
+        ("SOLVER.CHECKPOINT_PERIOD", 0, "should be a whole number from 1"),
+        ("SOLVER.EMA.DECAY", 1.5, "should be a number from 0"),
+        ("SOLVER.AMP.PRECISION", "float8", "should be one of float16, bfloat16"),
+        ("DATALOADER.NUM_WORKERS", 100_000, "at most 64 processes; this machine has"),
+        ("DATALOADER.NUM_WORKERS", -1, "should be a whole number from 0"),
+        ("DATALOADER.TIMEOUT", float("nan"), "should be a number from 0"),
+        ("DATALOADER.SAMPLER_TRAIN", "Other", "should be one of TrainingSampler"),
+        ("INPUT.MIN_SIZE_TRAIN", (0,), "should be a list of whole numbers from 8 to 8,192"),
+        ("INPUT.MIN_SIZE_TRAIN", (), "should be a list of whole numbers"),
+        ("INPUT.MAX_SIZE_TRAIN", 10**6, "should be a whole number from 8 to 8,192"),
+        ("INPUT.MIN_SIZE_TEST", 10**6, "should be a whole number from 0 to 8,192"),
+        ("INPUT.CROP_FRACTION", (0.0, 1.0), "should be 2 numbers above 0 to 1"),
+        ("INPUT.FORMAT", "HSV", "should be one of RGB, BGR"),
+        ("INPUT.ALBUMENTATIONS.TRANSFORMS", [{"p": float("nan")}], "TRANSFORMS.0.p=nan is out of"),
+        ("MODEL.PIXEL_STD", [0.0, 1.0, 1.0], "should be 3 numbers from 0.1"),
+        ("MODEL.PIXEL_STD", [1.0, 1.0], "should be 3 numbers"),
+        ("MODEL.PIXEL_MEAN", [float("nan"), 0.0, 0.0], "should be 3 numbers from 0"),
+        (f"{MODEL}.NUM_QUERIES", 10**7, "should be a whole number from 1 to 10,000"),
+        (f"{MODEL}.NUM_CLASSES", -1, "should be a whole number from 0"),
+        (f"{MODEL}.ENCODER_LAYERS", 10**6, "should be a whole number from 0 to 100"),
+        (f"{MODEL}.HIDDEN_DIM", 10**6, "should be a whole number from 1 to 4,096"),
+        (f"{MODEL}.DROPOUT", 1.0, "should be a number from 0 to 0.999"),
+        (f"{MODEL}.LOSS.CLASS_WEIGHT", 0.0, "should be a number above 0"),
+        (f"{MODEL}.LOSS.L1_WEIGHT", -1.0, "should be a number from 0"),
+        (f"{MODEL}.LOSS.FOCAL_ALPHA", [float("nan")], "should be a list of numbers from -1 to 1"),
+        (f"{MODEL}.LOSS.FOCAL_GAMMA", float("inf"), "should be a number from 0"),
+        (f"{MODEL}.MATCHER.GIOU_COST", float("nan"), "should be a number from 0"),
+        ("TEST.SCORE_THRESHOLD", 2.0, "should be a number from 0 to 1"),
+        ("TEST.NMS_IOU", float("nan"), "should be a number from 0 to 1"),
+        ("TEST.DETECTIONS_PER_IMAGE", 0, "should be a whole number from 1"),
+        ("TEST.EVAL_PERIOD", -1, "should be a whole number from 0"),
+    ],
+)
+def test_values_out_of_range_are_named(key: str, value: Any, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_config(CONFIGS[0], [key, value])
+    assert key.rpartition(".")[0] in str(caught.value)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["MODEL.TIMM.OPTIONS", f"{MODEL}.NECK.OPTIONS"])
+def test_free_values_out_of_range_are_named(key: str, tmp_path: Path) -> None:
+    settings: Any = {"width": 10**9}
+    for part in reversed(key.split(".")):
+        settings = {part: settings}
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    with pytest.raises(ConfigError, match=rf"{key}\.width=1000000000 is out of range"):
+        read_config(path)
+
+
+def test_all_values_out_of_range_are_listed_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_config("", ["SOLVER.MAX_ITER", 0, "SEED", -5, "TEST.NMS_IOU", 2.0])
+    assert str(caught.value).count("\n  - ") == 3
+
+
+def test_costs_that_are_all_zero_match_nothing() -> None:
+    costs = [f"{MODEL}.MATCHER.{name}_COST" for name in ("CLASS", "L1", "GIOU")]
+    with pytest.raises(ConfigError, match="at least one cost should be above 0"):
+        read_config("", [part for key in costs for part in (key, 0.0)])

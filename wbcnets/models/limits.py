@@ -73,22 +73,23 @@ def build_limited(build: Callable[..., nn.Module], limit: ModelLimit, **weights:
     Raises:
         ModelTooLargeError: if it holds more than the limit.
     """
-    with torch.random.fork_rng(devices=[]), torch.device("meta"), _counted(limit):
+    with torch.random.fork_rng(devices=[]), torch.device("meta"), _counted(limit) as exceeded:
         try:
             build()
-        except ModelTooLargeError:
-            raise
         # Some models of timm need values while they are built, and fail on the meta device alone;
         # odd keywords fail in the same way below
         except Exception:
-            pass
+            if exceeded:
+                raise
     with _counted(limit):
         return build(**weights)
 
 
 @contextmanager
-def _counted(limit: ModelLimit) -> Iterator[None]:
+def _counted(limit: ModelLimit) -> Iterator[list[str]]:
+    """Yields a list that is no longer empty once a model exceeds the limit."""
     values = tensors = 0
+    exceeded: list[str] = []
 
     def count(module: nn.Module, name: str, tensor: Any) -> None:
         nonlocal values, tensors
@@ -96,10 +97,11 @@ def _counted(limit: ModelLimit) -> Iterator[None]:
             return
         values, tensors = values + tensor.numel(), tensors + 1
         if values > limit.values or tensors > limit.tensors:
-            raise ModelTooLargeError(
+            exceeded.append(
                 f"it would hold more than {values:,} numbers in {tensors:,} tensors, but "
                 f"{limit.reason}"
             )
+            raise ModelTooLargeError(exceeded[0])
 
     handles = [
         register(count)
@@ -109,7 +111,7 @@ def _counted(limit: ModelLimit) -> Iterator[None]:
         )
     ]
     try:
-        yield
+        yield exceeded
     finally:
         for handle in handles:
             handle.remove()

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
+from mfds_detr.config_limits import check_config
 from mfds_detr.project_files import project_files
 from wbcnets.errors import ConfigError
 from wbcnets.io.strict_yaml import MAX_BYTES, parse_yaml, read_yaml
@@ -31,7 +32,7 @@ def read_config(config_file: str | os.PathLike[str], overrides: Sequence[Any] = 
         overrides: Keys and values in turn, such as ``["SOLVER.MAX_ITER", 100]``.
 
     Raises:
-        ConfigError: if the file cannot be read, or a key or a value is unknown.
+        ConfigError: if the file cannot be read, a key is unknown, or a value is out of range.
     """
 
     def merge_file(cfg: CfgNode) -> None:
@@ -185,38 +186,3 @@ def _add_training_keys(cfg: CfgNode) -> None:
     # Of two boxes of a class with a higher IoU the weaker is dropped; 0 keeps all, as DETR does
     cfg.TEST.NMS_IOU = 0.0
     cfg.TEST.SAMPLE_PICTURES = 9  # images drawn with predictions after each evaluation
-
-
-def check_config(cfg: CfgNode) -> None:
-    """Finds values that would fail deep inside.
-
-    Raises:
-        ConfigError: if a value is out of range; the message names its key.
-    """
-    model = cfg.MODEL.MFDS_DETR
-    positive = ("NUM_QUERIES", "HIDDEN_DIM", "NUM_HEADS", "NUM_POINTS", "DECODER_LAYERS")
-    for key in positive:
-        if model[key] < 1:
-            raise ConfigError(f"MODEL.MFDS_DETR.{key} must be at least 1, got {model[key]}")
-    if model.ENCODER_LAYERS < 0:
-        raise ConfigError("MODEL.MFDS_DETR.ENCODER_LAYERS must not be negative")
-    if model.HIDDEN_DIM % model.NUM_HEADS:
-        raise ConfigError(
-            f"MODEL.MFDS_DETR.HIDDEN_DIM={model.HIDDEN_DIM} must be divisible by "
-            f"NUM_HEADS={model.NUM_HEADS}"
-        )
-    if len(model.LOSS.FOCAL_ALPHA) not in (1, model.NUM_CLASSES or len(model.LOSS.FOCAL_ALPHA)):
-        raise ConfigError(
-            f"MODEL.MFDS_DETR.LOSS.FOCAL_ALPHA has {len(model.LOSS.FOCAL_ALPHA)} numbers: give "
-            f"one, or one for each of the {model.NUM_CLASSES} classes"
-        )
-    if cfg.SOLVER.AMP.PRECISION not in ("float16", "bfloat16"):
-        raise ConfigError(
-            f"SOLVER.AMP.PRECISION={cfg.SOLVER.AMP.PRECISION!r}: use float16 or bfloat16"
-        )
-    if not 0 <= cfg.TEST.NMS_IOU <= 1:
-        raise ConfigError(f"TEST.NMS_IOU={cfg.TEST.NMS_IOU}: use an IoU in [0, 1], 0 for no NMS")
-    if cfg.SOLVER.MAX_BAD_STEPS < 1 or cfg.DATALOADER.TIMEOUT < 0:
-        raise ConfigError("SOLVER.MAX_BAD_STEPS must be at least 1, DATALOADER.TIMEOUT at least 0")
-    if cfg.SOLVER.MAX_ITER < 1 or cfg.SOLVER.IMS_PER_BATCH < 1:
-        raise ConfigError("SOLVER.MAX_ITER and SOLVER.IMS_PER_BATCH must be at least 1")

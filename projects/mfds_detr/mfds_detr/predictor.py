@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from detectron2.data import transforms as T
-from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from torch import nn
 from torchvision.ops import nms
@@ -18,9 +17,11 @@ from torchvision.ops import nms
 from mfds_detr.checkpoint.weight_names import Translation, translate
 from mfds_detr.checkpoint.weights import Weights, fit_weights, read_config_of, read_weights
 from mfds_detr.data.dataset_mapper import build_augmentations
+from mfds_detr.modeling.build import build_detector
 from wbcnets.engine.device import choose_device
 from wbcnets.errors import CheckpointError, ConfigError
 from wbcnets.io.images import ImageLike, RgbImage, named_readers
+from wbcnets.models.limits import limit_by_weights
 
 logger = logging.getLogger("mfds_detr.predictor")
 
@@ -94,7 +95,7 @@ class LeukocytePredictor:
         cfg.MODEL.DEVICE = str(chosen)
         cfg.MODEL.MFDS_DETR.NUM_CLASSES = len(self.class_names)
         cfg.TEST.SCORE_THRESHOLD = 0.0  # ``threshold`` decides
-        self.model: nn.Module = build_model(cfg).eval()
+        self.model: nn.Module = build_detector(cfg, limit_by_weights(weights.state)).eval()
         _load_detector(self.model, weights)
         self._resize = T.AugmentationList(build_augmentations(cfg, is_train=False))
         self._image_format = cfg.INPUT.FORMAT

@@ -12,11 +12,14 @@ from PIL import Image
 from mfds_detr.checkpoint.checkpointer import AtomicCheckpointer
 from mfds_detr.data.datasets import DatasetSource, register_datasets
 from mfds_detr.engine.hooks import BestCheckpointer, draw_curves, draw_predictions
+from wbcnets.engine.non_finite import BadStepCounter
 from wbcnets.io.checkpoints import read_checkpoint
 
 
 def best_checkpointer(model, folder):
-    hook = BestCheckpointer(AtomicCheckpointer(model, str(folder)))
+    steps = BadStepCounter(limit=1)
+    steps.end_row()
+    hook = BestCheckpointer(AtomicCheckpointer(model, str(folder)), steps)
     hook.trainer = SimpleNamespace(iter=0, storage=None)
     return hook
 
@@ -29,6 +32,13 @@ def report(hook, iteration, *scores):
             storage.put_scalar(f"set{index}/bbox/AP50", 99.0, smoothing_hint=False)
         hook.trainer = SimpleNamespace(iter=iteration, storage=storage)
         hook.after_step()
+
+
+def test_weights_that_no_step_changed_are_not_the_best(tiny_model, tmp_path):
+    hook = best_checkpointer(tiny_model(), tmp_path)
+    hook.steps = BadStepCounter(limit=1)
+    report(hook, 10, 30.0)
+    assert not (tmp_path / "model_best.pth").exists()
 
 
 def test_the_best_is_kept(tiny_model, tmp_path):

@@ -172,6 +172,16 @@ def test_losses_that_are_not_finite_stop(make_trainer):
         run_steps(trainer)
 
 
+def test_a_training_without_one_good_step_is_no_success(make_trainer, tmp_path):
+    trainer = make_trainer("SOLVER.MAX_ITER", 3, "TEST.EVAL_PERIOD", 1)
+    weight = trainer.network.detector.query_embed.weight
+    weight.register_hook(lambda gradient: gradient * torch.nan)
+    trainer.resume_or_load(resume=False)
+    with pytest.raises(FloatingPointError, match=r"in all 3 steps.* learned nothing; lower SOLVER"):
+        trainer.train()
+    assert not list(tmp_path.glob("model_[bf]*.pth"))
+
+
 def test_resume_restores_everything(make_trainer, tmp_path):
     first = make_trainer("SOLVER.MAX_ITER", 2)
     first.resume_or_load(resume=False)

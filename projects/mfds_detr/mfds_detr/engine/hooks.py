@@ -22,6 +22,7 @@ from torch import nn
 
 from mfds_detr.checkpoint.checkpointer import AtomicCheckpointer
 from mfds_detr.data.dataset_mapper import SmearMapper, boxes_and_labels
+from wbcnets.engine.non_finite import BadStepCounter
 from wbcnets.io.atomic_files import write_atomically
 from wbcnets.io.drawing import contact_sheet, draw_boxes
 from wbcnets.io.images import read_image
@@ -34,10 +35,12 @@ class BestCheckpointer(HookBase):
 
     Args:
         checkpointer: Writes the file.
+        steps: Counts the steps; weights that none of them changed are not the best of anything.
     """
 
-    def __init__(self, checkpointer: AtomicCheckpointer) -> None:
+    def __init__(self, checkpointer: AtomicCheckpointer, steps: BadStepCounter) -> None:
         self.checkpointer = checkpointer
+        self.steps = steps
         self.best = -math.inf
         self.best_iteration = -1
         checkpointer.add_checkpointable("best", self)
@@ -64,7 +67,7 @@ class BestCheckpointer(HookBase):
             for name, (value, when) in self.trainer.storage.latest().items()
             if name.endswith("/AP") and when == iteration
         ]
-        if not found or float(np.mean(found)) <= self.best:
+        if not found or not self.steps.taken or float(np.mean(found)) <= self.best:
             return
         self.best, self.best_iteration = float(np.mean(found)), iteration
         self.checkpointer.save("model_best", iteration=iteration)

@@ -8,7 +8,6 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.engine import default_setup
-from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
@@ -23,6 +22,7 @@ from mfds_detr.data.datasets import (
 )
 from mfds_detr.engine.evaluation import evaluate
 from mfds_detr.engine.trainer import Trainer
+from mfds_detr.modeling.build import build_detector
 from wbcnets.data.detection.coco import CocoDataset
 from wbcnets.data.duplicates.leaks import apply_leak_policy, find_leaks, smear_sides
 from wbcnets.engine.device import choose_device
@@ -30,6 +30,7 @@ from wbcnets.errors import ConfigError
 from wbcnets.io.atomic_files import write_atomically
 from wbcnets.io.outputs import FolderLock, claim_folder, write_readme
 from wbcnets.losses.focal import class_fraction_alpha
+from wbcnets.models.limits import limit_by_memory
 
 logger = logging.getLogger("mfds_detr")
 _README = """The training of a detector of cells in blood smears.
@@ -136,7 +137,7 @@ def evaluate_weights(
     cfg: CfgNode, class_names: Sequence[str], resume: bool = False
 ) -> dict[str, Any]:
     """Evaluates ``MODEL.WEIGHTS``, or the newest checkpoint if ``resume``; see ``evaluate``."""
-    model = build_model(cfg)
+    model = build_detector(cfg, limit_by_memory())
     checkpointer = AtomicCheckpointer(
         model, cfg.OUTPUT_DIR, class_names=class_names, partial=cfg.MODEL.WEIGHTS_PARTIAL
     )

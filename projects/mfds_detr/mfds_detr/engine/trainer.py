@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import TrainerBase, hooks
-from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler
 from detectron2.utils import comm
 from detectron2.utils.events import (
@@ -28,14 +27,17 @@ from mfds_detr.engine.evaluation import amp_type, evaluate
 from mfds_detr.engine.hooks import BestCheckpointer, VisualizationHook
 from mfds_detr.engine.optimizer import build_optimizer
 from mfds_detr.engine.resume_guard import ResumeGuard
+from mfds_detr.modeling.build import build_detector
 from wbcnets.engine.distributed import DistributedContext
 from wbcnets.engine.ema import WeightEma
 from wbcnets.engine.memory import explain_oom
-from wbcnets.engine.non_finite import BadStepCounter, BufferBackup, save_bad_step
+from wbcnets.engine.non_finite import BadStepCounter, BufferBackup, is_overflow, save_bad_step
 from wbcnets.engine.precision import autocast
 from wbcnets.engine.seeding import seed_everything
+from wbcnets.models.limits import limit_by_memory
 
 logger = logging.getLogger("mfds_detr.engine.trainer")
+_FINITE_ADVICE = "lower SOLVER.BASE_LR"
 
 
 class Trainer(TrainerBase):
@@ -60,7 +62,7 @@ class Trainer(TrainerBase):
         self.context = DistributedContext(
             torch.device(cfg.MODEL.DEVICE), comm.get_rank(), comm.get_world_size()
         )
-        model = build_model(cfg)
+        model = build_detector(cfg, limit_by_memory())
         self.network: nn.Module = model
         self.optimizer = build_optimizer(cfg, model)
         self.scheduler = build_lr_scheduler(cfg, self.optimizer)
@@ -120,7 +122,7 @@ class Trainer(TrainerBase):
             hooks.IterationTimer(),
             hooks.LRScheduler(self.optimizer, self.scheduler),
             hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self.evaluate),
-            BestCheckpointer(self.checkpointer) if main else None,
+            BestCheckpointer(self.checkpointer, self.bad_steps) if main else None,
             saver if main else None,  # after BestCheckpointer, whose state it saves
             hooks.PeriodicWriter(self.build_writers(), period=20) if main else None,
             VisualizationHook(cfg, lambda: self.eval_model) if main else None,
@@ -144,7 +146,7 @@ class Trainer(TrainerBase):
 
         Raises:
             WbcnetsError: if an image cannot be read, or a checkpoint cannot be written.
-            FloatingPointError: if too many steps in a row were not finite.
+            FloatingPointError: if too many steps in a row, or all, were not finite.
         """
         logger.info(f"Training from iteration {self.start_iter} to {self.max_iter}")
         self.iter = self.start_iter
@@ -155,6 +157,8 @@ class Trainer(TrainerBase):
             while self.iter < self.max_iter:
                 self.before_step()
                 self.run_step()
+                if self.iter + 1 == self.max_iter:
+                    self.bad_steps.check_learned(self.max_iter, _FINITE_ADVICE)
                 self.after_step()
                 self.iter += 1
             self.after_train()
@@ -180,10 +184,12 @@ class Trainer(TrainerBase):
             return
         loss, norm = metrics["total_loss"], metrics["gradient_norm"]
         # float16's gradients overflow now and then; the scaler itself skips such a step
-        if not (math.isfinite(loss) and (math.isfinite(norm) or self.scaler.is_enabled())):
+        changes = math.isfinite(loss) and math.isfinite(norm)
+        if not changes and not (math.isfinite(loss) and is_overflow(self.scaler)):
             self._skip_step(batch, f"loss {loss:.4g} with gradient norm {norm:.4g}")
             return
-        self.bad_steps.end_row()
+        if changes:
+            self.bad_steps.end_row()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.ema is not None:
@@ -237,6 +243,6 @@ class Trainer(TrainerBase):
         self.bad_steps.add(
             f"iteration {self.iter}: {reason}; the weights did not change. The images, saved in "
             f"{path}.pth: {images}",
-            "lower SOLVER.BASE_LR",
+            _FINITE_ADVICE,
             stop,
         )

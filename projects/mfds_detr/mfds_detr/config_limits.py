@@ -1,0 +1,190 @@
+"""The ranges of the config's values, checked in one place before any work."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from detectron2.config import CfgNode
+
+from mfds_detr.modeling.position_encoding import POSITION_ENCODINGS
+from wbcnets.engine.loader import check_workers
+from wbcnets.errors import ConfigError
+from wbcnets.io.schema import MAX_NUMBER, check_plain
+from wbcnets.losses.focal import ALPHA_RULES
+
+
+class Range(NamedTuple):
+    """Numbers from ``low`` to ``high``.
+
+    Args:
+        low: The lowest number.
+        high: The highest number.
+        above: Whether the lowest number itself is out of range.
+        whole: Whether the numbers are whole.
+        length: The number of values in a list of numbers; None for one number, 0 for any length.
+    """
+
+    low: float
+    high: float
+    above: bool = False
+    whole: bool = False
+    length: int | None = None
+
+    def __str__(self) -> str:
+        numbers = "whole numbers" if self.whole else "numbers"
+        kind = {None: f"a {numbers[:-1]}", 0: f"a list of {numbers}"}.get(self.length)
+        low = f"above {self.low:,}" if self.above else f"from {self.low:,}"
+        return f"{kind or f'{self.length} {numbers}'} {low} to {self.high:,}"
+
+    def holds(self, value: Any) -> bool:
+        """Returns whether a value lies in the range."""
+        if self.length is None:
+            return self._holds_number(value)
+        if not isinstance(value, (list, tuple)) or not value:
+            return False
+        return self.length in (0, len(value)) and all(map(self._holds_number, value))
+
+    def _holds_number(self, value: Any) -> bool:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return False
+        if self.whole and not isinstance(value, int):
+            return False
+        return self.low <= value <= self.high and not (self.above and value == self.low)
+
+
+def _whole(low: int, high: int, length: int | None = None) -> Range:
+    return Range(low, high, whole=True, length=length)
+
+
+_MODEL = "MODEL.MFDS_DETR"
+_LAYERS, _COUNT, _STEPS, _SIDE = _whole(1, 100), _whole(1, 10_000), 10**8, 8192
+_FRACTION, _FACTOR = Range(0, 1), Range(0, 1000)
+_POSITIVE = Range(0, 1000, above=True)
+_RANGES: dict[str, Range] = {
+    f"{_MODEL}.NUM_CLASSES": _whole(0, 10_000),
+    f"{_MODEL}.NUM_QUERIES": _COUNT,
+    f"{_MODEL}.HIDDEN_DIM": _whole(1, 4096),
+    f"{_MODEL}.NUM_HEADS": _whole(1, 256),
+    f"{_MODEL}.NUM_POINTS": _whole(1, 64),
+    f"{_MODEL}.FEEDFORWARD_DIM": _whole(1, MAX_NUMBER),
+    f"{_MODEL}.ENCODER_LAYERS": _whole(0, 100),
+    f"{_MODEL}.DECODER_LAYERS": _LAYERS,
+    f"{_MODEL}.DROPOUT": Range(0, 0.999),
+    f"{_MODEL}.MATCHER.CLASS_COST": _FACTOR,
+    f"{_MODEL}.MATCHER.L1_COST": _FACTOR,
+    f"{_MODEL}.MATCHER.GIOU_COST": _FACTOR,
+    f"{_MODEL}.LOSS.CLASS_WEIGHT": _POSITIVE,
+    f"{_MODEL}.LOSS.L1_WEIGHT": _FACTOR,
+    f"{_MODEL}.LOSS.GIOU_WEIGHT": _FACTOR,
+    # A negative number weighs objects and background the same
+    f"{_MODEL}.LOSS.FOCAL_ALPHA": Range(-1, 1, length=0),
+    f"{_MODEL}.LOSS.FOCAL_GAMMA": Range(0, 100),
+    "MODEL.PIXEL_MEAN": Range(0, 255, length=3),
+    "MODEL.PIXEL_STD": Range(0.1, 255, length=3),
+    "MODEL.TIMM.OUT_INDICES": _whole(0, 100, 0),
+    "SOLVER.BASE_LR": _POSITIVE,
+    "SOLVER.BACKBONE_LR": _FACTOR,
+    "SOLVER.NECK_LR": _FACTOR,
+    "SOLVER.SAMPLING_LR_FACTOR": _FACTOR,
+    "SOLVER.WEIGHT_DECAY": _FACTOR,
+    "SOLVER.GAMMA": _POSITIVE,
+    "SOLVER.CLIP_NORM": Range(0, 1e6),
+    "SOLVER.EMA.DECAY": Range(0, 0.999999),
+    "SOLVER.MAX_ITER": _whole(1, _STEPS),
+    "SOLVER.IMS_PER_BATCH": _COUNT,
+    "SOLVER.WARMUP_ITERS": _whole(0, _STEPS),
+    "SOLVER.WARMUP_FACTOR": _FRACTION,
+    "SOLVER.CHECKPOINT_PERIOD": _whole(1, _STEPS),
+    "SOLVER.CHECKPOINTS_KEPT": _COUNT,
+    "SOLVER.MAX_BAD_STEPS": _COUNT,
+    "DATALOADER.TIMEOUT": Range(0, 1e6),
+    "DATALOADER.NUM_WORKERS": _whole(0, 10**9),
+    "INPUT.MIN_SIZE_TRAIN": _whole(8, _SIDE, 0),
+    "INPUT.MAX_SIZE_TRAIN": _whole(8, _SIDE),
+    # Detectron2's 0 keeps the image as it is
+    "INPUT.MIN_SIZE_TEST": _whole(0, _SIDE),
+    "INPUT.MAX_SIZE_TEST": _whole(8, _SIDE),
+    "INPUT.CROP_FRACTION": Range(0, 1, above=True, length=2),
+    "INPUT.CROP_PROBABILITY": _FRACTION,
+    "TEST.SCORE_THRESHOLD": _FRACTION,
+    "TEST.NMS_IOU": _FRACTION,
+    "TEST.DETECTIONS_PER_IMAGE": _COUNT,
+    "TEST.EVAL_PERIOD": _whole(0, _STEPS),
+    "TEST.SAMPLE_PICTURES": _whole(0, 1000),
+    "SEED": _whole(-1, 2**63 - 1),
+}
+_CHOICES: dict[str, Sequence[str]] = {
+    f"{_MODEL}.POSITION_ENCODING": POSITION_ENCODINGS,
+    f"{_MODEL}.LOSS.FOCAL_ALPHA_RULE": ("constant", *ALPHA_RULES),
+    "SOLVER.AMP.PRECISION": ("float16", "bfloat16"),
+    "SOLVER.LR_SCHEDULER_NAME": (
+        "WarmupMultiStepLR",
+        "WarmupCosineLR",
+        "WarmupStepWithFixedGammaLR",
+    ),
+    "SOLVER.WARMUP_METHOD": ("linear", "constant"),
+    "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler", "RepeatFactorTrainingSampler"),
+    "INPUT.FORMAT": ("RGB", "BGR"),
+    "INPUT.RANDOM_FLIP": ("none", "horizontal", "vertical"),
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
+}
+# Keys whose values are free, and the largest number in them
+_FREE = {
+    f"{_MODEL}.NECK.OPTIONS": MAX_NUMBER,
+    "MODEL.TIMM.OPTIONS": MAX_NUMBER,
+    "INPUT.ALBUMENTATIONS.TRANSFORMS": 10_000,
+}
+
+
+def check_config(cfg: CfgNode) -> None:
+    """Finds values that would fail, or train nothing, deep inside.
+
+    Raises:
+        ConfigError: if a value is out of range; the message lists all of them by key.
+    """
+    problems = [*_find_values(cfg), *_find_contradictions(cfg)]
+    for key, largest in _FREE.items():
+        check_plain(_value(cfg, key), key, largest)
+    if problems:
+        raise ConfigError("\n".join(["wrong values in the config:", *problems]))
+    check_workers(cfg.DATALOADER.NUM_WORKERS, "DATALOADER.NUM_WORKERS")
+
+
+def _find_values(cfg: CfgNode) -> Iterator[str]:
+    for key, allowed in _RANGES.items():
+        if not allowed.holds(_value(cfg, key)):
+            yield f"  - {key}={_value(cfg, key)!r} should be {allowed}"
+    for key, names in _CHOICES.items():
+        if _value(cfg, key) not in names:
+            yield f"  - {key}={_value(cfg, key)!r} should be one of {', '.join(names)}"
+
+
+def _find_contradictions(cfg: CfgNode) -> Iterator[str]:
+    """Yields a line for each pair of values that contradict each other."""
+    model, numbers = cfg.MODEL.MFDS_DETR, (int, float)
+    if isinstance(model.NUM_HEADS, int) and model.NUM_HEADS > 0:
+        if isinstance(model.HIDDEN_DIM, int) and model.HIDDEN_DIM % model.NUM_HEADS:
+            yield (
+                f"  - {_MODEL}.HIDDEN_DIM={model.HIDDEN_DIM} must be divisible by "
+                f"NUM_HEADS={model.NUM_HEADS}"
+            )
+    alpha = model.LOSS.FOCAL_ALPHA
+    if len(alpha) not in (1, model.NUM_CLASSES or len(alpha)):
+        yield (
+            f"  - {_MODEL}.LOSS.FOCAL_ALPHA has {len(alpha)} numbers: give one, or one for each of "
+            f"the {model.NUM_CLASSES} classes"
+        )
+    costs = model.MATCHER.values()
+    if not any(isinstance(cost, numbers) and cost > 0 for cost in costs):
+        yield f"  - {_MODEL}.MATCHER: at least one cost should be above 0"
+    steps = cfg.SOLVER.STEPS
+    if not all(isinstance(step, int) and step > 0 for step in steps) or any(
+        first >= second for first, second in pairwise(steps)
+    ):
+        yield f"  - SOLVER.STEPS={steps!r} should be ascending whole numbers above 0"
+
+
+def _value(cfg: Mapping[str, Any], key: str) -> Any:
+    for part in key.split("."):
+        cfg = cfg[part]
+    return cfg
