@@ -114,7 +114,7 @@ _RANGES: dict[str, Range] = {
     "SEED": _whole(-1, 2**63 - 1),
 }
 _CHOICES: dict[str, Sequence[str]] = {
-    f"{_MODEL}.POSITION_ENCODING": POSITION_ENCODINGS,
+    f"{_MODEL}.POSITION_ENCODING": tuple(POSITION_ENCODINGS),
     f"{_MODEL}.LOSS.FOCAL_ALPHA_RULE": ("constant", *ALPHA_RULES),
     "SOLVER.AMP.PRECISION": ("float16", "bfloat16"),
     "SOLVER.LR_SCHEDULER_NAME": (
