@@ -39,6 +39,46 @@ def test_hostile_zip_files_are_not_unpacked(tmp_path, name, content, mode, messa
     assert [p.name for p in tmp_path.iterdir()] in (["in", "out"], ["out", "in"])
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("a/x.png", "a/x.png"), '"a/x.png" is the name of 2 members'),
+        (("a/x.png", "a/./x.png"), '"a/x.png" is the name of 2 members'),
+        (("a/x.png", "a//x.png"), '"a/x.png" is the name of 2 members'),
+        (("./x.png", "x.png"), '"x.png" is the name of 2 members'),
+        (("a", "a/x.png"), '"a/x.png": "a" is a file, too'),
+        (("a/x.png", "a"), '"a/x.png": "a" is a file, too'),
+    ],
+)
+def test_members_of_one_path_are_not_dropped_in_silence(tmp_path, names, message):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as target:
+        for number, name in enumerate(names):
+            target.writestr(name, str(number))
+    with pytest.raises(DataError, match=message):
+        extract_zip(tmp_path / "x.zip", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_that_differ_in_case_are_noted(tmp_path, caplog):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as target:
+        for name in ("a/X.png", "a/x.png", "e\u0301.png", "\u00e9.png"):
+            target.writestr(name, name)
+    extract_zip(tmp_path / "x.zip", tmp_path / "out")
+    assert '"a/X.png" and "a/x.png" are one file on Windows' in caplog.text
+    assert len(caplog.records) == 2
+    assert (tmp_path / "out" / "a" / "x.png").read_text() == "a/x.png"
+
+
+def test_a_name_that_exists_on_the_disk_is_not_overwritten(tmp_path):
+    zip_with(tmp_path / "x.zip", "a.txt", b"new")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.txt").write_text("old")
+    with pytest.raises(DataError, match=r'"a\.txt" is the name of another member'):
+        extract_zip(tmp_path / "x.zip", tmp_path / "out")
+    assert (tmp_path / "out" / "a.txt").read_text() == "old"
+
+
 def test_damaged_zip_files(tmp_path):
     archive = tmp_path / "x.zip"
     zip_with(archive, "images/a.txt", bytes(range(256)) * 8)

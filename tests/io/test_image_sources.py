@@ -56,6 +56,52 @@ def test_lists_and_patterns_name_each_image_once(cells, tmp_path):
     assert names == ["a.png", "deeper/c.png", "b.png"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le with a mark"])
+def test_lists_from_any_editor(cells, encoding):
+    text = "  # no image \r\na.png \t\r\n\r\n deeper/c.png\r\n"
+    mark = "\ufeff" if "with a mark" in encoding else ""
+    (cells / "list.txt").write_bytes((mark + text).encode(encoding.split()[0]))
+    names = [source.name for source in find_image_sources([cells / "list.txt"])]
+    assert names == ["a.png", "deeper/c.png"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"a.png\n\xff.png", "byte 6 of the list"), ("a.png".encode("utf-16-le"), "txt:1: .* null")],
+)
+def test_lists_in_no_known_encoding_are_refused(cells, content, message):
+    (cells / "list.txt").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        find_image_sources([cells / "list.txt"])
+
+
+def test_one_file_in_several_spellings_is_one_image(cells, tmp_path, monkeypatch):
+    """Names of output files come from these; none may lead out of the output folder."""
+    lines = ("a.png", "./a.png", "deeper/../a.png", "deeper/c.png", "../cells/b.png", "../x.png")
+    Image.new("RGB", (4, 4)).save(tmp_path / "x.png")
+    (cells / "list.txt").write_text("\n".join(lines))
+    names = [source.name for source in find_image_sources([cells / "list.txt"])]
+    assert names == ["cells/a.png", "cells/deeper/c.png", "cells/b.png", "x.png"]
+    monkeypatch.chdir(cells / "deeper")
+    names = [source.name for source in find_image_sources(["..", "../../x.png", "../deeper"])]
+    assert names == ["cells/a.png", "cells/b.png", "cells/deeper/c.png", "x.png"]
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("names", [("a.png", "a.png"), ("a.png", "../a.png"), ("a.png", "./a.png")])
+def test_images_of_one_name_in_a_zip_are_refused(tmp_path, names):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as stream:
+        for name in names:
+            stream.writestr(name, b"x")
+    with pytest.raises(DataError, match=r'"a\.png" is the name of 2 members'):
+        find_image_sources([tmp_path / "x.zip"])
+
+
+def test_an_input_that_is_no_name_costs_no_traceback(cells):
+    with pytest.raises(DataError, match=r"too long|no such file"):
+        find_image_sources([cells, "x" * 5000])
+
+
 def test_damaged_members_and_missing_files_are_errors_that_name_them(cells, tmp_path):
     archive = tmp_path / "cells.zip"
     with zipfile.ZipFile(archive, "w") as stream:

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wbcnets.errors import CheckpointError
-from wbcnets.io.tables import format_table, read_cell, write_cell, write_csv
+from wbcnets.errors import CheckpointError, DataError
+from wbcnets.io.tables import format_table, read_cell, read_text, write_cell, write_csv
 
 
 def test_rows_come_back(tmp_path):
@@ -63,3 +63,18 @@ def test_names_that_are_not_utf_8_keep_their_bytes(tmp_path):
         rows = [read_cell(cell) for (cell,) in csv.reader(stream)]
     assert rows == ["file", name, r"bad\udcff.png"]
     assert os.fsencode(rows[1]) == b"bad\xff\xfe.png"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\xff\xfe\0", "byte 2 of the table is not UTF-16"),
+        (b"a\n\0", r"x\.csv:2: the table holds a null byte"),
+        (b"caf\xe9", "byte 3 of the table is not UTF-8"),
+        (b"x" * 11, "11 bytes exceed the limit of 10 for the table"),
+    ],
+)
+def test_what_is_no_text_is_refused(tmp_path, content, message):
+    (tmp_path / "x.csv").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_text(tmp_path / "x.csv", "the table", 10)

@@ -1,15 +1,22 @@
 """Zip files from elsewhere, unpacked safely."""
 
 import contextlib
+import logging
 import os
+import posixpath
 import shutil
 import stat
 import tempfile
+import unicodedata
 import zipfile
-from collections.abc import Iterator, Sequence
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from wbcnets.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 MAX_ZIP_BYTES = 8 << 30
 MAX_ZIP_MEMBERS = 200_000
@@ -55,20 +62,29 @@ def extract_zip(archive: Path, target: Path) -> None:
             for member in members:
                 destination = target / member.filename
                 destination.parent.mkdir(parents=True, exist_ok=True)
-                with source.open(member) as stream, destination.open("wb") as out:
+                # Two names may be one on this file system; the second must not replace the first
+                with source.open(member) as stream, destination.open("xb") as out:
                     shutil.copyfileobj(stream, out)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except FileExistsError as error:
+        raise DataError(
+            f'{archive}: not unpacked - "{member.filename}" is the name of another member on this '
+            "file system; rename one of the two"
+        ) from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise DataError(f"{archive}: damaged or unsupported zip file ({error})") from error
+    except OSError as error:  # a full disk, or a name that is too long for it
+        raise DataError(f"{archive}: cannot be unpacked ({error})") from error
 
 
 def check_zip_members(archive: Path, members: Sequence[zipfile.ZipInfo]) -> None:
     """Checks a zip file by its table of contents, before anything is unpacked.
 
     Raises:
-        DataError: if a member is encrypted, a link, has an absolute path or one with ``..``, or is
-            compressed too well to be an image; or if there are too many members or bytes.
+        DataError: if a member is encrypted, a link, has an absolute path or one with ``..``, is
+            compressed too well to be an image, or has the path of another one; or if there are too
+            many members or bytes.
     """
-    problems = []
+    problems = repeated_members(posixpath.normpath(member.filename) for member in members)
     for member in members:
         parts = PurePosixPath(member.filename).parts
         if member.filename.startswith("/") or ".." in parts or "\\" in member.filename:
@@ -84,3 +100,26 @@ def check_zip_members(archive: Path, members: Sequence[zipfile.ZipInfo]) -> None
         problems.append(f"{len(members)} files of {total:,} bytes exceed the limits")
     if problems:
         raise DataError(f"{archive}: not unpacked - download the published file again", problems)
+
+
+def repeated_members(names: Iterable[str]) -> list[str]:
+    """Returns the members of a zip file of which only one could be unpacked, one line each.
+
+    Names that differ in case or in the form of their accents alone are logged: they are one on the
+    file systems of Windows and macOS.
+
+    Args:
+        names: The names of the files in the archive, as they are unpacked.
+    """
+    names = list(names)
+    files, problems = set(names), []
+    similar: dict[str, str] = {}
+    for name, count in Counter(names).items():
+        if count > 1:
+            problems.append(f'"{name}" is the name of {count} members - rename one of the two')
+        folders = (parent.as_posix() for parent in PurePosixPath(name).parents)
+        problems += [f'"{name}": "{path}" is a file, too' for path in folders if path in files]
+        first = similar.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        if first != name:
+            logger.warning('"%s" and "%s" are one file on Windows and macOS', first, name)
+    return problems

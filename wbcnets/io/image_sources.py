@@ -19,8 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from wbcnets.errors import DataError
+from wbcnets.io.archives import repeated_members
 from wbcnets.io.image_files import IMAGE_SUFFIXES, find_image_files, is_image_name, natural_order
 from wbcnets.io.images import read_image, read_image_bytes
+from wbcnets.io.tables import read_lines
 
 MAX_MEMBER_BYTES = 256 << 20
 # Damaged members make the decompressors raise any of these
@@ -79,17 +81,17 @@ def find_image_sources(
     for text in (os.fspath(given) for given in inputs):
         try:
             images = [
-                (path.absolute(), member)
-                for path, member in _images_of(text)
-                if leave_out is None or not path.absolute().is_relative_to(leave_out.absolute())
+                (path, member)
+                for path, member in ((_one_spelling(path), name) for path, name in _images_of(text))
+                if leave_out is None or not path.is_relative_to(_one_spelling(leave_out))
             ]
             if not images:
                 raise DataError(f"{text}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
-        except DataError as error:
+        except (DataError, OSError) as error:
             problems.append(str(error))
             continue
         found.update(dict.fromkeys(images))
-        folders += [Path(text).absolute()] if Path(text).is_dir() else []
+        folders += [_one_spelling(Path(text))] if Path(text).is_dir() else []
     if problems or not found:
         raise DataError("inputs without an image; correct their paths", problems)
     base = Path(os.path.commonpath([*(folders or ()), *(path.parent for path, _ in found)]))
@@ -115,17 +117,24 @@ def _images_of(text: str) -> Iterable[tuple[Path, str]]:
 
 
 def _table_name(path: Path, member: str, base: Path) -> str:
-    inner = [part for part in PurePosixPath(member).parts if part not in ("..", "/")]
-    return PurePosixPath(path.relative_to(base).as_posix(), *inner).as_posix()
+    return PurePosixPath(path.relative_to(base).as_posix(), _safe_name(member)).as_posix()
+
+
+def _safe_name(member: str) -> PurePosixPath:
+    """Returns the name of a member without the parts that lead out of its folder."""
+    return PurePosixPath(*(p for p in PurePosixPath(member).parts if p not in ("..", "/")))
+
+
+def _one_spelling(path: Path) -> Path:
+    """Returns an absolute path without "..", behind which a link would lead elsewhere."""
+    path = path.absolute()
+    if ".." not in path.parts:
+        return path
+    return path.resolve() if path.name == ".." else path.parent.resolve() / path.name
 
 
 def _listed(path: Path) -> list[Path]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as a list of files ({error})") from error
-    names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    return [path.parent / name for name in names]
+    return [path.parent / name for name in read_lines(path, "the list of files")]
 
 
 def _members(path: Path) -> list[str]:
@@ -135,7 +144,11 @@ def _members(path: Path) -> list[str]:
             names = [info.filename for info in archive.infolist() if not info.is_dir()]
     except (OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: cannot be read as a zip ({error})") from error
-    return sorted(filter(is_image_name, names), key=natural_order)
+    images = sorted(filter(is_image_name, names), key=natural_order)
+    problems = repeated_members(_safe_name(name).as_posix() for name in images)
+    if problems:
+        raise DataError(f"{path}: holds images of one name", problems)
+    return images
 
 
 def _read_member(path: Path, member: str) -> npt.NDArray[np.uint8]:

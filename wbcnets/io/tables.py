@@ -1,23 +1,67 @@
-"""Tables: CSV files that are written whole or not at all, and plain text.
+"""Tables and lists: CSV files written whole or not at all, and text from any editor.
 
 A text that a spreadsheet would take for a formula gets an apostrophe in front, as OWASP advises,
 and bytes of file names that are not UTF-8 are written as escapes. ``read_cell`` undoes both.
 """
 
+import codecs
 import csv
 import io
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from wbcnets.errors import DataError
 from wbcnets.io.atomic_files import write_text
+from wbcnets.io.image_files import read_regular_file
 
+MAX_TEXT_BYTES = 256 << 20
+_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 # Spreadsheets also take the wide forms of Chinese and Japanese keyboards
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff0b\uff0d\uff1d\uff20]|''")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 # The escape of a surrogate, which stands for a byte; x5c is a backslash that is none
 _ESCAPED_SURROGATE = re.compile(r"\\((?:x5c)*)(ud[89a-f][0-9a-f]{2})")
+
+
+def read_text(
+    path: str | os.PathLike[str], title: str = "the text", max_bytes: int = MAX_TEXT_BYTES
+) -> str:
+    """Returns the text of a file: UTF-8 with or without a byte-order mark, or UTF-16 with one.
+
+    Args:
+        path: The file.
+        title: The kind of file in messages, such as "the list".
+        max_bytes: Larger files are refused.
+
+    Raises:
+        DataError: if it is no regular file, too large, or not such text.
+    """
+    content = read_regular_file(path, max_bytes, title)
+    encoding = "utf-16" if content.startswith(_UTF16_MARKS) else "utf-8-sig"
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{os.fspath(path)}: byte {error.start} of {title} is not {encoding[:6].upper()} - "
+            "save it as UTF-8"
+        ) from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise DataError(f"{os.fspath(path)}:{line}: {title} holds a null byte - save it as UTF-8")
+    return text
+
+
+def read_lines(path: str | os.PathLike[str], title: str = "the list") -> list[str]:
+    """Returns the lines of a list without blanks around them, empty lines and ``# comments``.
+
+    Raises:
+        DataError: if it cannot be read by ``read_text``.
+    """
+    lines = (line.strip() for line in read_text(path, title).splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
