@@ -1,6 +1,15 @@
 """The errors that a user of the library can meet."""
 
+import re
 from collections.abc import Sequence
+
+# Line breaks, control characters and marks that turn the direction of text
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def one_line(text: str) -> str:
+    """Returns a text with its control characters as escapes: names from files may hold any."""
+    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 class WbcnetsError(Exception):
@@ -29,7 +38,7 @@ class DataError(WbcnetsError, ValueError):
 
     def __init__(self, message: str, problems: Sequence[str] = (), *, setting: str = "") -> None:
         self.problems = tuple(problems)
-        shown = [f"  - {problem}" for problem in self.problems[:50]]
+        shown = [f"  - {one_line(problem)}" for problem in self.problems[:50]]
         if len(self.problems) > 50:
             shown.append(f"  ... and {len(self.problems) - 50} more")
         super().__init__("\n".join([message, *shown]), setting=setting)

@@ -119,6 +119,18 @@ def write_bitmap(path, seed):
     os.utime(path, (1_600_000_000, 1_600_000_000))
 
 
+def test_names_from_files_cannot_command_the_terminal(tmp_path, capsys):
+    def change(data):
+        data["images"][0]["file_name"] = "\x1b[2J\nall is well\u202e.png"
+
+    out = tmp_path / "found.json"
+    assert check(write_coco(tmp_path, change), "--json", str(out)) == 1
+    shown = capsys.readouterr().out
+    assert "\\x1b[2J\\nall is well\\u202e.png" in shown
+    assert "\x1b" not in shown
+    assert "\x1b[2J\nall" in json.loads(out.read_text())["sets"][0]["problems"][0]
+
+
 def test_nothing_is_changed_and_the_copy_is_sound(tmp_path, capsys):
     def change(data):
         orphan(data)

@@ -32,12 +32,14 @@ class FolderEntries:
         files: Files of any suffix.
         links: Symbolic links to anything.
         hidden: Hidden entries and system folders.
+        special: Pipes, sockets and devices.
     """
 
     folders: list[Path] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     links: list[Path] = field(default_factory=list)
     hidden: list[Path] = field(default_factory=list)
+    special: list[Path] = field(default_factory=list)
 
 
 def find_image_files(
@@ -105,8 +107,10 @@ def list_folder(folder: Path) -> FolderEntries:
                 entries.links.append(folder / entry.name)
             elif entry.is_dir():
                 entries.folders.append(folder / entry.name)
-            elif entry.is_file():  # no pipe, no device
+            elif entry.is_file():
                 entries.files.append(folder / entry.name)
+            else:
+                entries.special.append(folder / entry.name)
     return entries
 
 

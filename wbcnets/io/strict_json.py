@@ -2,11 +2,14 @@
 
 import json
 import os
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
 from wbcnets.errors import DataError
 from wbcnets.io.atomic_files import write_text
+from wbcnets.io.image_files import read_regular_file
 
 MAX_BYTES = 1 << 30
 
@@ -29,18 +32,12 @@ def read_json(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> dict[
             nested too deeply, has a duplicate key, or is not an object at its top level.
     """
     name = os.fspath(path)
-    if not Path(path).is_file():
-        raise DataError(f"{name}: the JSON file does not exist - correct the path")
-    size = Path(path).stat().st_size
-    if size > max_bytes:
-        raise DataError(
-            f"{name}: {size:,} bytes exceed the limit of {max_bytes:,} - split the file"
-        )
+    content = read_regular_file(path, max_bytes, "the JSON file")
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
         value = json.loads(text, object_pairs_hook=_refuse_duplicate_keys)
-    except OSError as error:
-        raise DataError(f"{name}: cannot be read ({error})") from error
+    except DataError as error:  # a duplicate key
+        raise DataError(f"{name}: {error}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{name}: byte {error.start} is not UTF-8 - save it as UTF-8") from error
     except json.JSONDecodeError as error:
@@ -50,9 +47,8 @@ def read_json(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> dict[
         ) from error
     except RecursionError as error:
         raise DataError(f"{name}: nested too deeply - this is not an annotation file") from error
-    # Raised by the duplicate-key hook, and for integers of thousands of digits
-    except ValueError as error:
-        raise DataError(f"{name}: {error}") from error
+    except ValueError as error:  # Python's limit of digits
+        raise DataError(f"{name}{_describe_long_integer(text)} - export the file again") from error
     if not isinstance(value, dict):
         raise DataError(
             f"{name}: the top level is a {type(value).__name__}, expected an object {{}}"
@@ -83,6 +79,16 @@ def _refuse_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise ValueError(f'the key "{key}" is a duplicate - remove one of the two')
+                raise DataError(f'the key "{key}" is a duplicate - remove one of the two')
             seen.add(key)
     return value
+
+
+def _describe_long_integer(text: str) -> str:
+    """Returns line and column of the first integer that Python refuses, and its length."""
+    found = re.search(rf"[0-9]{{{sys.get_int_max_str_digits() or 1},}}", text)
+    if found is None:
+        return ": holds an integer of thousands of digits"
+    line = text.count("\n", 0, found.start()) + 1
+    column = found.start() - text.rfind("\n", 0, found.start())
+    return f":{line}:{column}: an integer of {len(found[0]):,} digits is no id and no size"

@@ -133,7 +133,11 @@ EXTERNAL = '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotation>&x
         ("<annotation>" + "<a>" * 40 + "</a>" * 40 + "</annotation>", "deeper than 32"),
         (b'<?xml version="1.0" encoding="klingon"?><annotation/>', "decoded as klingon"),
         (voc_file(["<object><name>RBC</name></object>"]), "needs four numbers"),
-        (voc_file([voc_object("RBC", ("nan", 1, 2, 3))]), "not finite"),
+        (voc_file([voc_object("RBC", ("nan", 1, 2, 3))]), "needs four numbers"),
+        (voc_file([voc_object("RBC", ("1e400", 1, 2, 3))]), "not finite"),
+        (voc_file([voc_object("RBC", ("9" * 5000, 1, 2, 3))]), "not finite"),
+        (voc_file([voc_object("RBC", ("1_0", 1, 2, 3))]), "needs four numbers"),
+        (voc_file([voc_object("RBC", ("\u0661", 1, 2, 3))]), "needs four numbers"),
         (voc_file([voc_object("RBC", ("1,5", 1, 2, 3))]), "needs four numbers"),
     ],
 )

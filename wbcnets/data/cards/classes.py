@@ -4,6 +4,13 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from unicodedata import category
+
+MAX_NAME = 200
+# Control and format characters, line and paragraph separators, parts of broken UTF-8
+_UNPRINTABLE = frozenset({"Cc", "Cf", "Zl", "Zp", "Cs"})
+# Letters of some scripts need them
+_JOINERS = "\u200c\u200d"
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,19 @@ class ClassTable:
         near = difflib.get_close_matches(normalize_name(text), list(self._labels), n=1, cutoff=0.6)
         hint = f' - did you mean "{self.names[self._labels[near[0]]]}"?' if near else ""
         return f'"{text}" is no class{hint}; the classes are {", ".join(self.names)}'
+
+
+def explain_class_name(name: str) -> str | None:
+    """Returns why a text cannot be the name of a class, or None.
+
+    Line breaks and control characters would break the lines of tables, logs and messages.
+    """
+    odd = next((c for c in name if c not in _JOINERS and category(c) in _UNPRINTABLE), None)
+    if odd is not None:
+        return f"the class name {name!a:.80} holds {odd!a}, which breaks lines - rename the class"
+    if len(name) > MAX_NAME:
+        return f'the class name "{name[:40]}..." has {len(name)} characters, {MAX_NAME} are allowed'
+    return None
 
 
 def normalize_name(text: str) -> str:

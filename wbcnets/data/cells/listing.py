@@ -10,6 +10,7 @@ start from its folder. Links, hidden files and system folders are ignored and na
 """
 
 import csv
+import io
 import os
 import re
 from collections import defaultdict
@@ -17,9 +18,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from wbcnets.data.cards.classes import explain_class_name
 from wbcnets.data.cells.manifest import path_problem
 from wbcnets.errors import ConfigError, DataError
 from wbcnets.io.image_files import is_image_name, list_folder, natural_order
+from wbcnets.io.tables import read_text
 
 # Folder name in lower case -> name of the split in manifests
 SPLIT_NAMES = {
@@ -99,6 +102,9 @@ def list_cells(source: str | os.PathLike[str], group_pattern: str = "") -> CellL
         )
     else:
         raise DataError(f"{path}: there is no such folder or file - correct the path")
+    odd = [problem for problem in map(explain_class_name, listing.class_texts) if problem]
+    if odd:
+        raise DataError(f"{path}: {len(odd)} class names cannot be used", odd)
     if pattern is not None:
         for index, file in enumerate(listing.files):
             found = pattern.search(file.path.name)
@@ -190,6 +196,7 @@ def _entries(folder: Path, ignored: list[str] | None = None) -> tuple[list[Path]
         for paths, kind in (
             (entries.hidden, "hidden or system file"),
             (entries.links, "link"),
+            (entries.special, "pipe, socket or device"),
             (others, "no image by its suffix"),
         ):
             ignored += [f"{path.relative_to(folder.parent)}: {kind}" for path in paths]
@@ -216,16 +223,18 @@ def _list_table(path: Path) -> CellListing:
     listing = CellListing(path.parent)
     problems: list[str] = []
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            columns = [name.strip() for name in reader.fieldnames or ()]
-            reader.fieldnames = columns
-            if not {"file", "label"} <= set(columns):
-                raise DataError(f"{path}:1: needs the columns file and label, found {columns}")
-            for row in reader:
-                cells = {k: (v or "").strip() for k, v in row.items() if isinstance(v, str | None)}
-                problems += _add_row(listing, cells, reader.line_num, None in row)
-    except (csv.Error, UnicodeDecodeError) as error:
+        text = read_text(path, "the table")
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        columns = [name.strip() for name in reader.fieldnames or ()]
+        reader.fieldnames = columns
+        if not {"file", "label"} <= set(columns):
+            raise DataError(f"{path}:1: needs the columns file and label, found {columns}")
+        if len(set(columns)) < len(columns):
+            raise DataError(f"{path}:1: two columns have the same name in {columns} - rename one")
+        for row in reader:
+            cells = {k: (v or "").strip() for k, v in row.items() if isinstance(v, str | None)}
+            problems += _add_row(listing, cells, reader.line_num, None in row)
+    except csv.Error as error:
         raise DataError(f"{path}: is not a readable CSV table ({error})") from error
     problems += _repeated_files(listing.files)
     listing.class_texts = sorted({file.class_text for file in listing.files}, key=natural_order)

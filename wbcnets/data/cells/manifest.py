@@ -18,10 +18,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from wbcnets.data.cards.classes import explain_class_name
 from wbcnets.errors import DataError
 from wbcnets.io.atomic_files import sha256_of_file, write_text
 from wbcnets.io.parallel import map_images
-from wbcnets.io.tables import format_csv, format_table, read_cell
+from wbcnets.io.tables import format_csv, format_table, read_cell, read_text
 
 MANIFEST_NAME = "manifest.csv"
 _MAGIC = "# wbcnets manifest 1 "
@@ -150,12 +151,7 @@ def read_manifest(path: str | os.PathLike[str], *, must_exist: bool = True) -> C
     source = Path(path)
     if not source.is_file():
         raise DataError(f"{source}: the manifest does not exist - prepare the dataset first")
-    try:
-        # Not ``read_text``, which changes the line ends in names
-        text = source.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{source}: is not UTF-8 text ({error}) - prepare it again") from error
-    manifest = _parse(text, source)
+    manifest = _parse(read_text(source, "the manifest"), source)
     if must_exist:
         missing = [image.file for image in manifest.images if not manifest.path(image).is_file()]
         if missing:
@@ -222,7 +218,7 @@ def _parse(text: str, source: Path) -> CellManifest:
                 problems += [f"line {reader.line_num + 1}: {line}" for line in parsed]
     except csv.Error as error:
         problems.append(f"line {reader.line_num + 1}: {error}")
-    problems += _repeated(image.file for image in images)
+    problems += _repeated(PurePosixPath(image.file).as_posix() for image in images)
     if not images and not problems:
         problems.append("there is no image in it")
     if problems:
@@ -238,7 +234,7 @@ def _parse_header(line: str, source: Path) -> tuple[str, tuple[str, ...]]:
         )
     try:
         header: Any = json.loads(line[len(_MAGIC) :])
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{source}:1: the header is not JSON ({error})") from error
     name = header.get("name") if isinstance(header, dict) else None
     names = header.get("class_names") if isinstance(header, dict) else None
@@ -247,6 +243,9 @@ def _parse_header(line: str, source: Path) -> tuple[str, tuple[str, ...]]:
         raise DataError(
             f'{source}:1: the header needs a "name" and different, non-empty "class_names"'
         )
+    odd = [problem for problem in map(explain_class_name, names) if problem]
+    if odd:
+        raise DataError(f"{source}:1: {len(odd)} class names cannot be used", odd)
     return name, tuple(names)
 
 

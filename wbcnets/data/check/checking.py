@@ -156,7 +156,7 @@ def _check_place(place: _Place, options: CheckOptions) -> list[SetResult]:
         if place.error:
             raise DataError(place.error)
         found = find_sets(place.path, options.images or place.images, options.format)
-    except DataError as error:
+    except (DataError, OSError) as error:  # a folder that may not be listed
         return [SetResult(place.name, options.format or "unknown", error=str(error))]
     results = [_check_set(entry, options) for entry in found]
     for entry in results:  # an unpacked zip goes by its own name
@@ -202,6 +202,8 @@ def _check_set(found: FoundSet, options: CheckOptions) -> SetResult:
     except DataError as error:
         result.problems = list(error.problems)
         result.error = "" if error.problems else str(error)
+    except OSError as error:
+        result.error = f"{error} - check the rights of the folder"
     if options.strict and not result.error:
         changed = [*result.dropped_images, *result.dropped, *result.repaired, *result.notes]
         result.problems += [f"{line} (strict)" for line in changed]

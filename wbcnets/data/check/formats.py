@@ -1,5 +1,6 @@
 """Detects the format of a dataset: COCO, Pascal VOC, LabelMe, YOLO, or images of cells."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -7,9 +8,10 @@ from pathlib import Path
 
 from wbcnets.data.cells.manifest import MANIFEST_NAME, is_manifest
 from wbcnets.errors import ConfigError, DataError
-from wbcnets.io.image_files import IMAGE_SUFFIXES, find_files
-from wbcnets.io.strict_json import read_json
+from wbcnets.io.image_files import IMAGE_SUFFIXES, find_files, read_regular_file
+from wbcnets.io.strict_json import MAX_BYTES, read_json
 from wbcnets.io.strict_yaml import read_yaml
+from wbcnets.io.tables import read_lines
 
 FORMATS = ("coco", "voc", "labelme", "yolo", "cells")
 # The number of files of a folder by which its format is detected
@@ -47,8 +49,10 @@ def find_sets(path: Path, images: Path | None = None, kind: str = "") -> list[Fo
     Raises:
         DataError: if the path holds no such set.
     """
-    if not path.exists():
+    if not os.path.exists(path):
         raise DataError(f"{path}: there is no such file or folder - correct the path")
+    if not (path.is_dir() or path.is_file()):
+        raise DataError(f"{path}: is a pipe or a device - give a file or a folder")
     kind = kind or _kind_of(path)
     if kind == "cells":
         manifest = path / MANIFEST_NAME if path.is_dir() else path
@@ -98,7 +102,9 @@ def _annotations_in(path: Path, suffix: str) -> Path:
 
 
 def _kind_of_json(path: Path) -> str:
-    return "labelme" if "shapes" in read_json(path) else "coco"
+    # A COCO file of millions of boxes is not parsed to find this out
+    content = read_regular_file(path, MAX_BYTES, "the JSON file")
+    return "labelme" if b'"shapes"' in content and "shapes" in read_json(path) else "coco"
 
 
 def _files(path: Path, suffix: str) -> Iterator[Path]:
@@ -144,8 +150,7 @@ def _yolo_set(path: Path, images: Path | None) -> FoundSet:
 def _yolo_classes(path: Path, labels: Path) -> tuple[str, ...]:
     for file in (path / "classes.txt", labels / "classes.txt"):
         if file.is_file():
-            lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-            return tuple(line.strip() for line in lines if line.strip())
+            return tuple(read_lines(file, "the list of classes"))
     file = path / "data.yaml"
     if not file.is_file():
         return ()

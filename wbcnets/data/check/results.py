@@ -7,6 +7,7 @@ from typing import Any
 from wbcnets.data.cells.checks import CheckedCells
 from wbcnets.data.detection.dataset import CocoDataset
 from wbcnets.data.detection.report import Counts, labeled_lines
+from wbcnets.errors import one_line
 
 CLEAN, PROBLEMS, UNREADABLE = 0, 1, 2
 # Findings as JSON begin with it
@@ -107,7 +108,7 @@ class SetResult:
             ("repaired", self.repaired),
             ("note", self.notes),
         ):
-            lines += [f"  {kind}: {entry}" for entry in entries[:_SHOWN]]
+            lines += [f"  {kind}: {one_line(entry)}" for entry in entries[:_SHOWN]]
             if len(entries) > _SHOWN:
                 lines.append(f"  {kind}: ... and {len(entries) - _SHOWN} more")
         return lines
@@ -148,8 +149,8 @@ class CheckResult:
     def summary(self) -> str:
         """Returns the findings as text; the last line sums them up."""
         lines = [line for entry in self.sets for line in entry.lines()]
-        lines += [f"leak: {line}" for line in self.leaks]
-        lines += [f"perhaps a leak: {line}" for line in self.suspicions]
+        lines += [f"leak: {one_line(line)}" for line in self.leaks]
+        lines += [f"perhaps a leak: {one_line(line)}" for line in self.suspicions]
         problems = sum(len(entry.problems) for entry in self.sets) + len(self.leaks)
         verdicts = {CLEAN: "can be used", PROBLEMS: f"{problems} problems"}
         return "\n".join([*lines, verdicts.get(self.exit_code, "cannot be read")])

@@ -1,10 +1,13 @@
 """The rules for a single bounding box, for boxes of every format."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 Box = tuple[float, float, float, float]
+# A number in a text file. Python's own reader takes "1_0", "nan" and the digits of all scripts, too
+NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 # How far a reader may go with faulty items, each step further than the one before:
 #   refuse  every box that needs a change is a problem
 #   drop    boxes without area are left out, small overhang is clipped; all else is a problem

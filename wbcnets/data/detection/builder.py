@@ -4,12 +4,12 @@ import difflib
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from wbcnets.data.cards.classes import normalize_name
+from wbcnets.data.cards.classes import explain_class_name, normalize_name
 from wbcnets.data.detection.box_checks import POLICIES, Box, Policy, check_box
 from wbcnets.data.detection.dataset import CocoDataset, CocoImage
 from wbcnets.data.detection.report import DetectionReport
@@ -22,7 +22,7 @@ NEAR_DUPLICATE_IOU = 0.95
 SMALL_SIDE = 16
 
 
-@dataclass
+@dataclass(slots=True)
 class BoxEntry:
     """One box of a source.
 
@@ -42,10 +42,10 @@ class BoxEntry:
     crowd: bool = False
     area: float | None = None
     id: int | None = None
-    repairs: list[str] = field(default_factory=list)
+    repairs: Sequence[str] = ()
 
 
-@dataclass
+@dataclass(slots=True)
 class ImageEntry:
     """One image of a source, with the boxes that were kept.
 
@@ -57,6 +57,7 @@ class ImageEntry:
         id: The source's own; counted from 1 by default.
         repairs: What the reader already did to the entry.
         boxes: The boxes.
+        resolved: The same for all spellings of one file; empty if the reader does not tell.
     """
 
     item: str
@@ -66,6 +67,7 @@ class ImageEntry:
     id: int | None = None
     repairs: list[str] = field(default_factory=list)
     boxes: list[BoxEntry] = field(default_factory=list)
+    resolved: str = ""
 
 
 class DatasetBuilder:
@@ -128,9 +130,13 @@ class DatasetBuilder:
         if len(set(class_names)) != len(class_names):
             raise DataError(f"the classes {list(class_names)} must be distinct")
         names = list(class_names)
+        odd = [problem for problem in map(explain_class_name, names) if problem]
+        if odd:
+            raise DataError(f"{self.source}: {len(odd)} class names cannot be used", odd)
         if not names:
             names = sorted(Counter(found), key=natural_order)
             self.report.problems += _spelling_problems(names)
+            self.report.problems += [p for p in map(explain_class_name, names) if p]
         self.categories = dict(enumerate(names, start=1))
 
     def relative(self, image: Path) -> str:
@@ -182,8 +188,10 @@ class DatasetBuilder:
         # A mask's area is smaller than its box; any other value is not an area of this box
         if verdict.action == "keep" and entry.area is not None and 0 < entry.area < area:
             area = entry.area
-        number = self.report.kept.total() if entry.id is None else entry.id
-        image.boxes.append(replace(entry, box=verdict.box, area=area, id=number))
+        if entry.id is None:
+            entry.id = self.report.kept.total()
+        entry.box, entry.area = verdict.box, area
+        image.boxes.append(entry)
 
     def drop_box(self, item: str, name: str, reason: str) -> None:
         """Books a box that is left out under any policy but "refuse"."""

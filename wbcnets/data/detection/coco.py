@@ -8,11 +8,11 @@ import os
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from wbcnets.data.cards.classes import normalize_name
+from wbcnets.data.cards.classes import explain_class_name, normalize_name
 from wbcnets.data.detection.box_checks import Box, Policy, looks_like_xyxy, read_box
 from wbcnets.data.detection.builder import BoxEntry, DatasetBuilder, ImageEntry
 from wbcnets.data.detection.dataset import CocoDataset
-from wbcnets.data.detection.image_paths import normalize_file_name, refuse_file_name
+from wbcnets.data.detection.image_paths import normalize_file_name, resolve_file_name
 from wbcnets.errors import DataError
 from wbcnets.io.image_facts import image_facts
 from wbcnets.io.parallel import try_images
@@ -86,8 +86,8 @@ def parse_coco(
 
 
 def _is_integer(value: object) -> TypeGuard[int]:
-    """Tells whether a JSON value is an integer; ``true`` is not."""
-    return isinstance(value, int) and not isinstance(value, bool)
+    """Tells whether a JSON value is an integer of 64 bits; ``true`` is not."""
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
 
 
 def _read_section(data: dict[str, Any], key: str, builder: DatasetBuilder) -> list[Any]:
@@ -113,11 +113,15 @@ def _read_categories(data: dict[str, Any], builder: DatasetBuilder) -> dict[int,
     for index, category in enumerate(_read_section(data, "categories", builder)):
         item = f"categories[{index}]"
         if not isinstance(category, dict) or not _is_integer(category.get("id")):
-            problems.append(f"{item}: {category!r:.200} needs an integer id")
+            problems.append(f"{item}: {category!r:.200} needs an integer id of 64 bits")
             continue
         number, name = category["id"], category.get("name")
         if not isinstance(name, str) or not name.strip():
-            problems.append(f"{item} (id={number}): {name!r} is not a name")
+            problems.append(f"{item} (id={number}): {name!r:.200} is not a name")
+            continue
+        odd = explain_class_name(name)
+        if odd:
+            problems.append(f"{item} (id={number}): {odd}")
             continue
         if number in names:
             problems.append(
@@ -150,9 +154,9 @@ def _read_images(
                 "image its own id"
             )
             continue
-        if image.file_name and image.file_name in names:
-            report.notes.append(f"{image.item}: is the same file as {names[image.file_name]}")
-        names[image.file_name] = image.item
+        if image.resolved and image.resolved in names:
+            report.notes.append(f"{image.item}: is the same file as {names[image.resolved]}")
+        names[image.resolved] = image.item
         images[image.id] = image
     usable = _compare_with_files(images, check_images, root, builder)
     # Annotations of unusable images are checked all the same, so that one pass finds all problems
@@ -164,18 +168,19 @@ def _read_image(
 ) -> ImageEntry | None:
     """Returns an entry of the image table; its file name is empty if it must not be opened."""
     if not isinstance(value, dict) or not _is_integer(value.get("id")):
-        builder.refuse_image(f"images[{index}]: {value!r:.200} needs an integer id")
+        builder.refuse_image(f"images[{index}]: {value!r:.200} needs an integer id of 64 bits")
         return None
     name = value.get("file_name")
-    image = ImageEntry(f'images[{index}] (id={value["id"]}, "{name}")', "", id=value["id"])
+    shown = f'images[{index}] (id={value["id"]}, "{str(name)[:200]}")'
+    image = ImageEntry(shown, "", id=value["id"])
     if isinstance(name, str) and "\\" in name and not name.startswith("\\\\"):
         name = normalize_file_name(name)
         image.repairs.append("backslashes of the file name turned into slashes")
-    refusal = refuse_file_name(name, root)
-    if refusal:
-        builder.refuse_image(f"{image.item}: {refusal}")
+    resolved = resolve_file_name(name, root)
+    if isinstance(resolved, str):
+        builder.refuse_image(f"{image.item}: {resolved}")
     else:
-        image.file_name = str(name)
+        image.file_name, image.resolved = str(name), os.fspath(resolved)
     width, height = value.get("width"), value.get("height")
     if _is_integer(width) and _is_integer(height) and width > 0 and height > 0:
         image.width, image.height = width, height
@@ -243,10 +248,7 @@ def _read_annotations(
         if looks_like_xyxy(box, image.width, image.height):
             xyxy.append(item)
         incomplete += "area" not in value or "iscrowd" not in value
-        entry = _box_entry(item, name, box, value)
-        if first != item:
-            entry.repairs.append("its id is a duplicate: numbered anew")
-        builder.add_box(image, entry)
+        builder.add_box(image, _box_entry(item, name, box, value, twice=first != item))
     if incomplete:
         report.notes.append(f"{incomplete} annotations lacked area or iscrowd: filled in")
     n_read = report.read.total()
@@ -258,15 +260,15 @@ def _read_annotations(
         )
 
 
-def _box_entry(item: str, name: str, box: Box, value: dict[str, Any]) -> BoxEntry:
-    crowd, area = bool(value.get("iscrowd", 0)), value.get("area")
-    entry = BoxEntry(item, name, box, crowd, id=value["id"])
-    if isinstance(area, (int, float)):
-        entry.area = area
-    if not crowd and any(value.get(flag, 0) for flag in ("ignore", "difficult")):
-        entry.crowd = True
-        entry.repairs.append("marked ignore or difficult: kept as iscrowd=1, which is not scored")
-    return entry
+def _box_entry(item: str, name: str, box: Box, value: dict[str, Any], twice: bool) -> BoxEntry:
+    crowd, area, repairs = bool(value.get("iscrowd", 0)), value.get("area"), []
+    if not crowd and (value.get("ignore", 0) or value.get("difficult", 0)):
+        crowd = True
+        repairs.append("marked ignore or difficult: kept as iscrowd=1, which is not scored")
+    if twice:
+        repairs.append("its id is a duplicate: numbered anew")
+    known = area if isinstance(area, (int, float)) else None
+    return BoxEntry(item, name, box, crowd, known, value["id"], repairs or ())
 
 
 def _annotation_item(index: int, value: object, images: dict[int, ImageEntry]) -> str:
@@ -274,8 +276,8 @@ def _annotation_item(index: int, value: object, images: dict[int, ImageEntry]) -
         return f"annotations[{index}]"
     image_id = value.get("image_id")
     image = images.get(image_id) if _is_integer(image_id) else None
-    text = f'image "{image.file_name}"' if image else f"image_id={image_id!r}"
-    return f"annotations[{index}] (id={value.get('id')!r}, {text})"
+    text = f'image "{image.file_name}"' if image else f"image_id={image_id!r:.40}"
+    return f"annotations[{index}] (id={value.get('id')!r:.40}, {text})"
 
 
 def _category_name(value: object, categories: dict[int, str]) -> str:
@@ -290,7 +292,7 @@ def _schema_problems(
         return [f"{value!r:.200} is not an annotation object"]
     problems = []
     if not _is_integer(value.get("id")):
-        problems.append(f"id {value.get('id')!r:.200} must be an integer")
+        problems.append(f"id {value.get('id')!r:.200} must be an integer of 64 bits")
     image_id = value.get("image_id")
     if not _is_integer(image_id) or image_id not in images:
         problems.append(f"image_id {image_id!r:.200} is no image of this file - add the image")

@@ -14,15 +14,16 @@ def normalize_file_name(file_name: str) -> str:
     return file_name.replace("\\", "/")
 
 
-def refuse_file_name(file_name: object, root: Path) -> str | None:
-    """Returns why a file name from an annotation file must not be opened, and what to do.
+def resolve_file_name(file_name: object, root: Path) -> Path | str:
+    """Returns the file that a name in an annotation file means, or why it must not be opened.
 
     Args:
         file_name: The name as read, with slashes.
         root: Resolved folder that must hold every image.
 
     Returns:
-        None for a name that stays inside ``root``, also after symbolic links.
+        The resolved path, the same for all spellings of one file, of a name that stays inside
+        ``root`` also after symbolic links; else the reason, and what to do.
     """
     if not isinstance(file_name, str) or not file_name.strip() or "\0" in file_name:
         return f"file_name {file_name!r} is not a file name - write the path of an image"
@@ -41,7 +42,7 @@ def refuse_file_name(file_name: object, root: Path) -> str | None:
         return (
             f'file_name "{file_name}" leads out of the image folder {root} - move the image into it'
         )
-    return None
+    return resolved
 
 
 def find_by_stem(folder: Path, stem: str) -> Path | None:

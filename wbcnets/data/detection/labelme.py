@@ -102,7 +102,7 @@ def _add_file(
     size = data.get("imageWidth"), data.get("imageHeight")
     if size not in (facts.size, (None, None)):
         builder.report.notes.append(
-            f"{path.name}: imageWidth and imageHeight {size[0]}x{size[1]} are stale; "
+            f"{path.name}: imageWidth and imageHeight {size[0]!r:.40}x{size[1]!r:.40} are stale; "
             f"{facts.width}x{facts.height} is taken from the file"
         )
     entry = builder.add_image(ImageEntry(str(path), builder.relative(image)), facts)

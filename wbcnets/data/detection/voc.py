@@ -20,12 +20,13 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from wbcnets.data.detection.box_checks import Box, Policy
+from wbcnets.data.detection.box_checks import NUMBER, Box, Policy
 from wbcnets.data.detection.builder import BoxEntry, DatasetBuilder, ImageEntry
 from wbcnets.data.detection.dataset import CocoDataset
-from wbcnets.data.detection.image_paths import find_by_stem, normalize_file_name, refuse_file_name
+from wbcnets.data.detection.image_paths import find_by_stem, normalize_file_name, resolve_file_name
 from wbcnets.errors import DataError
 from wbcnets.io.image_facts import image_facts
+from wbcnets.io.image_files import read_regular_file
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
@@ -128,13 +129,7 @@ def read_xml(path: Path) -> Element:
         DataError: if the file is missing, over 1 MiB, in an unknown encoding, not XML (with line
             and column), has a document type or entities, or is nested deeper than 32 elements.
     """
-    try:
-        size = path.stat().st_size
-        data = path.read_bytes() if size <= MAX_BYTES else b""
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    if size > MAX_BYTES:
-        raise DataError(f"{path}: {size:,} bytes exceed the limit of {MAX_BYTES:,}")
+    data = read_regular_file(path, MAX_BYTES, "the XML file")
     declared = _ENCODING.match(data.removeprefix(codecs.BOM_UTF8))
     encoding = declared.group(1).decode() if declared else "utf-8"
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -184,17 +179,28 @@ def _integer(text: str | None) -> int:
     return int(text) if text and re.fullmatch(r"\s*[0-9]{1,9}\s*", text) else 0
 
 
+def _number(text: str | None) -> float:
+    """Returns a decimal number.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if not text or not NUMBER.fullmatch(text.strip()):
+        raise ValueError(text)
+    return float(text)
+
+
 def _parse_object(item: str, element: Element) -> VocObject:
     name = element.findtext("name") or ""
     texts = [element.findtext(f"bndbox/{corner}") for corner in _CORNERS]
     xyxy: Box | str
     try:
-        x1, y1, x2, y2 = (float(text or "") for text in texts)
+        x1, y1, x2, y2 = map(_number, texts)
         xyxy = x1, y1, x2, y2
         if not all(abs(value) <= 1e9 for value in xyxy):
-            xyxy = f"bndbox {texts} holds a value that is not finite"
+            xyxy = f"bndbox {texts!s:.200} holds a value that is not finite"
     except ValueError:
-        xyxy = f"bndbox {dict(zip(_CORNERS, texts))} needs four numbers"
+        xyxy = f"bndbox {dict(zip(_CORNERS, texts))!s:.200} needs four numbers"
     difficult = (element.findtext("difficult") or "0").strip() == "1"
     return VocObject(f'{item} "{name}"', name, xyxy, difficult)
 
@@ -221,7 +227,7 @@ def _find_image(file: VocFile, folder: Path) -> Path:
     if by_stem is not None:
         return by_stem
     name = normalize_file_name(file.file_name)
-    if refuse_file_name(name, folder.resolve()) is None and (folder / name).is_file():
+    if isinstance(resolve_file_name(name, folder.resolve()), Path) and (folder / name).is_file():
         return folder / name
     raise DataError(
         f'{file.path}: neither "{file.path.stem}.*" nor the <filename> "{file.file_name}" is in '

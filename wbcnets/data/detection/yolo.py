@@ -5,18 +5,19 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from wbcnets.data.detection.box_checks import Policy
+from wbcnets.data.detection.box_checks import NUMBER, Policy
 from wbcnets.data.detection.builder import BoxEntry, DatasetBuilder, ImageEntry
 from wbcnets.data.detection.dataset import CocoDataset
 from wbcnets.errors import DataError
 from wbcnets.io.image_facts import image_facts
 from wbcnets.io.parallel import try_images
+from wbcnets.io.tables import read_text
 
 # Centers and sizes may exceed 1 by this much; beyond it they are pixels, not fractions
 TOLERANCE = 0.01
 MAX_BYTES = 1 << 20
+_TITLE = "the label file"
 _INTEGER = re.compile(r"[0-9]{1,6}")
-_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 
 
 def load_yolo(
@@ -62,7 +63,7 @@ def load_yolo(
             _skip_labels(labels, builder)
             continue
         image = builder.add_image(ImageEntry(str(path), builder.relative(path)), facts)
-        if labels.is_file():
+        if labels.exists():
             _add_labels(labels, names, image, builder)
         else:
             unlabeled += 1
@@ -77,16 +78,16 @@ def _numbered_names(folder: Path) -> list[str]:
     """Returns names such as "class 3" for a set that has numbers alone, up to the largest."""
     largest = 0
     for file in folder.glob("*.txt"):
-        for line in file.read_bytes()[:MAX_BYTES].split(b"\n"):
+        for line in _lines(file):
             first = line.split()[:1]
-            if first and first[0].isdigit() and len(first[0]) <= 3:
+            if first and len(first[0]) <= 3 and _INTEGER.fullmatch(first[0]):
                 largest = max(largest, int(first[0]))
     return [f"class {number}" for number in range(largest + 1)]
 
 
 def _skip_labels(path: Path, builder: DatasetBuilder) -> None:
     """Counts the lines of an image that is left out."""
-    for number, line in enumerate(_lines(path) if path.is_file() else (), start=1):
+    for number, line in enumerate(_lines(path), start=1):
         if line.strip():
             builder.skip_box(f"{path.name}:{number}", "?", "its image is left out")
 
@@ -108,23 +109,23 @@ def _refuse_stray_labels(
             _skip_labels(path, builder)
 
 
-def _lines(path: Path) -> list[bytes]:
-    return path.read_bytes()[:MAX_BYTES].splitlines()
+def _lines(path: Path) -> list[str]:
+    """Returns the lines of a label file; none if it cannot be read, which is reported elsewhere."""
+    try:
+        return read_text(path, _TITLE, MAX_BYTES).split("\n")
+    except DataError:
+        return []
 
 
 def _add_labels(
     path: Path, names: Sequence[str], image: ImageEntry, builder: DatasetBuilder
 ) -> None:
-    if path.stat().st_size > MAX_BYTES:
-        builder.refuse_box(str(path), "?", f"exceeds the limit of {MAX_BYTES:,} bytes")
-        return
     try:
-        lines = path.read_bytes().decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        reason = f"byte {error.start} is not UTF-8 - save the file as UTF-8"
-        builder.refuse_box(str(path), "?", reason)
+        text = read_text(path, _TITLE, MAX_BYTES)
+    except DataError as error:
+        builder.refuse_box(str(path), "?", str(error).removeprefix(f"{path}: "))
         return
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         item = f"{path.name}:{number}"
@@ -158,7 +159,7 @@ def parse_line(line: str, num_classes: int) -> tuple[int, float, float, float, f
     if label >= num_classes:
         return f"class {label} is unknown, the classes are 0 to {num_classes - 1}"
     for column in columns[1:]:
-        if not _NUMBER.fullmatch(column):
+        if not NUMBER.fullmatch(column):
             return f"{column!r} is not a number (decimal points, no commas)"
     x, y, w, h = (float(column) for column in columns[1:])
     if max(x, y, w, h) > 1 + TOLERANCE or min(x, y) < -TOLERANCE or min(w, h) < 0:

@@ -6,6 +6,7 @@ labels) of their original names and labels, 1 for all and 0 for hem.
 """
 
 import csv
+import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from wbcnets.data.cells.listing import CellFile, CellListing
 from wbcnets.errors import DataError
 from wbcnets.io.archives import unpack
 from wbcnets.io.image_files import find_files, find_image_files
+from wbcnets.io.tables import read_text
 
 _COLUMNS = {"Patient_ID", "new_names", "labels"}
 
@@ -61,17 +63,16 @@ def _read_table(
     # The images lie beside the table or in folders beside it
     by_name = {path.name: path for path in images if table.parent in path.parents}
     classes = ClassTable.from_classes(card.classes)
-    with table.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.DictReader(stream)
-        if not set(reader.fieldnames or ()) >= _COLUMNS:
-            ignored.append(f"{table.name}: lacks the columns {', '.join(sorted(_COLUMNS))}")
-            return
-        for line, row in enumerate(reader, start=2):
-            path, label = by_name.get(row["new_names"]), classes.find(row["labels"] or "")
-            if path is None or label is None:
-                problems.append(
-                    f'{table.name}: line {line}: no image "{row["new_names"]}", or label '
-                    f'"{row["labels"]}" is not 0 or 1'
-                )
-            else:
-                yield path, row["Patient_ID"] or "", card.class_names[label]
+    reader = csv.DictReader(io.StringIO(read_text(table, "the table"), newline=""))
+    if not set(reader.fieldnames or ()) >= _COLUMNS:
+        ignored.append(f"{table.name}: lacks the columns {', '.join(sorted(_COLUMNS))}")
+        return
+    for line, row in enumerate(reader, start=2):
+        path, label = by_name.get(row["new_names"]), classes.find(row["labels"] or "")
+        if path is None or label is None:
+            problems.append(
+                f'{table.name}: line {line}: no image "{row["new_names"]}", or label '
+                f'"{row["labels"]}" is not 0 or 1'
+            )
+        else:
+            yield path, row["Patient_ID"] or "", card.class_names[label]

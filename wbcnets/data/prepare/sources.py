@@ -8,6 +8,7 @@ from wbcnets.errors import DataError
 from wbcnets.io.image_files import is_hidden
 from wbcnets.io.images import read_image
 from wbcnets.io.parallel import map_images
+from wbcnets.io.tables import read_text
 
 _MAX_DEPTH = 3
 
@@ -60,8 +61,8 @@ def read_list(path: Path) -> list[str]:
     """Returns the entries of a list of file stems, separated by white space.
 
     Raises:
-        DataError: if the list is missing.
+        DataError: if the list is missing or cannot be read.
     """
     if not path.is_file():
         raise DataError(f"{path}: the list is missing - get the whole dataset")
-    return path.read_text(encoding="utf-8-sig").split()
+    return read_text(path, "the list").split()

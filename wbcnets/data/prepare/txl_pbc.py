@@ -1,6 +1,7 @@
 """TXL-PBC as published: images, YOLO labels, and metadata.csv with source and leukocyte type."""
 
 import csv
+import io
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,6 +14,7 @@ from wbcnets.data.detection.yolo import load_yolo
 from wbcnets.data.prepare.sources import copy_images, find_layout
 from wbcnets.errors import DataError
 from wbcnets.io.image_files import find_image_files
+from wbcnets.io.tables import read_text
 
 # The order of the class numbers in the published label files
 LABEL_NAMES = ("WBC", "RBC", "Platelets")
@@ -50,12 +52,11 @@ def read_txl_pbc(card: DetectionCard, folder: Path, images: Path) -> dict[str, C
 
 
 def _read_metadata(path: Path) -> Metadata:
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.DictReader(stream)
-        missing = {"image", "source", "wbc_subtype_if_known"}.difference(reader.fieldnames or ())
-        if missing:
-            raise DataError(f"{path}: the columns {sorted(missing)} are missing - get version 2")
-        return {row["image"]: row for row in reader}
+    reader = csv.DictReader(io.StringIO(read_text(path, "the table"), newline=""))
+    missing = {"image", "source", "wbc_subtype_if_known"}.difference(reader.fieldnames or ())
+    if missing:
+        raise DataError(f"{path}: the columns {sorted(missing)} are missing - get version 2")
+    return {row["image"]: row for row in reader}
 
 
 def _is_wanted(metadata: Metadata, image: Path, card: DetectionCard) -> bool:
