@@ -10,6 +10,7 @@ PROJECT = "projects/mfds_detr"
 FOLDERS = ("configs", "weights")
 
 setup(
+    py_modules=["wbcnets_command"],
     packages=[
         *find_packages(include=["wbcnets*"]),
         *find_packages(PROJECT, include=["mfds_detr*"]),

@@ -1,9 +1,13 @@
 """The dispatcher: lazy imports, the errors' boundary, the detector's entry points, completion."""
 
 import argparse
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -48,7 +52,7 @@ print(*(name for name in sys.modules if name.startswith("wbcnets.cli.") or name 
     top, train, imported = done.stdout.split("code 0\n")
     assert all(name in top for name in COMMANDS)
     assert all(summary in " ".join(train.split()) for summary in PAIRS["train"])
-    assert imported == "wbcnets.cli.main\n"
+    assert imported == "wbcnets.cli.streams wbcnets.cli.main\n"
 
 
 @pytest.mark.parametrize(
@@ -76,6 +80,50 @@ def test_an_interruption_ends_with_130(command):
 
     command(interrupt)
     assert main(["check"]) == 130
+
+
+@pytest.mark.parametrize(("number", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 143)])
+def test_a_signal_ends_the_command_with_its_code(command, capsys, number, code):
+    def wait(args):
+        os.kill(os.getpid(), getattr(signal, number))
+        time.sleep(10)
+
+    command(wait)
+    assert main(["check"]) == code
+    assert capsys.readouterr().err == ("interrupted\n" if code == 130 else "terminated\n")
+
+
+def test_what_an_interruption_breaks_is_no_bug(command, capsys):
+    def swallow(args):
+        with suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        raise TypeError("half an import")
+
+    command(swallow)
+    assert main(["check"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError(), "the memory is full, or limited to too little: use smaller"),
+        (RuntimeError("can't start new thread"), "no more threads can be started: raise"),
+        (
+            RuntimeError("open: Too many open files (24)\nat x"),
+            "too many files are open: raise the",
+        ),
+    ],
+)
+def test_a_limit_of_the_machine_is_an_error_without_a_traceback(command, capsys, error, message):
+    def fail(args):
+        raise error
+
+    command(fail)
+    assert main(["check"]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"error: {message}")
+    assert len(shown.splitlines()) == 1
 
 
 def test_an_error_names_the_option_that_sets_its_argument(command, capsys):

@@ -7,12 +7,12 @@ called. The detector's modules come from the entry points of the group ``wbcnets
 itself never imports detectron2.
 
 Exit codes: 0 done; 1 the data, or a part of the input, has problems; 2 the call or the
-configuration is wrong; 130 interrupted.
+configuration is wrong, or the machine's limits are reached; 130 interrupted by Ctrl-C; 143 ended by
+SIGTERM or SIGHUP.
 """
 
 import argparse
 import importlib
-import io
 import os
 import shlex
 import sys
@@ -22,9 +22,14 @@ from types import ModuleType
 from typing import Any
 
 from wbcnets.api import import_smears
+from wbcnets.cli.streams import standard_streams
+from wbcnets.engine.memory import describe_shortage
+from wbcnets.engine.signals import SignalHandler, Terminated
 from wbcnets.errors import ConfigError, DataError, WbcnetsError
 from wbcnets.version import __version__
 
+# Exit codes of processes that a signal ended, as shells give them
+INTERRUPTED, TERMINATED = 130, 143
 # Commands that exist for cells and for smears, then those that stand alone
 PAIRS = {
     "train": ("train a classifier of cell images", "train a detector of cells in blood smears"),
@@ -153,20 +158,38 @@ def run_command(module: ModuleType, arguments: Sequence[str] | None = None) -> i
 
 def _run(parser: CommandParser, arguments: Sequence[str] | None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # A terminal or a file may be unable to show the name of an image
-        sys.stdout.reconfigure(errors="backslashreplace")
     args = argparse.Namespace(command_line=shlex.join([parser.prog, *words]))
+    with standard_streams(), SignalHandler(at_once=True) as signals:
+        try:
+            return _parse_and_run(parser, words, args)
+        except (WbcnetsError, FloatingPointError, OSError) as error:
+            print(f"error: {describe(error, getattr(args, 'parser', None))}", file=sys.stderr)
+            return exit_code(error)
+        except KeyboardInterrupt as interruption:
+            return _end_interrupted(interruption)
+        except Exception as error:
+            if signals.requested:  # what an interruption broke on its way
+                return _end_interrupted(signals.interruption())
+            shortage = describe_shortage(error)
+            if shortage is None:
+                raise
+            print(f"error: {shortage}", file=sys.stderr)
+            return 2
+
+
+def _parse_and_run(parser: CommandParser, words: list[str], args: argparse.Namespace) -> int:
     try:
         parser.parse_args(words, args)
         code: int = args.run(args)
-    except (WbcnetsError, FloatingPointError, OSError) as error:
-        print(f"error: {describe(error, getattr(args, 'parser', None))}", file=sys.stderr)
-        return exit_code(error)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return code
+        return code
+    finally:
+        sys.stdout.flush()  # a full disk is an error of the command
+
+
+def _end_interrupted(interruption: KeyboardInterrupt) -> int:
+    is_term = isinstance(interruption, Terminated)
+    print("terminated" if is_term else "interrupted", file=sys.stderr)
+    return TERMINATED if is_term else INTERRUPTED
 
 
 def exit_code(error: Exception) -> int:

@@ -44,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         WbcnetsError: if the settings, the data or the weights cannot be used.
         FloatingPointError: if too many steps in a row are not finite.
+        KeyboardInterrupt: if the training was asked to stop.
     """
     overrides = [*args.overrides, *([f"data.source={args.data}"] if args.data else [])]
     if args.resume and (args.config or not args.output):
@@ -60,5 +61,5 @@ def run(args: argparse.Namespace) -> int:
             train_classifier(config)
     except KeyboardInterrupt:
         print("stopped; --resume continues the training", file=sys.stderr)
-        return 130
+        raise
     return 0

@@ -12,6 +12,7 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from wbcnets.engine.signals import SIGNALS
 from wbcnets.errors import ConfigError, DataError
 
 T = TypeVar("T")
@@ -143,8 +144,8 @@ def _start_worker(worker: int) -> None:
     """Limits a worker to one thread; the main process handles signals and ends its workers."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _kill_workers(pids: Collection[int] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Errors of full memory that say what to reduce."""
+"""Errors of full memory, and of other limits of the machine, that say what to reduce."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +14,10 @@ _CPU_MESSAGES = (
     "std::bad_alloc",
     "Cannot allocate memory",
 )
+_SHORTAGES = {
+    "Too many open files": "too many files are open: raise the limit, see ulimit -n",
+    "can't start new thread": "no more threads can be started: raise the limits, see ulimit -u -v",
+}
 
 
 @contextmanager
@@ -43,6 +47,18 @@ def is_oom(error: BaseException) -> bool:
     """Returns whether an error says that the memory is full."""
     known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
     return known or any(text in str(error) for text in _CPU_MESSAGES)
+
+
+def describe_shortage(error: BaseException) -> str | None:
+    """Returns the limit of the machine that an error is about, and what helps; None for others."""
+    text = f"{error} {error.__cause__ or ''}"
+    first = "".join(str(error).strip().splitlines()[:1])[:200] or type(error).__name__
+    for sign, meaning in _SHORTAGES.items():
+        if sign in text:
+            return f"{meaning} ({first})"
+    if is_oom(error):
+        return f"the memory is full, or limited to too little: use smaller images ({first})"
+    return None
 
 
 def _peak_memory() -> str:

@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
-from torch.utils.data import DataLoader
-
 from wbcnets.data.cells.dataset import CellDataset
 from wbcnets.data.cells.loading import load_cells
 from wbcnets.data.cells.manifest import CellManifest
+from wbcnets.engine.loader import WatchedLoader
 from wbcnets.errors import ConfigError
 from wbcnets.evaluation.class_map import ClassMap, match_classes, read_class_map
 from wbcnets.evaluation.classifier import Classifier, load_classifier
@@ -102,7 +101,7 @@ def _predict(
 ) -> Predictions:
     """Returns predictions in the classifier's classes, with the labels of the manifest."""
     dataset = CellDataset(manifest, classifier.resize, classifier.mean, classifier.std)
-    loader = DataLoader(dataset, batch_size=batch_size, num_workers=workers)
+    loader = WatchedLoader(dataset, dataset.describe, workers, batch_size=batch_size)
     probabilities, labels = predict(
         classifier.model, loader, device=classifier.device, total=len(loader), **options
     )

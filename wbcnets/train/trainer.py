@@ -91,7 +91,7 @@ class Trainer:
                     self._loader_speed = 0.0
                 if self.interrupted:
                     self.save()
-                    raise KeyboardInterrupt
+                    raise self._signals.interruption()
                 self._end_epoch(timer.speed)
                 self.late = self.context.any(self.late or self._is_late())
         self.save()

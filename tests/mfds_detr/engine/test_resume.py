@@ -1,6 +1,8 @@
 """A run of a detector that is stopped and resumed ends with the bits of an uninterrupted one."""
 
+import os
 import random
+import signal
 import time
 
 import pytest
@@ -11,6 +13,7 @@ pytest.importorskip("detectron2")
 from mfds_detr.data.datasets import DatasetSource, register_datasets
 from mfds_detr.engine.trainer import Trainer
 from tests.processes import Worker, run_script
+from wbcnets.engine.signals import Terminated
 from wbcnets.errors import ConfigError
 from wbcnets.io.checkpoints import read_checkpoint
 
@@ -105,6 +108,24 @@ def test_workers_make_no_difference(make_trainer, whole, tmp_path):
     folder = tmp_path / "parts"
     run(make_trainer(folder, "DATALOADER.NUM_WORKERS", 2), 3)
     run(make_trainer(folder, "DATALOADER.NUM_WORKERS", 1))
+    assert differences(whole, folder / "model_final.pth") == []
+
+
+def test_an_interrupted_run_is_saved_and_continues(make_trainer, whole, tmp_path, monkeypatch):
+    folder = tmp_path / "parts"
+    stopped = make_trainer(folder, "SOLVER.CHECKPOINT_PERIOD", 100)
+    take_step = stopped.run_step
+
+    def run_step():
+        if stopped.iter == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        take_step()
+
+    monkeypatch.setattr(stopped, "run_step", run_step)
+    with pytest.raises(Terminated):
+        run(stopped)
+    assert (folder / "last_checkpoint").read_text() == "model_0000002.pth"
+    run(make_trainer(folder, "SOLVER.CHECKPOINT_PERIOD", 100))
     assert differences(whole, folder / "model_final.pth") == []
 
 

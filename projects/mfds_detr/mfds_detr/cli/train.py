@@ -14,6 +14,7 @@ In a clone, python projects/mfds_detr/train_net.py takes the same options.
 
 import argparse
 import logging
+import multiprocessing
 import sys
 from contextlib import nullcontext
 from datetime import timedelta
@@ -28,7 +29,7 @@ from mfds_detr.config import read_config
 from mfds_detr.data.datasets import parse_dataset
 from mfds_detr.engine import run as engine
 from mfds_detr.engine.run import RunOptions
-from wbcnets.cli.main import describe, exit_code
+from wbcnets.cli.main import INTERRUPTED, describe, exit_code
 from wbcnets.cli.options import add_option
 from wbcnets.engine.distributed import DEFAULT_TIMEOUT, explain_lost_process
 from wbcnets.errors import ProcessError, WbcnetsError
@@ -86,27 +87,47 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ConfigError: if an option or the config is wrong.
         ProcessError: if one of several processes was killed.
+        KeyboardInterrupt: if the run was asked to stop.
     """
     cfg = read_run_config(args)
     datasets = tuple(parse_dataset(text) for text in args.dataset)
     options = RunOptions(datasets, args.eval_only, args.resume, tuple(args.allow_config_change))
-    is_first = args.machine_rank == 0
+    with engine.claim_output(cfg, options) if args.machine_rank == 0 else nullcontext():
+        return _launch(args, cfg, options)
+
+
+def _launch(args: argparse.Namespace, cfg: CfgNode, options: RunOptions) -> int:
+    """Starts the processes, and waits for them; returns the exit code."""
     try:
-        with engine.claim_output(cfg, options) if is_first else nullcontext():
-            launch(
-                _run_process,
-                args.num_gpus,
-                args.num_machines,
-                args.machine_rank,
-                args.dist_url,
-                (cfg, options),
-                timedelta(seconds=args.timeout),
-            )
+        launch(
+            _run_process,
+            args.num_gpus,
+            args.num_machines,
+            args.machine_rank,
+            args.dist_url,
+            (cfg, options),
+            timedelta(seconds=args.timeout),
+        )
+    except KeyboardInterrupt:
+        _end_processes()
+        print("stopped; --resume continues the training", file=sys.stderr)
+        raise
     except ProcessExitedException as error:
+        if error.exit_code == INTERRUPTED:
+            raise KeyboardInterrupt from error
         if error.exit_code < 0:  # a signal ended it before it could say anything
             raise ProcessError(f"{error}; use --resume to continue the training") from error
         return error.exit_code
     return 0
+
+
+def _end_processes() -> None:
+    """Asks the processes of the run to stop, and waits until they have saved it."""
+    processes = [child for child in multiprocessing.active_children() if not child.daemon]
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join()
 
 
 def read_run_config(args: argparse.Namespace) -> CfgNode:
@@ -120,11 +141,15 @@ def _run_process(cfg: CfgNode, options: RunOptions) -> None:
     """Runs one process; an expected error ends it with one message, in the log and on the terminal.
 
     Raises:
-        SystemExit: if there was an error; it has the error's exit code.
+        SystemExit: if there was an error, or the run was asked to stop; it has the exit code.
     """
     try:
         with explain_lost_process(comm.get_rank(), comm.get_world_size()):
             engine.run(cfg, options)
+    except KeyboardInterrupt:
+        if comm.get_world_size() == 1:
+            raise
+        raise SystemExit(INTERRUPTED) from None
     except (WbcnetsError, FloatingPointError) as error:
         parser = argparse.ArgumentParser()
         add_arguments(parser)

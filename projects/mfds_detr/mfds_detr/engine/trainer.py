@@ -34,6 +34,7 @@ from wbcnets.engine.memory import explain_oom
 from wbcnets.engine.non_finite import BadStepCounter, BufferBackup, is_overflow, save_bad_step
 from wbcnets.engine.precision import autocast
 from wbcnets.engine.seeding import seed_everything
+from wbcnets.engine.signals import SignalHandler
 from wbcnets.models.limits import limit_by_memory
 
 logger = logging.getLogger("mfds_detr.engine.trainer")
@@ -71,6 +72,7 @@ class Trainer(TrainerBase):
         )
         self.guard = ResumeGuard(cfg, allowed_changes)
         self.bad_steps = BadStepCounter(cfg.SOLVER.MAX_BAD_STEPS)
+        self.interrupted, self._signals = False, SignalHandler()
         ema = cfg.SOLVER.EMA
         self.ema = WeightEma(model, ema.DECAY) if ema.ENABLED else None
         self.checkpointer = AtomicCheckpointer(
@@ -147,12 +149,13 @@ class Trainer(TrainerBase):
         Raises:
             WbcnetsError: if an image cannot be read, or a checkpoint cannot be written.
             FloatingPointError: if too many steps in a row, or all, were not finite.
+            KeyboardInterrupt: if the run was asked to stop; its newest checkpoint is of that step.
         """
         logger.info(f"Training from iteration {self.start_iter} to {self.max_iter}")
         self.iter = self.start_iter
         self.model.train()
         self._batches = iter(self.data_loader)
-        with EventStorage(self.start_iter) as self.storage:
+        with self._signals, EventStorage(self.start_iter) as self.storage:
             self.before_train()
             while self.iter < self.max_iter:
                 self.before_step()
@@ -160,6 +163,9 @@ class Trainer(TrainerBase):
                 if self.iter + 1 == self.max_iter:
                     self.bad_steps.check_learned(self.max_iter, _FINITE_ADVICE)
                 self.after_step()
+                if self.interrupted:
+                    self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
+                    raise self._signals.interruption()
                 self.iter += 1
             self.after_train()
 
@@ -170,6 +176,7 @@ class Trainer(TrainerBase):
             FloatingPointError: if too many steps in a row were not finite.
         """
         start = time.perf_counter()
+        self.interrupted = self._signals.requested
         batch = next(self._batches)
         data_time = time.perf_counter() - start
         # After the batch: a loader that starts draws from torch's generator
@@ -218,8 +225,11 @@ class Trainer(TrainerBase):
         self.scaler.unscale_(self.optimizer)
         clip = self.cfg.SOLVER.CLIP_NORM or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, clip)
-        values = self.context.mean(torch.stack([*losses.values(), total, norm]).detach())
-        return dict(zip([*losses, "total_loss", "gradient_norm"], values.tolist()))
+        stop = total.new_tensor(float(self._signals.requested))
+        values = self.context.mean(torch.stack([*losses.values(), total, norm, stop]).detach())
+        *metrics, asked = values.tolist()
+        self.interrupted = asked > 0  # in any process
+        return dict(zip([*losses, "total_loss", "gradient_norm"], metrics))
 
     def _skip_step(self, batch: Sequence[dict[str, Any]], reason: str, stop: bool = False) -> None:
         """Undoes a step that was not finite, saves its images, and counts it."""

@@ -1,0 +1,70 @@
+import os
+import signal
+import threading
+
+import pytest
+
+from wbcnets.engine import signals
+from wbcnets.engine.signals import SIGNALS, SignalHandler, Terminated
+
+
+@pytest.fixture(autouse=True)
+def no_delay(monkeypatch):
+    monkeypatch.setattr(signals, "_SAME_REQUEST", 0.0)
+
+
+def send(number):
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_first_request_is_noted_and_the_second_one_raises(number):
+    with SignalHandler() as handler:
+        send(number)
+        assert handler.requested
+        with pytest.raises(KeyboardInterrupt):
+            send(number)
+    assert isinstance(handler.interruption(), Terminated) == (number != signal.SIGINT)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_command_stops_at_once(number):
+    with pytest.raises(KeyboardInterrupt) as error, SignalHandler(at_once=True):
+        send(number)
+    assert isinstance(error.value, Terminated) == (number != signal.SIGINT)
+
+
+def test_a_repetition_within_half_a_second_is_the_same_request(monkeypatch):
+    monkeypatch.setattr(signals, "_SAME_REQUEST", 60.0)
+    with SignalHandler() as handler:
+        for number in SIGNALS:
+            send(number)
+        assert handler.requested
+        assert not isinstance(handler.interruption(), Terminated)  # SIGINT came first
+
+
+def test_ignored_signals_stay_ignored_and_handlers_come_back():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with SignalHandler(at_once=True) as handler:
+            send(signal.SIGHUP)
+            assert signal.getsignal(signal.SIGINT) == handler._note
+        assert not handler.requested
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        assert signal.getsignal(signal.SIGINT) != handler._note
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_other_threads_leave_the_handlers_alone():
+    before = signal.getsignal(signal.SIGTERM)
+    found = []
+
+    def work():
+        with SignalHandler(at_once=True):
+            found.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [before]
