@@ -97,7 +97,7 @@ def test_unreadable_images_are_named_and_never_replaced(manifest):
 
 def test_wrong_settings(manifest, monkeypatch):
     augmentation = CellAugmentation("none", 32)
-    with pytest.raises(ConfigError, match="three numbers"):
+    with pytest.raises(ConfigError, match="three finite numbers"):
         CellDataset(manifest, augmentation, (0.5,), (0.5,))
     with pytest.raises(ConfigError, match="std above 0"):
         CellDataset(manifest, augmentation, MEAN, (0.1, 0, 0.1))
