@@ -1,5 +1,6 @@
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -102,7 +103,8 @@ def test_one_class_alone_has_no_auroc():
     [
         ([], np.zeros((0, 3)), "N of 1 or more"),
         ([0], [[0.5, 0.5]], r"\(N, 3\)"),
-        ([3], [[1.0, 0.0, 0.0]], "labels are 3 to 3, but 3 classes"),
+        ([3], [[1.0, 0.0, 0.0]], "labels are 3 to 3, but 3 classes have labels 0 to 2"),
+        ([0, 0], [[1.0, 0.0, 0.0], [0.5, 0.3, 0.0]], "image 1 are"),
         ([0], [[2.0, 1.0, 0.0]], "image 0 are"),
         ([0, 0], [[1.0, 0.0, 0.0], [-0.5, 1.0, 0.5]], "image 1 are"),
         ([0, 0], [[1.0, 0.0, 0.0], [float("nan"), 0.0, 0.0]], "image 1 are"),
@@ -188,3 +190,56 @@ def test_class_that_is_predicted_without_images_counts_in_macro_means_and_says_s
     assert metrics.overall["recall_macro"] == pytest.approx((1 + 1 / 2 + 0) / 3)
     assert metrics.overall["balanced_accuracy"] == pytest.approx((1 + 1 / 2) / 2)
     assert any("predicted, but without images: monocyte" in note for note in metrics.notes)
+
+
+def test_nothing_is_noted_where_every_metric_is_defined():
+    for classes in (2, 3):
+        truth, scores = predictions(400, classes)
+        metrics = compute_metrics(truth, scores, NAMES[:classes], resamples=50)
+        assert metrics.notes == ()
+
+
+def test_two_patients_have_intervals():
+    truth, scores = predictions(40)
+    metrics = compute_metrics(truth, scores, NAMES, groups=["p", "q"] * 20, resamples=20)
+    assert metrics.bootstrap["units"] == 2
+    assert set(metrics.intervals) == set(metrics.overall)
+
+
+def test_defaults_are_those_of_a_paper():
+    metrics = compute_metrics(*predictions(20), NAMES)
+    expected = {"resamples": 1000, "confidence": 0.95, "seed": 0, "unit": "image", "units": 20}
+    assert metrics.bootstrap == expected
+
+
+def test_classes_without_images_and_predictions_are_listed_once():
+    names = (*NAMES, "lymphocyte", "neutrophil")
+    truth, scores = predictions(60)
+    scores = np.pad(scores, [(0, 0), (0, 2)])
+    metrics = compute_metrics(truth, scores, names, resamples=0)
+    (note,) = metrics.notes
+    assert note.startswith("no images of lymphocyte, neutrophil: ")
+
+
+def test_rare_classes_are_listed_with_their_missing_resamples():
+    scores = np.eye(3)[[0] * 48 + [1, 2]]
+    metrics = compute_metrics(scores.argmax(axis=1), scores, NAMES, resamples=200)
+    (note,) = metrics.notes
+    assert re.search(r": eosinophil \(\d+\), monocyte \(\d+\)$", note)
+
+
+def test_probabilities_rounded_in_a_table_are_normalized():
+    truth, scores = predictions()
+    exact = compute_metrics(truth, scores, NAMES, resamples=0).overall
+    rounded = compute_metrics(truth, scores * 0.9995, NAMES, resamples=0).overall
+    assert rounded == pytest.approx(exact, rel=1e-12)
+
+
+def test_narrow_types_are_computed_in_wide_ones():
+    truth, scores = predictions(300, classes=20)
+    names = [f"class {index}" for index in range(20)]
+    narrow = compute_metrics(
+        truth.astype(np.uint8), scores.astype(np.float32), names, resamples=0
+    ).overall
+    wide = compute_metrics(truth, scores.astype(np.float32).astype(float), names, resamples=0)
+    assert narrow == pytest.approx(wide.overall, rel=1e-12)

@@ -88,7 +88,12 @@ def test_point_estimates_are_those_of_scikit_learn(classes, ties):
     assert_equals_scikit_learn(labels, scores, np.ones((1, len(labels))))
 
 
-@pytest.mark.parametrize("change", [without_class, never_predicted])
+def unmentioned(removed, labels, scores):
+    """The same images; the removed class is neither true nor predicted."""
+    return never_predicted(removed, *without_class(removed, labels, scores))
+
+
+@pytest.mark.parametrize("change", [without_class, never_predicted, unmentioned])
 def test_undefined_metrics_are_counted_as_in_scikit_learn(change):
     labels, scores = change(2, *predictions(classes=4))
     assert_equals_scikit_learn(labels, scores, np.ones((1, len(labels))))
@@ -137,12 +142,16 @@ def test_undefined_metrics_are_nan():
     assert np.isnan(metrics.overall["cohen_kappa"][1])
     assert np.isnan(metrics.per_class["recall"][1]).tolist() == [False, True]
     assert metrics.overall["accuracy"].tolist() == [1, 1]
+    # Of the second resample it is that of the other class, the only one with negatives
+    assert metrics.overall["specificity_macro"].tolist() == [1, 1]
 
 
 def test_kappa_of_one_true_class_is_undefined_whatever_is_predicted():
-    scores = np.array([[0.9, 0.1], [0.2, 0.8]])
-    metrics = weighted_metrics(np.array([0, 0]), scores, np.ones((1, 2)))
-    assert np.isnan(metrics.overall["cohen_kappa"][0])
+    scores = np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]])
+    # The first resample has images of both classes, the second of the first class only
+    weights = np.array([[1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])
+    metrics = weighted_metrics(np.array([0, 0, 1]), scores, weights)
+    assert np.isnan(metrics.overall["cohen_kappa"]).tolist() == [False, True]
 
 
 def test_balanced_accuracy_leaves_out_a_class_that_is_only_predicted():
@@ -165,7 +174,11 @@ def test_perfect_confidence_has_no_calibration_error():
 
 
 def test_bins_include_their_upper_ends():
-    confidence = np.array([1 / 15 + 1e-9, 0.5, 0.6, 1.0])
-    scores = np.stack([confidence, np.zeros(4)], axis=1)
-    # (0.4667, 0.5333], (0.5333, 0.6], (0.9333, 1]
-    assert calibration_bins(scores).tolist() == [1, 7, 8, 14]
+    confidence = np.array([1 / 20, 1 / 15 + 1e-9, 0.5, 0.6, 1.0])
+    scores = np.stack([confidence, np.zeros(5)], axis=1)
+    # (0, 0.0667], (0.0667, 0.1333], (0.4667, 0.5333], (0.5333, 0.6], (0.9333, 1]
+    assert calibration_bins(scores).tolist() == [0, 1, 7, 8, 14]
+
+
+def test_rounding_leads_to_no_bin_outside():
+    assert calibration_bins(np.array([[0.0], [1 + 1e-12]])).tolist() == [0, 14]

@@ -3,48 +3,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.ops.splines import random_rows, uneven_grid, uniform_grid, weights
 from tests.reference import kan as reference
 from wbcnets.layers.kan import KANLinear
 from wbcnets.ops.kan_spline import bspline_bases, kan_spline, plain_spline, recompute
 from wbcnets.ops.kan_spline.cox_de_boor import cox_de_boor_bases_and_slopes
 from wbcnets.ops.kan_spline.fused import has_loops
-from wbcnets.ops.kan_spline.knots import (
-    adaptive_knots,
-    are_uniform,
-    refitted_weight,
-    uniform_knots,
-)
+from wbcnets.ops.kan_spline.knots import are_uniform, uniform_knots
 
 # On knots inside, at the ends of the range and of the extended grid, and outside of both
 SPECIAL = [-1.0, 1.0, -0.6, 0.2, 0.0, -2.2, 2.2, -1.8, 1.4, 1.7, -2.19, 2.21, -3.0, 50.0]
 SPECIAL += [1e30, -1e30]
 
 
-def uniform_grid(features=2, size=5, order=3, dtype=torch.float64):
-    return uniform_knots(size, order, (-1.0, 1.0), dtype=dtype).repeat(features, 1)
-
-
-def uneven_grid(features=2, size=5, order=3, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    shape = (features, size + 2 * order)
-    steps = 0.05 + torch.rand(shape, generator=generator, dtype=torch.float64)
-    knots = torch.cat([torch.zeros(features, 1, dtype=torch.float64), steps.cumsum(dim=1)], dim=1)
-    return knots / knots[:, -1:] * 4 - 2
-
-
 def special_rows(features=2, dtype=torch.float64):
     return torch.tensor(SPECIAL, dtype=dtype)[:, None].repeat(1, features)
-
-
-def random_rows(rows=12, features=2, seed=1, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(rows, features, generator=generator, dtype=dtype) * 1.5
-
-
-def weights(features=2, outputs=3, bases=8, seed=2, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(seed)
-    weight = torch.randn(outputs, features, bases, generator=generator, dtype=dtype)
-    return weight, torch.randn(outputs, features, generator=generator, dtype=dtype)
 
 
 def plain_general(x, grid, weight, scaler, order, uniform):
@@ -59,6 +32,13 @@ def outputs_and_gradients(evaluate, x, grid, weight, scaler, order, uniform):
     # Order 0 has no slope, and its plain form no path to x
     gradients = torch.autograd.grad((y * mixer).sum(), tensors, materialize_grads=True)
     return [y.detach(), *gradients]
+
+
+@pytest.fixture(params=["C++", "Python"])
+def both_forms(request, monkeypatch):
+    """Runs a test with the C++ loops, where there are any, and with their form in Python."""
+    if request.param == "Python":
+        monkeypatch.setattr(recompute, "find_native", lambda grid: None)
 
 
 GRIDS = [
@@ -94,6 +74,7 @@ def fast(x, grid, weight, scaler, order, uniform):
     return kan_spline(x, grid, weight, scaler, order, uniform=uniform)
 
 
+@pytest.mark.usefixtures("both_forms")
 @pytest.mark.parametrize("evaluate", [fast, plain_spline])
 @pytest.mark.parametrize("rows", [random_rows(), special_rows()], ids=["random", "special"])
 @pytest.mark.parametrize(("grid", "order", "uniform"), GRIDS)
@@ -105,6 +86,7 @@ def test_paths_match_the_recursion_forward_and_backward(evaluate, rows, grid, or
         torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.usefixtures("both_forms")
 @pytest.mark.parametrize("uniform", [True, False])
 def test_several_blocks_of_rows_equal_one(monkeypatch, uniform):
     arguments = (random_rows(11), uniform_grid(), *weights(), 3, uniform)
@@ -116,6 +98,7 @@ def test_several_blocks_of_rows_equal_one(monkeypatch, uniform):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.usefixtures("both_forms")
 @pytest.mark.parametrize("grid", [uniform_grid(), uneven_grid()], ids=["uniform", "uneven"])
 def test_gradients_match_finite_differences(grid):
     uniform = are_uniform(grid, torch.float64)
@@ -141,6 +124,72 @@ def test_second_derivatives_match_finite_differences(uniform):
 
 
 @pytest.mark.parametrize("uniform", [True, False])
+@pytest.mark.parametrize("constant", [0, 1, 2])
+def test_second_derivatives_leave_out_constants(uniform, constant):
+    tensors = [*(random_rows(3, seed=5), *weights(outputs=2))]
+    followed = [tensor.requires_grad_() for i, tensor in enumerate(tensors) if i != constant]
+
+    def evaluate(*_):
+        return kan_spline(tensors[0], uniform_grid(), *tensors[1:], uniform=uniform)
+
+    assert torch.autograd.gradgradcheck(evaluate, followed)
+
+
+@pytest.mark.usefixtures("both_forms")
+@pytest.mark.parametrize("evaluate", [kan_spline, plain_spline])
+@pytest.mark.parametrize("uniform", [True, False])
+@pytest.mark.parametrize("leading", [(12,), (3, 4)])
+def test_the_linear_part_is_added(evaluate, uniform, leading):
+    x, grid, (weight, scaler) = random_rows().view(*leading, 2), uniform_grid(), weights()
+    generator = torch.Generator().manual_seed(3)
+    linear = [
+        torch.randn(*shape, generator=generator, dtype=torch.float64)
+        for shape in ((*leading, 5), (3, 5))
+    ]
+    tensors = [tensor.requires_grad_() for tensor in (x, weight, scaler, *linear)]
+    found = evaluate(x, grid, weight, scaler, 3, uniform=uniform, linear=tuple(linear))
+    expected = plain_general(x, grid, weight, scaler, 3, uniform) + linear[0] @ linear[1].t()
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
+    mixer = torch.linspace(-1, 2, found.numel(), dtype=torch.float64).view_as(found)
+    gradients = (torch.autograd.grad((y * mixer).sum(), tensors) for y in (found, expected))
+    for ours, theirs in zip(*gradients):
+        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("wide", range(6))
+def test_the_result_has_the_widest_type_of_its_arguments(wide):
+    generator = torch.Generator().manual_seed(3)
+    linear = (torch.randn(12, 5, generator=generator), torch.randn(3, 5, generator=generator))
+    single = [random_rows(), uniform_grid(), *weights(), *linear]
+    single = [tensor.float() for tensor in single]
+    mixed = [tensor.double() if i == wide else tensor for i, tensor in enumerate(single)]
+    double = [tensor.double() for tensor in single]
+    (found, expected) = (
+        kan_spline(*arguments[:4], uniform=True, linear=tuple(arguments[4:]))
+        for arguments in (mixed, double)
+    )
+    # Knots and the linear part follow the type of the spline
+    widens = wide in (0, 2, 3)
+    assert found.dtype == (torch.float64 if widens else torch.float32)
+    tolerance = 1e-12 if widens else 1e-5
+    torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_types_are_computed_in_float32(dtype):
+    arguments = [tensor.to(dtype) for tensor in (random_rows(), uniform_grid(), *weights())]
+    found = kan_spline(*arguments, uniform=True)
+    expected = kan_spline(*(tensor.float() for tensor in arguments), uniform=True)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)
+
+
+def test_knots_count_as_uneven_unless_the_caller_knows_better():
+    arguments = (random_rows(), uneven_grid(), *weights())
+    torch.testing.assert_close(kan_spline(*arguments), plain_general(*arguments, 3, False))
+
+
+@pytest.mark.parametrize("uniform", [True, False])
 def test_slopes_are_those_of_autograd(uniform):
     x = random_rows(20).requires_grad_()
     grid = uniform_grid()
@@ -151,6 +200,7 @@ def test_slopes_are_those_of_autograd(uniform):
         torch.testing.assert_close(slopes[:, j], expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.usefixtures("both_forms")
 @pytest.mark.parametrize("uniform", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_infinite_inputs_count_as_outside_and_nan_stays(uniform, dtype):
@@ -168,6 +218,7 @@ def test_infinite_inputs_count_as_outside_and_nan_stays(uniform, dtype):
     assert (weight_grad[:, 1] == 0).all()  # the NaN went through feature 0 only
 
 
+@pytest.mark.usefixtures("both_forms")
 @pytest.mark.parametrize("uniform", [True, False])
 def test_keeps_only_its_arguments(uniform):
     x = random_rows(64).requires_grad_()
@@ -197,6 +248,7 @@ def test_repeated_knots_give_no_nan():
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.usefixtures("both_forms")
 def test_leading_shapes_and_no_rows():
     grid, (weight, scaler) = uniform_grid(), weights()
     x = random_rows(12)
@@ -267,59 +319,6 @@ def test_bases_are_zero_outside_the_extended_grid(grid, distances, left):
     away = torch.tensor(distances, dtype=torch.float64)[:, None]
     x = knots[0, 0] - away if left else knots[0, -1] + away
     assert bspline_bases(x, knots, order, uniform=uniform).abs().max() < 1e-12
-
-
-def test_knots_of_the_released_configuration():
-    expected = torch.tensor([-2.2, -1.8, -1.4, -1.0, -0.6, -0.2, 0.2, 0.6, 1.0, 1.4, 1.8, 2.2])
-    torch.testing.assert_close(uniform_knots(5, 3, (-1.0, 1.0)), expected)
-
-
-@pytest.mark.parametrize("size", [1, 5, 50, 500])
-@pytest.mark.parametrize("limits", [(-1.0, 1.0), (0.0, 1e-3), (-1000.0, 1.0), (99.0, 100.0)])
-def test_rounding_does_not_make_a_grid_uneven(size, limits):
-    grid = uniform_knots(size, 3, limits, dtype=torch.float32).repeat(2, 1)
-    assert are_uniform(grid, torch.float32)
-    exact = uniform_knots(size, 3, limits, dtype=torch.float64).repeat(2, 1)
-    assert are_uniform(exact.float(), torch.float32)
-
-
-def test_an_uneven_row_is_found():
-    grid = uniform_grid(3)
-    assert are_uniform(grid, torch.float64)
-    grid[1, 4] += 1e-3
-    assert not are_uniform(grid, torch.float64)
-    # Less than a half type can hold
-    assert are_uniform(grid, torch.float16)
-
-
-def test_adaptive_knots_worked_by_hand():
-    rows = torch.tensor([4.0, 0.0, 1.0, 9.0, 2.0])[:, None]
-    knots = adaptive_knots(rows, grid_size=2, order=1, margin=0.5, uniform_fraction=0.5)
-    # Even: -0.5, 4.5, 9.5; quantiles: 0, 2, 9; halfway: -0.25, 3.25, 9.25; spacing 5 outside
-    expected = torch.tensor([[-5.25, -0.25, 3.25, 9.25, 14.25]], dtype=torch.float64)
-    torch.testing.assert_close(knots, expected)
-
-
-def test_refit_is_the_least_squares_solution():
-    rows = random_rows(60, features=3)
-    weight, _ = weights(features=3)
-    old, new = uniform_grid(3), uneven_grid(3)
-    found = refitted_weight(rows, old, new, 3, weight)
-    for feature in range(3):
-        one = slice(feature, feature + 1)
-        values = bspline_bases(rows[:, one], old[one])[:, 0] @ weight[:, feature].t()
-        new_bases = bspline_bases(rows[:, one], new[one])[:, 0]
-        expected = torch.linalg.lstsq(new_bases, values).solution.t()
-        torch.testing.assert_close(found[:, feature], expected, rtol=1e-7, atol=1e-7)
-
-
-def test_refit_by_blocks_of_features_equals_one(monkeypatch):
-    rows = random_rows(40, features=3)
-    weight, _ = weights(features=3)
-    arguments = (rows, uniform_grid(3), uneven_grid(3), 3, weight)
-    expected = refitted_weight(*arguments)
-    monkeypatch.setattr("wbcnets.ops.kan_spline.knots.REFIT_BLOCK", 80)
-    torch.testing.assert_close(refitted_weight(*arguments), expected)
 
 
 @pytest.mark.skipif(not has_loops(), reason="no compiled loops on this machine")

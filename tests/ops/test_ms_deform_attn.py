@@ -3,6 +3,7 @@ import torch
 
 from tests.reference import ms_deform_attn_reference
 from wbcnets.errors import ConfigError
+from wbcnets.ops import ms_deform_attn as ms_deform_attn_module
 from wbcnets.ops.ms_deform_attn import BACKENDS, ms_deform_attn, select_backend
 from wbcnets.ops.ms_deform_attn.native import is_available
 
@@ -161,6 +162,10 @@ def test_backend_by_device_environment_and_argument(monkeypatch):
     monkeypatch.delenv("WBCNETS_MSDA", raising=False)
     assert select_backend(CPU) == ("fused" if is_available() else "bag")
     assert select_backend(torch.device("cuda")) == "grid_sample"
+    monkeypatch.setattr(ms_deform_attn_module, "wants_triton", lambda device: device.type == "cuda")
+    assert select_backend(torch.device("cuda")) == "fused"
+    monkeypatch.setattr(ms_deform_attn_module, "is_available", lambda: False)
+    assert select_backend(CPU) == "bag"
     monkeypatch.setenv("WBCNETS_MSDA", "grid_sample")
     assert select_backend(CPU) == "grid_sample"
     assert select_backend(CPU, "bag") == "bag"

@@ -135,6 +135,38 @@ def test_alpha_per_class_is_used():
     assert "alpha" not in criterion().state_dict()
 
 
+def test_gamma_is_used():
+    # p = 0.5 everywhere, nothing present: 0.75 * ln 2 * 0.5^gamma for each query and class
+    predictions = {"pred_logits": torch.zeros(1, 4, 2), "pred_boxes": torch.rand(1, 4, 4)}
+    empty = [{"labels": torch.zeros(0, dtype=torch.int64), "boxes": torch.zeros(0, 4)}]
+    for gamma in (0.0, 1.0, 3.0):
+        loss = criterion(2, gamma=gamma)(predictions, empty)["loss_class"]
+        assert loss.item() == pytest.approx(2 * 8 * 0.75 * math.log(2) * 0.5**gamma, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_predictions_of_other_types_have_the_same_losses(dtype):
+    predictions, targets = random_predictions(layers=1), random_targets()
+    layer = {name: predictions[name].detach().to(dtype) for name in ("pred_logits", "pred_boxes")}
+    alpha = torch.full((3,), 0.25, dtype=torch.float64)
+    found = criterion(alpha=alpha)(layer, targets)
+    expected = criterion()({name: tensor.float() for name, tensor in layer.items()}, targets)
+    for name, loss in found.items():
+        assert loss.dtype == torch.promote_types(dtype, torch.float32)
+        assert loss.item() == pytest.approx(expected[name].item(), rel=1e-5)
+
+
+def test_the_objects_of_all_processes_are_averaged(monkeypatch):
+    predictions, targets = random_predictions(layers=1), random_targets((2, 1))
+    alone = criterion()(predictions, targets)
+    # Two processes; the other one has 9 objects, so that there are 6 on average, not 3
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda count: count.add_(9))
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    for name, value in criterion()(predictions, targets).items():
+        assert value.item() == pytest.approx(alone[name].item() / 2, rel=1e-6)
+
+
 @pytest.mark.parametrize("counts", [(0, 0), (0, 2)])
 def test_images_without_objects(counts):
     predictions, targets = random_predictions(), random_targets(counts)

@@ -70,6 +70,22 @@ def test_brute_force_finds_the_same_assignment(seed):
     assert found == expected
 
 
+def test_costs_are_those_worked_by_hand():
+    logits, boxes, targets = random_case()
+    costs = HungarianMatcher()._costs(logits, boxes, targets)
+    objects = [
+        (int(label), box.tolist())
+        for target in targets
+        for label, box in zip(target["labels"], target["boxes"])
+    ]
+    for layer, image, query in itertools.product(range(2), range(2), range(4)):
+        here = (layer, image, query)
+        expected = [
+            cost_by_hand(logits[here].tolist(), boxes[here].tolist(), *wanted) for wanted in objects
+        ]
+        assert costs[here].tolist() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
 def test_more_objects_than_queries():
     logits, boxes, targets = random_case(queries=2, counts=(3, 0))
     matches = HungarianMatcher()(logits, boxes, targets)

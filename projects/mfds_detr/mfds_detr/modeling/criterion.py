@@ -135,7 +135,11 @@ class SetCriterion(nn.Module):
 def _box_losses(
     boxes: Tensor, matches: Matches, targets: Sequence[dict[str, Tensor]]
 ) -> tuple[Tensor, Tensor]:
-    """Returns L1 and GIoU losses, (layers,) each, summed over matched pairs (equation 10)."""
+    """Returns L1 and GIoU losses, (layers,) each, summed over matched pairs (equation 10).
+
+    They are computed in float32 or wider: sums over many pairs lose digits in half types.
+    """
+    boxes = boxes.to(torch.promote_types(boxes.dtype, torch.float32))
     matched = boxes[matches.layer, matches.image, matches.query]
     wanted = torch.cat([target["boxes"] for target in targets]).to(boxes.dtype)[matches.target]
     l1 = F.l1_loss(matched, wanted, reduction="none").sum(dim=-1)
