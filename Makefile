@@ -21,12 +21,15 @@ INSTALL = $(BIN)/python -m pip install --quiet -e '.[detection,train,dev]'
 endif
 PACKAGES := .venv/.packages
 READY := .venv/.ready
+# A second environment, with the lowest versions that pyproject.toml allows
+LOWEST := .venv-lowest
+LOWEST_READY := $(LOWEST)/.ready
 INSTALLER := $(wildcard wbcnets/cli/install_detectron2/*.py)
 
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-all check soak faults audit lock setup clean help
+.PHONY: demo test test-all lowest check soak faults audit lock setup clean help
 
 demo: $(READY)  ## fine-tune a detector on a few generated smears, evaluate it, draw its boxes (minutes)
 	@$(BIN)/python tools/demo.py $(ARGS)
@@ -34,8 +37,13 @@ demo: $(READY)  ## fine-tune a detector on a few generated smears, evaluate it, 
 test: check  ## run the checks and the tests but the long ones (ARGS='-k name' selects some)
 	@$(PYTEST) -n $(WORKERS) -m 'not long' $(ARGS)
 
-test-all: test  ## run the long tests, too
+test-all: test  ## run the long tests, too, and the others with the lowest dependencies
 	@$(PYTEST) -n $(WORKERS) -m long $(ARGS)
+	@$(MAKE) --no-print-directory lowest
+
+lowest: $(LOWEST_READY)  ## run the tests with the lowest versions of the dependencies (7 GB)
+	@WBCNETS_LOWEST=1 OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n $(WORKERS) -m 'not long' \
+		$(ARGS)
 
 check: $(READY)  ## check formatting, lint, types and security
 	@$(BIN)/ruff format --check --quiet . \
@@ -65,7 +73,7 @@ lock: $(READY)  ## write tools/requirements.lock (needs the network)
 setup: $(READY)  ## make the environment in .venv; the other targets do it when needed (6 GB)
 
 clean:  ## remove the environment and caches; keep output/ and datasets/
-	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv $(LOWEST) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## list the targets
@@ -92,3 +100,18 @@ environment:
 $(READY): $(PACKAGES) $(INSTALLER)
 	@$(BIN)/python tools/install_detectron2.py
 	@touch $@
+
+# uv reads the lowest versions from pyproject.toml; what these need themselves comes in its newest version
+$(LOWEST_READY): $(READY) pyproject.toml
+	@if cmp -s pyproject.toml $@; then touch $@; else $(MAKE) --no-print-directory lowest-environment; fi
+
+.PHONY: lowest-environment
+lowest-environment:
+	@echo "Making $(LOWEST) with the lowest versions of the dependencies, 7 GB ..."
+	@rm -rf $(LOWEST)
+	@$(BIN)/python -m pip install --quiet uv
+	@$(BIN)/python -m venv $(LOWEST)
+	@$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct \
+		-e '.[detection,train,test]'
+	@$(LOWEST)/bin/python tools/install_detectron2.py
+	@cp pyproject.toml $(LOWEST_READY)

@@ -27,14 +27,8 @@ def model_folder(tmp_path_factory):
         for parameter in model.parameters():
             parameter.abs_()
         model.fc.weight[0], model.fc.weight[1] = -1.0, 1.0
-    config = {"label_names": list(NAMES), "input_size": (3, 32, 32)}
-    save_for_hf(
-        model,
-        folder,
-        model_config={"label_names": list(NAMES), "pretrained_cfg": {"label_names": list(NAMES)}},
-        safe_serialization=True,
-        data_config={**config, "input_size": (3, 32, 32)},
-    )
+    model.pretrained_cfg.update(input_size=(3, 32, 32), test_input_size=None)
+    save_for_hf(model, folder, model_config={"label_names": NAMES}, safe_serialization=True)
     return folder
 
 

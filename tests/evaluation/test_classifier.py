@@ -37,14 +37,13 @@ def test_averaged_weights_are_the_ones_that_are_used(tmp_path):
 @pytest.mark.parametrize("prefix", ["", "local-dir:"])
 def test_saved_folder(prefix, tmp_path):
     model = small_model()
-    config = {"label_names": list(NAMES), "pretrained_cfg": {"label_names": list(NAMES)}}
+    model.pretrained_cfg.update(input_size=(3, 32, 32))
     save_for_hf(
         model,
         tmp_path / "folder",
-        model_config=config,
+        model_config={"label_names": NAMES},
         model_args=KWARGS,
         safe_serialization=True,
-        data_config={"input_size": (3, 32, 32)},
     )
     classifier = load_classifier(f"{prefix}{tmp_path / 'folder'}")
     x = torch.rand(1, 3, 32, 32)

@@ -3,6 +3,7 @@
 import argparse
 import pickle
 import random
+import re
 
 import numpy as np
 import pytest
@@ -31,6 +32,15 @@ def test_pickled_arrays_of_the_model_zoo(tmp_path):
         found = read_checkpoint(path)
         assert torch.equal(found["model"]["stem.conv1.weight"], torch.arange(6.0).view(2, 3))
         assert found["__author__"] == "zoo"
+
+
+@pytest.mark.parametrize("core", [b"numpy.core", b"numpy._core"])
+def test_pickled_arrays_of_other_versions_of_numpy(tmp_path, core):
+    path = tmp_path / "R-50.pkl"
+    # Protocol 2 names modules in lines of text
+    text = pickle.dumps({"model": {"n": np.ones(2, np.float32), "s": np.float64(3)}}, 2)
+    path.write_bytes(re.sub(rb"numpy\._?core", core, text))
+    assert torch.equal(read_checkpoint(path)["model"]["n"], torch.ones(2))
 
 
 @pytest.mark.parametrize("suffix", [".pkl", ".pth"])

@@ -4,7 +4,6 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers.models.cvt.modeling_cvt import CvtAttention
 
 from wbcnets.errors import ConfigError
 from wbcnets.layers.conv_attention import ConvAttention, ConvProjection
@@ -34,7 +33,8 @@ def random_tokens(prefix: int) -> torch.Tensor:
 
 def peer_of(attention: ConvAttention) -> nn.Module:
     """Returns the same attention in transformers' CvT."""
-    peer = CvtAttention(
+    transformers = pytest.importorskip("transformers.models.cvt.modeling_cvt")
+    peer = transformers.CvtAttention(
         num_heads=attention.num_heads,
         embed_dim=8,
         kernel_size=3,

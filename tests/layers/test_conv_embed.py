@@ -2,7 +2,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers.models.cvt.modeling_cvt import CvtConvEmbeddings
 
 from wbcnets.errors import ConfigError
 from wbcnets.layers.conv_embed import ConvEmbed
@@ -13,11 +12,12 @@ from wbcnets.layers.conv_embed import ConvEmbed
     [(3, 64, 7, 4, 2), (64, 192, 3, 2, 1), (5, 8, 2, 2, 0)],
 )
 def test_matches_the_embedding_of_transformers(chans, dim, kernel, stride, padding):
+    transformers = pytest.importorskip("transformers.models.cvt.modeling_cvt")
     torch.manual_seed(0)
     embed = ConvEmbed(chans, dim, kernel, stride, padding, dtype=torch.float64)
     torch.nn.init.normal_(embed.norm.weight)
     torch.nn.init.normal_(embed.norm.bias)
-    peer = CvtConvEmbeddings(kernel, chans, dim, stride, padding).double()
+    peer = transformers.CvtConvEmbeddings(kernel, chans, dim, stride, padding).double()
     peer.projection.load_state_dict(embed.proj.state_dict())
     peer.normalization.load_state_dict(embed.norm.state_dict())
     image = torch.randn(2, chans, 21, 30, dtype=torch.float64)

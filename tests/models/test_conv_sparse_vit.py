@@ -8,7 +8,6 @@ import timm
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from transformers import CvtConfig, CvtForImageClassification
 
 from wbcnets.errors import ConfigError
 from wbcnets.models.conv_sparse_vit import ConvSparseViT, checkpoint_filter_fn
@@ -37,8 +36,9 @@ def small_model(**options) -> ConvSparseViT:
 
 @pytest.fixture(scope="module")
 def peer():
-    config = CvtConfig(drop_path_rate=[0.0, 0.0, 0.0], num_labels=7)
-    return randomize(CvtForImageClassification(config)).eval()
+    transformers = pytest.importorskip("transformers")
+    config = transformers.CvtConfig(drop_path_rate=[0.0, 0.0, 0.0], num_labels=7)
+    return randomize(transformers.CvtForImageClassification(config)).eval()
 
 
 def cvt(state, **options) -> ConvSparseViT:

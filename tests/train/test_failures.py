@@ -74,7 +74,9 @@ def test_the_other_process_says_so_in_time(kind, tmp_path):
 def test_without_a_failure_both_finish(tmp_path):
     for rank, worker in enumerate(run_two(tmp_path, exchange, "nothing", 60)):
         assert worker.wait(120) == 0, worker.text
-        assert worker.text == f"finished {rank}\n"
+        # Older versions of PyTorch report their connections, too
+        lines = [line for line in worker.text.splitlines() if not line.startswith("[Gloo]")]
+        assert lines == [f"finished {rank}"]
 
 
 def train_badly(kind, rank, cells, output):

@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--leukocytes", type=float, default=style.leukocytes, help="mean number per image")
     add(
         "--differential",
-        choices=DIFFERENTIALS,
+        choices=tuple(DIFFERENTIALS),
         default=style.differential,
         help="fractions of the leukocytes: all alike, or as in blood",
     )

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -293,6 +294,10 @@ def _describe_damage(path: Path, error: Exception) -> str:
     return f"damaged, cut off, or holds more than weights ({type(error).__name__})"
 
 
+# NumPy 2 renamed the package that pickled arrays name; files of both are read with both
+_NUMPY_CORE = "numpy._core" if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else "numpy.core"
+
+
 class _ArrayUnpickler(pickle.Unpickler):
     """Reads pickled NumPy arrays and containers, as in Detectron2's model zoo, and nothing else."""
 
@@ -313,4 +318,5 @@ class _ArrayUnpickler(pickle.Unpickler):
         """Looks up an allowed name; anything else is refused."""
         if (module, name) not in self._ALLOWED:
             raise pickle.UnpicklingError(f"refused to load {module}.{name}")
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+        module = module.replace("numpy._core", "numpy.core").replace("numpy.core", _NUMPY_CORE)
+        return super().find_class(module, name)

@@ -62,7 +62,7 @@ def kan_spline(
         return fused_spline(*tensors, linear)
     # Compilers fuse the plain form and decide what to recompute; an exported graph must run
     # without this library
-    exporting = _is_exporting() or torch.jit.is_tracing()
+    exporting = torch.compiler.is_exporting() or torch.jit.is_tracing()
     compiling = torch.compiler.is_compiling() or exporting
     with autocast_off(x):
         if not compiling:
@@ -70,13 +70,6 @@ def kan_spline(
         if not exporting and x.device.type == "cpu" and uniform and order == 3 and has_loops():
             return fused_spline(*tensors, linear)
         return plain_spline(*tensors, order, uniform, linear)
-
-
-def _is_exporting() -> bool:
-    """Returns whether a graph is exported; True if this PyTorch cannot tell, which is safe."""
-    if not hasattr(torch.compiler, "is_exporting"):
-        return True
-    return torch.compiler.is_exporting()
 
 
 def _check_shapes(
