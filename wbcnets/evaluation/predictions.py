@@ -1,6 +1,7 @@
 """Class probabilities of many images: computed, written as a table, read again."""
 
 import csv
+import io
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 from wbcnets.engine.precision import AMP_DTYPES, autocast
 from wbcnets.errors import CheckpointError, ConfigError, DataError
-from wbcnets.io.tables import read_cell, write_csv
+from wbcnets.io.tables import read_cell, read_text, write_csv
 
 TTA_MODES = ("none", "flips", "d4")
 _COLUMNS = ["file", "true", "predicted", "probability"]
@@ -94,8 +95,9 @@ class Predictions:
             DataError: if it is another table.
         """
         try:
-            with path.open(newline="", encoding="utf-8") as stream:
-                header, *rows = [[*map(read_cell, row)] for row in csv.reader(stream)]
+            text = read_text(path, "the table of predictions")
+            table = csv.reader(io.StringIO(text, newline=""))
+            header, *rows = [[*map(read_cell, row)] for row in table]
             class_names = tuple(header[4:])
             if header[:4] != _COLUMNS or not class_names:
                 raise ValueError(f"its first line is {header[:5]}")
@@ -107,7 +109,9 @@ class Predictions:
                 raise ValueError("it lists a file twice")
             known = bool(rows) and all(row[1] for row in rows)
             labels = np.array([class_names.index(row[1]) for row in rows]) if known else None
-        except (OSError, ValueError, IndexError, csv.Error) as error:
+        except DataError:
+            raise
+        except (ValueError, IndexError, csv.Error) as error:
             raise DataError(f"{path}: is not a table of predictions ({error})") from error
         return cls(class_names, tuple(row[0] for row in rows), probabilities, labels)
 

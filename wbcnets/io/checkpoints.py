@@ -121,6 +121,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: if the file is damaged or is not a checkpoint.
     """
+    if not path.is_file():  # a pipe or a device would never end
+        raise CheckpointError(f"{path}: no such file")
     try:
         if path.suffix == ".safetensors":
             verify_digest(path)
@@ -278,8 +280,6 @@ def _verify_checksums(path: Path) -> None:
 
 
 def _describe_damage(path: Path, error: Exception) -> str:
-    if not path.is_file():
-        return "no such file"
     head = path.read_bytes()[:200]
     if not head:
         return "the file is empty"

@@ -6,7 +6,8 @@ from typing import Any
 
 import yaml
 
-from wbcnets.errors import ConfigError
+from wbcnets.errors import ConfigError, DataError
+from wbcnets.io.image_files import read_regular_file
 
 MAX_BYTES = 1 << 20
 MAX_ALIASES = 100
@@ -47,10 +48,10 @@ def read_yaml(path: Path, loader: type[yaml.SafeLoader] = StrictLoader) -> Any:
         ConfigError: if it cannot be read, is larger than 1 MiB, or is not such YAML.
     """
     try:
-        if path.is_file() and path.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"{path}: exceeds the limit of {MAX_BYTES:,} bytes for settings")
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
+        text = read_regular_file(path, MAX_BYTES, "the settings").decode("utf-8-sig")
+    except DataError as error:
+        raise ConfigError(str(error)) from error
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: cannot be read as YAML ({error})") from error
     return parse_yaml(text, str(path), loader)
 

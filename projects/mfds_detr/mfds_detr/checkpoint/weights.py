@@ -80,9 +80,9 @@ def _find_file(text: str) -> Path:
     if text.startswith("wbcnets://"):
         raise CheckpointError(f"{text}: unknown name; choose from {sorted(shipped)}")
     if "://" not in text:
-        if not Path(text).exists():
+        if not text or not Path(text).exists():
             raise CheckpointError(
-                f"{text}: no such file, and none of the shipped weights {sorted(shipped)}",
+                f"{text or 'an empty name'}: no such file, and none of the shipped weights {sorted(shipped)}",
                 setting="weights",
             )
         return Path(text)
