@@ -42,7 +42,7 @@ def unpack(source: Path, target: Path) -> Path:
     """
     if source.is_dir():
         return source
-    if not zipfile.is_zipfile(source):
+    if not source.is_file() or not zipfile.is_zipfile(source):
         reason = "is neither a folder nor a zip file" if source.exists() else "does not exist"
         raise DataError(f"{source}: the source {reason} - correct the path")
     extract_zip(source, target)
