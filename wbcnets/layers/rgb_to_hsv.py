@@ -7,6 +7,8 @@ each channel in [0, 1] (section "Data enhancement").
 import torch
 from torch import Tensor, nn
 
+from wbcnets.ops.autocast import widened
+
 
 def rgb_to_hsv(rgb: Tensor) -> Tensor:
     """Converts RGB in [0, 1] to HSV in [0, 1]: (B, 3, H, W) -> (B, 3, H, W).
@@ -19,7 +21,7 @@ def rgb_to_hsv(rgb: Tensor) -> Tensor:
     Args:
         rgb: Red, green and blue along the second dimension.
     """
-    wide = rgb.to(torch.promote_types(rgb.dtype, torch.float32))
+    wide = widened(rgb)
     red, green, blue = wide.unbind(1)
     largest = torch.maximum(torch.maximum(red, green), blue)
     smallest = torch.minimum(torch.minimum(red, green), blue)

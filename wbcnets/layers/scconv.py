@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wbcnets.errors import ConfigError
-from wbcnets.ops.autocast import autocast_off
+from wbcnets.ops.autocast import autocast_off, widened
 
 GATES = ("soft", "hard")
 FUSIONS = ("joint", "pairwise")
@@ -112,7 +112,7 @@ class SRU(nn.Module):
 
     def _weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns equation 20's weights, in [0, 1], and whether each value is informative."""
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        wide = widened(x)
         weight = torch.sigmoid(self._normalize(wide) * self._gamma_fractions(wide.dtype))
         hard = self.gate == "hard"
         return weight, weight >= self.threshold if hard else weight > self.threshold

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wbcnets.errors import ConfigError
+from wbcnets.ops.autocast import widened
 
 Grid = tuple[int, int]
 
@@ -55,7 +56,7 @@ class MultiHeadAttention(nn.Module):
         """
         query, key, value = self.project(x, grid)
         row = (query[:, :, :1] * self.scale) @ key.transpose(-2, -1)
-        row = row.to(torch.promote_types(row.dtype, torch.float32))
+        row = widened(row)
         return self._attend(query, key, value), row.softmax(dim=-1).squeeze(2)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from wbcnets.errors import ConfigError
 from wbcnets.losses.inputs import are_weights, check_smoothing, require_logits, soft_targets
+from wbcnets.ops.autocast import widened
 
 ALPHA_RULES = ("fraction", "inverse_fraction")
 
@@ -44,7 +45,7 @@ def sigmoid_focal_loss(
             it per class; a negative number weighs both the same.
         gamma: Exponent that turns down well-classified examples.
     """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = widened(logits)
     targets = targets.to(logits.dtype)
     cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     miss = torch.sigmoid(torch.where(targets > 0.5, -logits, logits))

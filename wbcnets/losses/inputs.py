@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wbcnets.errors import ConfigError
+from wbcnets.ops.autocast import widened
 
 
 def require_logits(loss: str, logits: Tensor | None, targets: Tensor) -> Tensor:
@@ -25,7 +26,7 @@ def require_logits(loss: str, logits: Tensor | None, targets: Tensor) -> Tensor:
             f"{loss}: soft targets {tuple(targets.shape)} and logits {tuple(logits.shape)} differ "
             "in their number of classes"
         )
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return widened(logits)
 
 
 def require_features(loss: str, features: Tensor | None, targets: Tensor) -> Tensor:
@@ -40,7 +41,7 @@ def require_features(loss: str, features: Tensor | None, targets: Tensor) -> Ten
             "model.forward_head(model.forward_features(x), pre_logits=True)"
         )
     _check_batch(loss, "features", features, targets)
-    return features.to(torch.promote_types(features.dtype, torch.float32))
+    return widened(features)
 
 
 def soft_targets(targets: Tensor, num_classes: int, smoothing: float = 0.0) -> Tensor:

@@ -14,6 +14,11 @@ def autocast_off(x: Tensor) -> AbstractContextManager[None]:
     return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
+def widened(x: Tensor) -> Tensor:
+    """Returns a tensor in float32, or in float64 if it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def is_autocast_on(x: Tensor) -> bool:
     """Returns whether autocast is on for the tensor's device."""
     return not x.is_meta and torch.is_autocast_enabled(x.device.type)
@@ -31,6 +36,6 @@ class AutocastSafeConv2d(nn.Conv2d):
         """Returns the convolved map."""
         if not is_autocast_on(x):
             return super().forward(x)
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        wide = widened(x)
         scale = (wide.detach().abs().amax() / _LARGEST_INPUT).clamp(min=1.0)
         return super().forward(wide / scale).to(wide.dtype) * scale

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mfds_detr.modeling.transformer import DeformableTransformer, refine_boxes
+from wbcnets.ops.autocast import widened
 
 
 class MLP(nn.Module):
@@ -112,7 +113,7 @@ class DeformableDETRHead(nn.Module):
             scores, proposals = self.transformer.propose(
                 memory, self.class_embed[-1], self.bbox_embed[-1]
             )
-            enc_outputs = {"pred_logits": scores.float(), "pred_boxes": proposals.sigmoid()}
+            enc_outputs = {"pred_logits": widened(scores), "pred_boxes": proposals.sigmoid()}
             best = scores[..., 0].topk(min(self.num_queries, scores.shape[1]), dim=1).indices
             proposals = proposals.gather(1, best[..., None].expand(-1, -1, 4))
         hidden, references = self.transformer.decode(
@@ -123,7 +124,7 @@ class DeformableDETRHead(nn.Module):
         )
         outputs = [
             {
-                "pred_logits": self.class_embed[layer](state).float(),
+                "pred_logits": widened(self.class_embed[layer](state)),
                 "pred_boxes": refine_boxes(self.bbox_embed[layer](state), references[layer]),
             }
             for layer, state in enumerate(hidden)

@@ -1,6 +1,7 @@
 """MFDS-DETR as a Detectron2 meta-architecture: from ``Instances`` to tensors and back."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torchvision.ops import batched_nms, box_convert
 from mfds_detr.modeling.backbone import fold_frozen_norms
 from mfds_detr.modeling.criterion import SetCriterion
 from mfds_detr.modeling.deformable_detr_head import DeformableDETRHead
+from mfds_detr.modeling.inputs import read_images, read_instances
 from mfds_detr.modeling.matcher import HungarianMatcher
 from mfds_detr.modeling.padding import pyramids_by_size
 from mfds_detr.modeling.position_encoding import create_position_encoding
@@ -20,6 +22,7 @@ from mfds_detr.modeling.transformer import DeformableTransformer, LayerSizes
 from wbcnets.errors import ConfigError
 from wbcnets.layers.extra_stage import ExtraStage
 from wbcnets.layers.necks import create_neck
+from wbcnets.ops.autocast import autocast_off
 
 
 @META_ARCH_REGISTRY.register()
@@ -124,12 +127,20 @@ class MFDSDETR(nn.Module):
         Returns:
             Losses by name, or per image ``{"instances": Instances}`` with ``pred_boxes``,
             ``scores`` and ``pred_classes``.
+
+        Raises:
+            DataError: if an image or the objects of an image are missing, of another form, or out
+                of range.
         """
-        images = [self._normalize(entry["image"]) for entry in batched_inputs]
-        predictions = self.predict(images)
+        given = read_images(batched_inputs, finite=not self.training)
+        images = [self._normalize(image) for image in given]
         if self.training:
-            targets = [self._target(entry["instances"]) for entry in batched_inputs]
-            return self.criterion(predictions, targets)
+            instances = read_instances(batched_inputs, self.criterion.num_classes)
+            targets = [self._target(objects) for objects in instances]
+            return self.criterion(self.predict(images), targets)
+        if not images:
+            return []
+        predictions = self.predict(images)
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         detections = self._detections(predictions, sizes)
         return [
@@ -152,7 +163,10 @@ class MFDSDETR(nn.Module):
         Returns:
             The output of ``DeformableDETRHead``.
         """
-        return self.detector(*pyramids_by_size(images, self._pyramid))
+        # Models in other types have nothing for autocast to do, and mix badly with its type
+        is_wide = self.pixel_mean.dtype == torch.float32
+        with nullcontext() if is_wide else autocast_off(self.pixel_mean):
+            return self.detector(*pyramids_by_size(images, self._pyramid))
 
     def _pyramid(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> the neck's maps, L * (B, C, H_l, W_l)."""
@@ -164,14 +178,16 @@ class MFDSDETR(nn.Module):
 
     def _normalize(self, image: Tensor) -> Tensor:
         """(3, H, W) in [0, 255] -> the backbone's scale, on the model's device."""
-        return (image.to(self.device) - self.pixel_mean) / self.pixel_std
+        dtype = self.pixel_mean.dtype
+        wide = image.to(self.device, torch.promote_types(dtype, torch.float32))
+        return ((wide - self.pixel_mean) / self.pixel_std).to(dtype)
 
     def _target(self, instances: Instances) -> dict[str, Tensor]:
         height, width = instances.image_size
         boxes = instances.gt_boxes.tensor.to(self.device, torch.float32)
         scale = boxes.new_tensor([width, height, width, height])
         return {
-            "labels": instances.gt_classes.to(self.device),
+            "labels": instances.gt_classes.to(self.device, torch.int64),
             "boxes": box_convert(boxes / scale, "xyxy", "cxcywh"),
         }
 
@@ -200,9 +216,8 @@ class MFDSDETR(nn.Module):
 
     def _without_duplicates(self, result: Instances) -> Instances:
         """Returns the best detections; no two of a class overlap by more than ``nms_iou``."""
-        kept = batched_nms(
-            result.pred_boxes.tensor, result.scores, result.pred_classes, self.nms_iou
-        )
+        boxes = result.pred_boxes.tensor  # Detectron2's Boxes are float32, whatever the model is
+        kept = batched_nms(boxes, result.scores.to(boxes.dtype), result.pred_classes, self.nms_iou)
         return result[kept[: self.detections_per_image]]
 
 

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from mfds_detr.modeling.position_encoding import sine_waves
 from wbcnets.layers.ms_deform_attn import MultiScaleDeformableAttention
+from wbcnets.ops.autocast import widened
 from wbcnets.ops.dropout import dropout_add_, relu_dropout_
 
 # A logit with zero sigmoid, loss and gradient that fits into half precision
@@ -302,7 +303,7 @@ class DeformableTransformer(nn.Module):
         logits = class_embed(tokens)
         if memory.padding_mask is not None:
             logits = logits.masked_fill(memory.padding_mask[..., None], _NEVER)
-        return logits, bbox_embed(tokens).float() + proposals
+        return logits, widened(bbox_embed(tokens)) + proposals
 
     def decode(
         self,
@@ -327,7 +328,7 @@ class DeformableTransformer(nn.Module):
         elif query_embed is not None:
             queries = query_embed.expand(len(memory.tokens), -1, -1)
             query_position, target = queries.split(self.embed_dim, dim=2)
-            reference_points = self.reference_points(query_position).float().sigmoid()
+            reference_points = widened(self.reference_points(query_position)).sigmoid()
         else:
             raise ValueError("decode needs query_embed or proposal_logits")
         return self.decoder(target, query_position, reference_points, memory, bbox_embed)
@@ -335,7 +336,7 @@ class DeformableTransformer(nn.Module):
 
 def inverse_sigmoid(x: Tensor, epsilon: float = 1e-5) -> Tensor:
     """Returns the logit of a probability in float32, with p and 1 - p of at least ``epsilon``."""
-    x = x.float().clamp(min=0, max=1)
+    x = widened(x).clamp(min=0, max=1)
     return torch.log(x.clamp(min=epsilon) / (1 - x).clamp(min=epsilon))
 
 
@@ -344,7 +345,7 @@ def refine_boxes(delta: Tensor, reference_points: Tensor) -> Tensor:
     logits = inverse_sigmoid(reference_points)
     if logits.shape[-1] == 2:
         logits = F.pad(logits, (0, 2))
-    return (delta.float() + logits).sigmoid()
+    return (widened(delta) + logits).sigmoid()
 
 
 def _valid_ratio(mask: Tensor) -> Tensor:
