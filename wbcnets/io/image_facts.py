@@ -19,6 +19,7 @@ from wbcnets.io.images import decode_image, image_size
 
 MAX_IMAGE_BYTES = 256 << 20
 THUMBNAIL_SIDE = 48
+_NO_THUMBNAIL = np.zeros((0, 0), np.uint8)
 _PLACEHOLDER = "<the image>"
 
 
@@ -29,7 +30,7 @@ class Fingerprint:
     Args:
         digest: SHA-256 of the decoded pixels and their size, in hexadecimal.
         hash: ``(8,)`` uint8, the difference hash.
-        thumbnail: ``(48, 48)`` uint8 gray.
+        thumbnail: ``(48, 48)`` uint8 gray; empty for smears, which are compared by hash alone.
     """
 
     digest: str
@@ -64,6 +65,10 @@ class ImageFacts:
     def size(self) -> tuple[int, int]:
         """``(width, height)`` in px."""
         return self.width, self.height
+
+    def without_thumbnail(self) -> "ImageFacts":
+        """Returns the facts without the largest, which only cells are compared by."""
+        return replace(self, fingerprint=replace(self.fingerprint, thumbnail=_NO_THUMBNAIL))
 
 
 def image_facts(path: str | os.PathLike[str]) -> ImageFacts:

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from wbcnets.errors import DataError
 
 _THREADS = 4
+_MOST_AT_ONCE = 32
 # From this many images on a person wants to see the progress
 _MANY = 2000
 Item = TypeVar("Item")
@@ -35,9 +36,14 @@ def try_images(
             return error
 
     images = list(items)
+    # Handing over one image costs as much as recalling its facts
+    size = max(1, min(_MOST_AT_ONCE, len(images) // (16 * _THREADS)))
+    parts = [images[start : start + size] for start in range(0, len(images), size)]
     few = len(images) < _MANY
     with ThreadPoolExecutor(_THREADS) as pool:
-        return list(tqdm(pool.map(attempt, images), title, len(images), unit="image", disable=few))
+        done = pool.map(lambda part: [attempt(item) for item in part], parts)
+        results = (result for part in done for result in part)
+        return list(tqdm(results, title, len(images), unit="image", disable=few))
 
 
 def map_images(

@@ -35,6 +35,7 @@ def read_json(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> dict[
     content = read_regular_file(path, max_bytes, "the JSON file")
     try:
         text = content.decode("utf-8-sig")
+        del content  # the parsed values of a large file need its memory
         value = json.loads(text, object_pairs_hook=_refuse_duplicate_keys)
     except DataError as error:  # a duplicate key
         raise DataError(f"{name}: {error}") from error

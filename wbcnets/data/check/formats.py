@@ -103,8 +103,9 @@ def _annotations_in(path: Path, suffix: str) -> Path:
 
 def _kind_of_json(path: Path) -> str:
     # A COCO file of millions of boxes is not parsed to find this out
-    content = read_regular_file(path, MAX_BYTES, "the JSON file")
-    return "labelme" if b'"shapes"' in content and "shapes" in read_json(path) else "coco"
+    if b'"shapes"' not in read_regular_file(path, MAX_BYTES, "the JSON file"):
+        return "coco"
+    return "labelme" if "shapes" in read_json(path) else "coco"
 
 
 def _files(path: Path, suffix: str) -> Iterator[Path]:

@@ -14,7 +14,7 @@ from wbcnets.data.detection.box_checks import POLICIES, Box, Policy, check_box
 from wbcnets.data.detection.dataset import CocoDataset, CocoImage
 from wbcnets.data.detection.report import DetectionReport
 from wbcnets.errors import DataError
-from wbcnets.io.image_facts import ImageFacts
+from wbcnets.io.image_facts import Fingerprint, ImageFacts, image_facts
 from wbcnets.io.image_files import natural_order
 
 NEAR_DUPLICATE_IOU = 0.95
@@ -58,6 +58,7 @@ class ImageEntry:
         repairs: What the reader already did to the entry.
         boxes: The boxes.
         resolved: The same for all spellings of one file; empty if the reader does not tell.
+        fingerprint: Of the file, if it was read.
     """
 
     item: str
@@ -68,6 +69,7 @@ class ImageEntry:
     repairs: list[str] = field(default_factory=list)
     boxes: list[BoxEntry] = field(default_factory=list)
     resolved: str = ""
+    fingerprint: Fingerprint | None = None
 
 
 class DatasetBuilder:
@@ -103,7 +105,7 @@ class DatasetBuilder:
         self.categories = dict(categories or {})
         self.report = DetectionReport()
         self._images: list[ImageEntry] = []
-        self._first: dict[tuple[str, str, bool, Box], str] = {}
+        self._seen: set[int] = set()
         self._conversions: dict[str, list[str]] = {}
 
     @property
@@ -149,6 +151,7 @@ class DatasetBuilder:
             if image.width <= 0 or image.height <= 0:
                 image.width, image.height = facts.width, facts.height
             small = min(facts.width, facts.height) < SMALL_SIDE
+            image.fingerprint = facts.fingerprint
             for kind in (*facts.conversions, *[f"smaller than {SMALL_SIDE} px"] * small):
                 self._conversions.setdefault(kind, []).append(image.file_name)
         if image.id is None:
@@ -172,10 +175,9 @@ class DatasetBuilder:
         if verdict.action == "drop":
             self.drop_box(entry.item, entry.name, verdict.reason)
             return
-        key = (image.item, entry.name, entry.crowd, verdict.box)
-        first = self._first.setdefault(key, entry.item)
-        if first != entry.item:
-            self.drop_box(entry.item, entry.name, f"exact duplicate of {first}")
+        first = self._find_equal(image, entry, verdict.box)
+        if first is not None:
+            self.drop_box(entry.item, entry.name, f"exact duplicate of {first.item}")
             return
         self.report.read[entry.name] += 1
         self.report.kept[entry.name] += 1
@@ -192,6 +194,16 @@ class DatasetBuilder:
             entry.id = self.report.kept.total()
         entry.box, entry.area = verdict.box, area
         image.boxes.append(entry)
+
+    def _find_equal(self, image: ImageEntry, entry: BoxEntry, box: Box) -> BoxEntry | None:
+        """Returns the earlier box of an image that equals a new one, or None."""
+        # Numbers in place of the boxes: millions of these take gigabytes
+        key = hash((image.item, entry.name, entry.crowd, box))
+        if key not in self._seen:
+            self._seen.add(key)
+            return None
+        new = (entry.name, entry.crowd, box)
+        return next((old for old in image.boxes if (old.name, old.crowd, old.box) == new), None)
 
     def drop_box(self, item: str, name: str, reason: str) -> None:
         """Books a box that is left out under any policy but "refuse"."""
@@ -250,6 +262,15 @@ class DatasetBuilder:
         )
 
 
+def smear_facts(path: Path) -> ImageFacts:
+    """Returns the facts about an image of a dataset, without those that smears do not need.
+
+    Raises:
+        DataError: if it cannot be read; the message names it.
+    """
+    return image_facts(path).without_thumbnail()
+
+
 def _explain_class(name: str, categories: Mapping[int, str]) -> str:
     plain = {known.casefold(): known for known in categories.values()}
     near = difflib.get_close_matches(name.strip().casefold(), plain, n=1)
@@ -302,4 +323,5 @@ def _to_image(image: ImageEntry, root: Path, labels: Mapping[str, int]) -> CocoI
         crowd=np.array([entry.crowd for entry in boxes], dtype=np.bool_),
         areas=np.array([entry.area for entry in boxes], dtype=np.float32),
         annotation_ids=np.array([entry.id for entry in boxes], dtype=np.int64),
+        fingerprint=image.fingerprint,
     )

@@ -10,11 +10,10 @@ from typing import Any, TypeGuard
 
 from wbcnets.data.cards.classes import explain_class_name, normalize_name
 from wbcnets.data.detection.box_checks import Box, Policy, looks_like_xyxy, read_box
-from wbcnets.data.detection.builder import BoxEntry, DatasetBuilder, ImageEntry
+from wbcnets.data.detection.builder import BoxEntry, DatasetBuilder, ImageEntry, smear_facts
 from wbcnets.data.detection.dataset import CocoDataset
 from wbcnets.data.detection.image_paths import normalize_file_name, resolve_file_name
 from wbcnets.errors import DataError
-from wbcnets.io.image_facts import image_facts
 from wbcnets.io.parallel import try_images
 from wbcnets.io.strict_json import read_json
 
@@ -49,13 +48,8 @@ def load_coco(
         DataError: if the file cannot be read or has problems: all of them are in ``problems``, each
             with file and item.
     """
-    return parse_coco(
-        read_json(json_file),
-        image_root,
-        source=os.fspath(json_file),
-        policy=policy,
-        check_images=check_images,
-    )
+    builder = DatasetBuilder(os.fspath(json_file), image_root, policy)
+    return _build(read_json(json_file), check_images, builder, consume=True)
 
 
 def parse_coco(
@@ -79,10 +73,17 @@ def parse_coco(
         DataError: if the object has problems.
     """
     builder = DatasetBuilder(source, image_root, policy)
+    return _build(data, check_images, builder)
+
+
+def _build(
+    data: dict[str, Any], check_images: bool, builder: DatasetBuilder, consume: bool = False
+) -> CocoDataset:
+    """Checks a COCO object; with ``consume``, annotations that were read are removed from it."""
     builder.categories = _read_categories(data, builder)
     images = _read_images(data, check_images, builder)
-    _read_annotations(data, images, builder)
-    return builder.finish(prefix=f"{Path(source).name}: ")
+    _read_annotations(data, images, builder, consume)
+    return builder.finish(prefix=f"{Path(builder.source).name}: ")
 
 
 def _is_integer(value: object) -> TypeGuard[int]:
@@ -196,7 +197,7 @@ def _compare_with_files(
     """
     wanted = [k for k, i in images.items() if i.file_name and (check_images or not i.width)]
     paths = [root / images[number].file_name for number in wanted]
-    found = dict(zip(wanted, try_images(image_facts, paths, builder.source)))
+    found = dict(zip(wanted, try_images(smear_facts, paths, builder.source)))
     usable = {}
     for number, image in images.items():
         facts, problem = found.get(number), ""
@@ -222,14 +223,17 @@ def _compare_with_files(
 
 
 def _read_annotations(
-    data: dict[str, Any], images: dict[int, ImageEntry], builder: DatasetBuilder
+    data: dict[str, Any], images: dict[int, ImageEntry], builder: DatasetBuilder, consume: bool
 ) -> None:
     """Reads the annotations into their images and counts every one of them."""
     report = builder.report
     seen: dict[int, str] = {}
     xyxy: list[str] = []
     incomplete = 0
-    for index, value in enumerate(_read_section(data, "annotations", builder)):
+    annotations = _read_section(data, "annotations", builder)
+    for index, value in enumerate(annotations):
+        if consume:  # millions of them take more memory than the boxes
+            annotations[index] = None
         item = _annotation_item(index, value, images)
         name = _category_name(value, builder.categories)
         problems = _schema_problems(value, images, builder.categories)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from wbcnets.data.detection.report import Counts, DetectionReport
 from wbcnets.errors import DataError
+from wbcnets.io.image_facts import Fingerprint
 from wbcnets.io.strict_json import write_json
 
 
@@ -29,6 +30,7 @@ class CocoImage:
         crowd: ``(N,)`` bool; matching and evaluation ignore boxes that are True.
         areas: ``(N,)`` float32 in px^2: of the mask if the source has one, else of the box.
         annotation_ids: ``(N,)`` int64, the source's own.
+        fingerprint: Of the file when it was checked; None if it was not.
     """
 
     id: int
@@ -40,6 +42,7 @@ class CocoImage:
     crowd: npt.NDArray[np.bool_]
     areas: npt.NDArray[np.float32]
     annotation_ids: npt.NDArray[np.int64]
+    fingerprint: Fingerprint | None = None
 
     def select(self, chosen: npt.NDArray[np.bool_]) -> "CocoImage":
         """Returns the image with the boxes chosen by ``(N,)`` bool alone."""

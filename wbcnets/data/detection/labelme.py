@@ -13,11 +13,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from wbcnets.data.detection.box_checks import Box, Policy
-from wbcnets.data.detection.builder import BoxEntry, DatasetBuilder, ImageEntry
+from wbcnets.data.detection.builder import BoxEntry, DatasetBuilder, ImageEntry, smear_facts
 from wbcnets.data.detection.dataset import CocoDataset
 from wbcnets.data.detection.image_paths import find_by_stem, normalize_file_name
 from wbcnets.errors import DataError
-from wbcnets.io.image_facts import image_facts
 from wbcnets.io.strict_json import read_json
 
 MAX_BYTES = 256 << 20
@@ -98,7 +97,7 @@ def _add_file(
     aliases: Mapping[str, str],
     builder: DatasetBuilder,
 ) -> None:
-    facts = image_facts(image)
+    facts = smear_facts(image)
     size = data.get("imageWidth"), data.get("imageHeight")
     if size not in (facts.size, (None, None)):
         builder.report.notes.append(

@@ -21,11 +21,10 @@ from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from wbcnets.data.detection.box_checks import NUMBER, Box, Policy
-from wbcnets.data.detection.builder import BoxEntry, DatasetBuilder, ImageEntry
+from wbcnets.data.detection.builder import BoxEntry, DatasetBuilder, ImageEntry, smear_facts
 from wbcnets.data.detection.dataset import CocoDataset
 from wbcnets.data.detection.image_paths import find_by_stem, normalize_file_name, resolve_file_name
 from wbcnets.errors import DataError
-from wbcnets.io.image_facts import image_facts
 from wbcnets.io.image_files import read_regular_file
 
 MAX_BYTES = 1 << 20
@@ -105,7 +104,7 @@ def load_voc(
     for file in files:
         try:
             path = _find_image(file, folder)
-            facts = image_facts(path)
+            facts = smear_facts(path)
         except DataError as error:
             builder.refuse_image(str(error))
             for entry in file.objects:

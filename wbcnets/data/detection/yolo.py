@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wbcnets.data.detection.box_checks import NUMBER, Policy
-from wbcnets.data.detection.builder import BoxEntry, DatasetBuilder, ImageEntry
+from wbcnets.data.detection.builder import BoxEntry, DatasetBuilder, ImageEntry, smear_facts
 from wbcnets.data.detection.dataset import CocoDataset
 from wbcnets.errors import DataError
-from wbcnets.io.image_facts import image_facts
 from wbcnets.io.parallel import try_images
 from wbcnets.io.tables import read_text
 
@@ -55,7 +54,7 @@ def load_yolo(
     paths = [Path(image) for image in image_files]
     _refuse_stray_labels(paths, [Path(image) for image in other_images], folder, builder)
     unlabeled = 0
-    for path, facts in zip(paths, try_images(image_facts, paths, builder.source)):
+    for path, facts in zip(paths, try_images(smear_facts, paths, builder.source)):
         builder.report.n_images += 1
         labels = folder / f"{path.stem}.txt"
         if isinstance(facts, DataError):

@@ -14,14 +14,15 @@ from typing import Literal
 from wbcnets.data.cards.card import LeakPolicy
 from wbcnets.data.cells.listing import compile_group_pattern
 from wbcnets.data.cells.manifest import CellManifest
-from wbcnets.data.detection.dataset import CocoDataset
+from wbcnets.data.detection.builder import smear_facts
+from wbcnets.data.detection.dataset import CocoDataset, CocoImage
 from wbcnets.data.duplicates.near_duplicates import (
     duplicate_pairs,
     similar_pairs,
     stack_hashes,
 )
 from wbcnets.errors import DataError
-from wbcnets.io.image_facts import Fingerprint, image_facts
+from wbcnets.io.image_facts import Fingerprint
 from wbcnets.io.parallel import map_images
 
 # The most bits of 64 in which the hashes of two near duplicate smears differ
@@ -105,13 +106,13 @@ def smear_sides(dataset: CocoDataset, side: str = "", group_pattern: str = "") -
     """
     side, pattern = side or Path(dataset.source).name, compile_group_pattern(group_pattern)
 
-    def describe(file: str) -> SideImage:
-        found = pattern.search(Path(file).name) if pattern else None
-        fingerprint = image_facts(file).fingerprint
+    def describe(image: CocoImage) -> SideImage:
+        found = pattern.search(Path(image.file_name).name) if pattern else None
+        fingerprint = image.fingerprint or smear_facts(Path(image.file_name)).fingerprint
         group = found.group("group") if found else ""
-        return SideImage(side, file, fingerprint.digest, group, fingerprint)
+        return SideImage(side, image.file_name, fingerprint.digest, group, fingerprint)
 
-    return map_images(describe, [image.file_name for image in dataset.images], side)
+    return map_images(describe, dataset.images, side)
 
 
 def find_leaks(images: Sequence[SideImage], kind: Literal["cells", "smears"]) -> list[Leak]:
