@@ -331,3 +331,19 @@ def test_no_annotation_is_ever_lost(coco, tmp_path, rows):
         assert (image.boxes[:, :2] >= 0).all()
         assert (image.boxes[:, 2:] > 0).all()
         assert (ends <= np.array([64, 48]) + 1e-4).all()
+
+
+def test_an_object_in_memory_is_not_changed(coco, tmp_path):
+    before = json.loads(json.dumps(coco))
+    parse_coco(coco, tmp_path / "images", source="x")
+    assert coco == before
+
+
+def test_boxes_of_different_images_classes_and_kinds_are_no_duplicates(load, coco):
+    first = coco["annotations"][0]
+    coco["annotations"].append({**first, "id": 90, "iscrowd": 1})
+    coco["annotations"].append({**first, "id": 91})
+    dropped = load(coco).report.dropped
+    assert len(dropped) == 1
+    assert "(id=91" in dropped[0]
+    assert "exact duplicate of annotations[0]" in dropped[0]

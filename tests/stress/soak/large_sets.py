@@ -83,12 +83,20 @@ def make(folder: Path, n_images: int, n_boxes: int) -> None:
         (folder / "images" / f"{number:06}.png").write_bytes(png(pixels.tobytes()))
     n_train = round(n_images * (1 - VALIDATION))
     for name, numbers in (("train", range(n_train)), ("val", range(n_train, n_images))):
-        path = folder / f"{name}.json"
-        path.write_text(json.dumps(coco(numbers, n_boxes, generator)))
-        for part in ("annotations", "images"):
-            (folder / name / part).mkdir(parents=True)
-        os.link(path, folder / name / "annotations" / "instances_all.json")
-        (folder / name / "images" / "all").symlink_to((folder / "images").resolve())
+        data = coco(numbers, n_boxes, generator)
+        (folder / f"{name}.json").write_text(json.dumps(data))
+        write_datumaro(data, folder, name)
+
+
+def write_datumaro(data: dict[str, list], folder: Path, name: str) -> None:
+    """Writes the layout of Datumaro, which drops boxes without a polygon."""
+    for part in ("annotations", "images"):
+        (folder / name / part).mkdir(parents=True)
+    for entry in data["annotations"]:
+        x, y, w, h = entry["bbox"]
+        entry["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    (folder / name / "annotations" / "instances_all.json").write_text(json.dumps(data))
+    (folder / name / "images" / "all").symlink_to((folder / "images").resolve())
 
 
 def png(rows: bytes) -> bytes:
