@@ -173,7 +173,7 @@ def test_metrics_of_each_class_have_intervals(model_folder, cells, tmp_path):
     ("options", "code", "message"),
     [
         (["--compare", "nowhere.csv"], 1, "nowhere.csv: is not a table of predictions"),
-        (["--class-map", "nowhere.yaml"], 2, "nowhere.yaml: cannot be read as YAML"),
+        (["--class-map", "nowhere.yaml"], 2, "nowhere.yaml: the YAML file does not exist"),
         (["--split", "test"], 1, "test"),
         (["--device", "gpu"], 2, "device 'gpu' is unknown"),
         (["--weights", "nowhere.pth"], 2, "nowhere.pth: no such file"),

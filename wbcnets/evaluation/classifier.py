@@ -175,9 +175,9 @@ def load_classifier(source: str | os.PathLike[str], device: str = "auto") -> Cla
     name = os.fspath(source)
     kind, _, place = name.partition(":")
     folder = Path(place if kind == "local-dir" else name)
-    if folder.is_dir() or kind == "local-dir":
+    if os.path.isdir(folder) or kind == "local-dir":
         classifier = _from_metadata(name, *read_folder(folder))
-    elif folder.is_file():
+    elif os.path.isfile(folder):
         classifier = _from_metadata(name, read_run_metadata(folder), folder)
     elif folder.suffix in CHECKPOINT_SUFFIXES:
         raise CheckpointError(f"{name}: no such file; correct the path of the checkpoint")

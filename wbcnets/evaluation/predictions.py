@@ -95,7 +95,7 @@ class Predictions:
             DataError: if it is another table.
         """
         try:
-            text = read_text(path, "the table of predictions")
+            text = read_text(path, "the table")
             table = csv.reader(io.StringIO(text, newline=""))
             header, *rows = [[*map(read_cell, row)] for row in table]
             class_names = tuple(header[4:])
@@ -109,9 +109,7 @@ class Predictions:
                 raise ValueError("it lists a file twice")
             known = bool(rows) and all(row[1] for row in rows)
             labels = np.array([class_names.index(row[1]) for row in rows]) if known else None
-        except DataError:
-            raise
-        except (ValueError, IndexError, csv.Error) as error:
+        except (OSError, ValueError, IndexError, csv.Error) as error:
             raise DataError(f"{path}: is not a table of predictions ({error})") from error
         return cls(class_names, tuple(row[0] for row in rows), probabilities, labels)
 

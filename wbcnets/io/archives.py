@@ -40,10 +40,13 @@ def unpack(source: Path, target: Path) -> Path:
     Raises:
         DataError: if there is no such folder or zip file, or the zip file is unsafe.
     """
-    if source.is_dir():
+    if os.path.isdir(source):
         return source
-    if not source.is_file() or not zipfile.is_zipfile(source):
-        reason = "is neither a folder nor a zip file" if source.exists() else "does not exist"
+    # Only a regular file is opened: reading a pipe would wait forever
+    if not (os.path.isfile(source) and zipfile.is_zipfile(source)):
+        reason = (
+            "is neither a folder nor a zip file" if os.path.exists(source) else "does not exist"
+        )
         raise DataError(f"{source}: the source {reason} - correct the path")
     extract_zip(source, target)
     return target

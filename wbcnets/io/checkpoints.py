@@ -8,6 +8,7 @@ have their SHA-256 beside them (see ``wbcnets.io.atomic_files``).
 import argparse
 import io
 import json
+import os
 import pickle
 import zipfile
 from collections import Counter
@@ -121,8 +122,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: if the file is damaged or is not a checkpoint.
     """
-    if not path.is_file():  # a pipe or a device would never end
-        raise CheckpointError(f"{path}: no such file")
+    if not os.path.isfile(path):  # a pipe or a device would be read without end
+        reason = "is not a file" if os.path.exists(path) else "no such file"
+        raise CheckpointError(f"{path}: {reason}; correct the path")
     try:
         if path.suffix == ".safetensors":
             verify_digest(path)

@@ -91,7 +91,7 @@ def find_image_sources(
             problems.append(str(error))
             continue
         found.update(dict.fromkeys(images))
-        folders += [_one_spelling(Path(text))] if Path(text).is_dir() else []
+        folders += [_one_spelling(Path(text))] if os.path.isdir(text) else []
     if problems or not found:
         raise DataError("inputs without an image; correct their paths", problems)
     base = Path(os.path.commonpath([*(folders or ()), *(path.parent for path, _ in found)]))
@@ -101,11 +101,11 @@ def find_image_sources(
 def _images_of(text: str) -> Iterable[tuple[Path, str]]:
     """Yields the file of each image, and its name in the file if that is a zip."""
     path = Path(text)
-    if path.is_file() and path.suffix.lower() == ".zip":
+    if os.path.isfile(path) and path.suffix.lower() == ".zip":
         return [(path, member) for member in _members(path)]
-    if path.is_dir():
+    if os.path.isdir(path):
         files = find_image_files(path, outside_links=True)
-    elif path.is_file():
+    elif os.path.isfile(path):
         files = _listed(path) if path.suffix.lower() == ".txt" else [path]
     else:
         matches = sorted(glob.glob(text, recursive=True), key=natural_order)

@@ -111,15 +111,15 @@ def check_folder(
     """
     folder = Path(folder)
     check_path(folder, setting)
-    target, data = os.path.realpath(folder), list(data)
+    target, data = _real_path(folder), list(data)
     for path in filter(os.path.exists, [*inputs, *data]):
-        if _is_inside(os.path.realpath(path), target):
+        if _is_inside(_real_path(path), target):
             raise ConfigError(
                 f"{folder}: is or holds an input, {os.fspath(path)}; choose another folder",
                 setting=setting,
             )
     for path in filter(os.path.isdir, data):
-        if _is_inside(target, os.path.realpath(path)):
+        if _is_inside(target, _real_path(path)):
             raise ConfigError(
                 f"{folder}: lies in the data folder {os.fspath(path)}; choose one outside of it",
                 setting=setting,
@@ -217,10 +217,10 @@ def claim_file(
     """
     path = Path(path)
     check_path(path, setting)
-    target = os.path.realpath(path)
+    target = _real_path(path)
     if path.is_dir():
         raise ConfigError(f"{path}: is a folder; name a file", setting=setting)
-    if any(os.path.realpath(given) == target for given in inputs):
+    if any(_real_path(given) == target for given in inputs):
         raise ConfigError(f"{path}: is an input; choose another name", setting=setting)
     if os.path.lexists(path) and not (marker and _holds(path, marker)):
         raise ConfigError(
@@ -316,6 +316,14 @@ def _holds(path: Path, marker: str) -> bool:
         return False
     with path.open("rb") as stream:
         return marker.encode() in stream.read(_HEAD_BYTES)
+
+
+def _real_path(path: StrPath) -> str:
+    """Returns a path without links; one that cannot exist, with a null byte, as it is."""
+    try:
+        return os.path.realpath(path)
+    except ValueError:
+        return os.fspath(path)
 
 
 def _is_inside(path: str, folder: str) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from wbcnets.errors import ConfigError, DataError
-from wbcnets.io.image_files import read_regular_file
+from wbcnets.io.tables import read_text
 
 MAX_BYTES = 1 << 20
 MAX_ALIASES = 100
@@ -48,11 +48,9 @@ def read_yaml(path: Path, loader: type[yaml.SafeLoader] = StrictLoader) -> Any:
         ConfigError: if it cannot be read, is larger than 1 MiB, or is not such YAML.
     """
     try:
-        text = read_regular_file(path, MAX_BYTES, "the settings").decode("utf-8-sig")
+        text = read_text(path, "the YAML file", MAX_BYTES)
     except DataError as error:
         raise ConfigError(str(error)) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: cannot be read as YAML ({error})") from error
     return parse_yaml(text, str(path), loader)
 
 

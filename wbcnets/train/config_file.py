@@ -1,6 +1,7 @@
 """Reads settings from YAML files, presets and KEY=VALUE overrides; unknown keys are errors."""
 
 import difflib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -105,10 +106,10 @@ def known_keys(section: type[BaseModel] = TrainConfig, prefix: str = "") -> list
 
 def _find_file(source: str | Path) -> Path:
     path = Path(source)
-    if path.is_file():
+    if os.path.isfile(path):
         return path
     preset = PRESET_FOLDER / f"{source}.yaml"
-    if len(path.parts) == 1 and preset.is_file():
+    if len(path.parts) == 1 and os.path.isfile(preset):
         return preset
     raise ConfigError(
         f"{source}: neither a file nor a preset; presets are {', '.join(preset_names())}",

@@ -87,7 +87,7 @@ def find_config(name: str) -> Path:
         ConfigError: if the name is neither.
     """
     path = Path(name)
-    if path.suffix or path.is_file():
+    if path.suffix or os.path.isfile(path):
         return path
     shipped = project_files("configs")
     if name not in shipped:

@@ -1,7 +1,6 @@
 """Fetches the pinned source archive of detectron2 from the indexes that pip is configured for."""
 
 import ast
-import hashlib
 import os
 import re
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wbcnets.errors import WbcnetsError
+from wbcnets.io.atomic_files import sha256_of_file
 
 if TYPE_CHECKING:
     from unearth import PackageFinder
@@ -139,7 +139,9 @@ def check_hash(archive: Path) -> None:
         InstallError: if the file cannot be read, or is another one.
     """
     try:
-        found = hashlib.sha256(archive.read_bytes()).hexdigest()
+        if not archive.is_file():  # a pipe or a device would be read without end
+            raise FileNotFoundError("there is no such file")
+        found = sha256_of_file(archive)
     except OSError as error:
         raise InstallError(f"{archive} cannot be read: {error}\n{WAYS_OUT}") from error
     if found != SHA256:

@@ -91,11 +91,11 @@ def list_cells(source: str | os.PathLike[str], group_pattern: str = "") -> CellL
     """
     path = Path(source)
     pattern = compile_group_pattern(group_pattern)
-    if path.is_dir():
+    if os.path.isdir(path):
         listing = _list_folder(path)
-    elif path.is_file() and path.suffix.lower() == ".csv":
+    elif os.path.isfile(path) and path.suffix.lower() == ".csv":
         listing = _list_table(path)
-    elif path.exists():
+    elif os.path.exists(path):
         raise DataError(
             f"{path}: is neither a folder nor a CSV file - unpack archives with "
             "`wbcnets prepare cells`"

@@ -66,21 +66,21 @@ def load_cells(
 def is_prepared(source: str | os.PathLike[str]) -> bool:
     """Tells whether a source is a prepared dataset, which was checked when it was written."""
     path = _find(source, None)
-    return path.is_file() and is_manifest(path)
+    return os.path.isfile(path) and is_manifest(path)
 
 
 def _find(source: str | os.PathLike[str], root: str | os.PathLike[str] | None) -> Path:
     """Returns the manifest, table or folder of a source; an existing path goes before a name."""
     path = Path(source)
-    if path.is_dir() and (path / MANIFEST_NAME).is_file():
+    if os.path.isdir(path) and (path / MANIFEST_NAME).is_file():
         return path / MANIFEST_NAME
-    if path.exists():
+    if os.path.exists(path):
         return path
     if len(path.parts) > 1 or path.suffix:
         raise DataError(f"{path}: there is no such folder or file - correct the path")
     name, folder = os.fspath(source), dataset_root(root)
     prepared = folder / name / MANIFEST_NAME
-    if prepared.is_file():
+    if os.path.isfile(prepared):
         return prepared
     if name in CLASSIFICATION_CARDS:
         raise not_prepared(name, prepared)

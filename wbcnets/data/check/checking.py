@@ -1,6 +1,7 @@
 """Reads every set with the reader that training uses, then searches for leaks between sets."""
 
 import contextlib
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -132,10 +133,10 @@ def _open_path(path: Path, stack: contextlib.ExitStack) -> _Place:
     try:
         if path.suffix.lower() == ".zip":
             return _Place(str(path), stack.enter_context(unpacked(path)))
-        if path.exists() or len(path.parts) > 1 or path.suffix:
+        if os.path.exists(path) or len(path.parts) > 1 or path.suffix:
             return _Place(str(path), path)
         prepared = dataset_root(None) / path.name
-        if prepared.is_dir():
+        if os.path.isdir(prepared):
             return _Place(str(path), prepared)
         if path.name not in DATASET_NAMES:
             return _Place(str(path), path)

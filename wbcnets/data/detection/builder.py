@@ -97,7 +97,7 @@ class DatasetBuilder:
     ) -> None:
         if policy not in POLICIES:
             raise DataError(f"policy={policy!r} is unknown - choose from {list(POLICIES)}")
-        if not Path(image_root).is_dir():
+        if not os.path.isdir(image_root):
             raise DataError(f"{source}: the image folder {os.fspath(image_root)} does not exist")
         self.source = source
         self.image_root = Path(image_root)

@@ -46,7 +46,7 @@ def load_yolo(
         DataError: if there are problems in any file; all of them are listed as ``file.txt:line``.
     """
     folder = Path(label_folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise DataError(f"{folder}: the label folder does not exist - correct the path")
     builder = DatasetBuilder(f"YOLO labels in {folder.name}", image_root, policy)
     builder.set_classes(class_names or _numbered_names(folder))

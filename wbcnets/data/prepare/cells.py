@@ -20,7 +20,6 @@ from wbcnets.data.prepare.bloodmnist import list_bloodmnist
 from wbcnets.data.prepare.cnmc import list_cnmc
 from wbcnets.data.prepare.options import (
     COMMAND,
-    RESULTS,
     Prepared,
     PrepareOptions,
     check_counts,
@@ -71,9 +70,9 @@ def prepare_cells(
         listing = _list(source, Path(scratch), card, options)
         name = options.name or listing.name or (card.name if card else "")
         output = output or dataset_root() / name
-        check_folder(output, COMMAND, data=[source], results=RESULTS)
+        check_folder(output, COMMAND, data=[source])
         checked, lines = _check(name or output.resolve().name, listing, card, options)
-        with claim_folder(output, COMMAND, results=RESULTS):
+        with claim_folder(output, COMMAND):
             manifest = copy_cells(checked.manifest, output)
             groups = len({image.group for image in manifest.images if image.group})
             patients = f"{groups} patients or slides" if groups else "patients or slides: unknown"

@@ -75,15 +75,14 @@ def read_weights(source: str | os.PathLike[str]) -> Weights:
 def _find_file(text: str) -> Path:
     shipped = project_files("weights")
     name = text.removeprefix("wbcnets://")
-    if name in shipped and not Path(text).is_file():
+    if name in shipped and not os.path.isfile(text):
         return shipped[name]
     if text.startswith("wbcnets://"):
         raise CheckpointError(f"{text}: unknown name; choose from {sorted(shipped)}")
     if "://" not in text:
-        if not text or not Path(text).exists():
+        if not os.path.isfile(text):
             raise CheckpointError(
-                f"{text or 'an empty name'}: no such file, and none of the shipped weights "
-                f"{sorted(shipped)}",
+                f"{text}: no such file, and none of the shipped weights {sorted(shipped)}",
                 setting="weights",
             )
         return Path(text)
