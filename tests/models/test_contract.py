@@ -11,7 +11,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 import wbcnets
-from tests.models.conftest import one_per_family
+from tests.models.conftest import SMALL, family, one_per_family
 from wbcnets.errors import ConfigError
 
 NAMES = wbcnets.list_models()
@@ -311,8 +311,8 @@ def test_channels_last(name, small, make_images):
 def test_saved_folder_makes_the_same_model(name, small, make_images, tmp_path):
     model, x = small(name), make_images(name)
     labels = [f"cell {index}" for index in range(7)]
-    config = {"label_names": labels}
-    save_for_hf(model, tmp_path, model_config=config, safe_serialization=True)
+    options = {"model_config": {"label_names": labels}, "model_args": SMALL[family(name)]}
+    save_for_hf(model, tmp_path, safe_serialization=True, **options)
     again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     assert torch.equal(again(x), model(x))
     assert list(again.pretrained_cfg["label_names"]) == labels
@@ -324,7 +324,8 @@ def test_saved_folder_after_a_resize(name, small, make_images, tmp_path):
     model = small(name)
     side = 2 * make_images(name).shape[-1]
     model.set_input_size((side, side))
-    save_for_hf(model, tmp_path, safe_serialization=True)
+    options = {**SMALL[family(name)], "img_size": side}
+    save_for_hf(model, tmp_path, model_args=options, safe_serialization=True)
     again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     x = torch.rand(1, 3, side, side)
     assert torch.equal(again(x), model(x))

@@ -8,7 +8,7 @@ from tests.reference import kan as reference
 from wbcnets.layers.kan import KANLinear
 from wbcnets.ops.kan_spline import bspline_bases, kan_spline, plain_spline, recompute
 from wbcnets.ops.kan_spline.cox_de_boor import cox_de_boor_bases_and_slopes
-from wbcnets.ops.kan_spline.fused import has_loops
+from wbcnets.ops.kan_spline.fused import fused_spline, has_loops
 from wbcnets.ops.kan_spline.knots import are_uniform, uniform_knots
 
 # On knots inside, at the ends of the range and of the extended grid, and outside of both
@@ -343,10 +343,31 @@ def test_compilers_take_the_loops_and_exports_do_not():
         return graph.forward
 
     torch.compile(layer, backend=keep, fullgraph=True)(inputs[0])
-    assert "wbcnets.kan_spline" in graphs[0]
+    # PyTorch 2.10 tells compilers that they export: they take the plain form then
+    told = torch.compile(lambda x: x + torch.compiler.is_exporting(), backend="eager")
+    assert ("wbcnets.kan_spline" in graphs[0]) == (told(torch.zeros(1)).item() == 0)
     exported = torch.export.export(layer, (inputs[0].detach(),))
     assert "wbcnets" not in str(exported.graph)
     torch.testing.assert_close(exported.module()(inputs[0]), layer(inputs[0]), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.usefixtures("both_forms")
+@pytest.mark.parametrize("with_linear", [True, False])
+@pytest.mark.parametrize("leading", [(12,), (3, 4)])
+def test_the_operator_matches_the_plain_form(with_linear, leading):
+    tensors = [random_rows().view(*leading, 2), *weights()]
+    if with_linear:
+        generator = torch.Generator().manual_seed(3)
+        shapes = ((*leading, 5), (3, 5))
+        tensors += [torch.randn(*s, generator=generator, dtype=torch.float64) for s in shapes]
+    x, weight, scaler, *others = (tensor.requires_grad_() for tensor in tensors)
+    linear = tuple(others) or None
+    found = fused_spline(x, uniform_grid(), weight, scaler, linear)
+    expected = plain_spline(x, uniform_grid(), weight, scaler, 3, True, linear)
+    mixer = torch.linspace(-1, 2, found.numel(), dtype=torch.float64).view(found.shape)
+    gradients = (torch.autograd.grad((y * mixer).sum(), tensors) for y in (found, expected))
+    for ours, theirs in zip((found, *next(gradients)), (expected, *next(gradients))):
+        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.skipif(not has_loops(), reason="no compiled loops on this machine")
