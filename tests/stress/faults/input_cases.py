@@ -127,6 +127,41 @@ add("D77", "class name of a joined script", entry("categories", name="\u0645\u06
     "accept")  # fmt: skip
 
 
+add("D77", "LabelMe imagePath of 5,000 characters",
+    lambda f: write_labelme(f, imagePath="x" * 5000), "accept")  # fmt: skip
+add("D77", "VOC filename of 5,000 characters",
+    lambda f: write_voc(f, voc_text(filename="x" * 5000), stem="z"), "error",
+    r'z\.xml: neither "z')  # fmt: skip
+add("D77", "COCO file_name of 100,000 characters", entry("images", file_name="x" * 100_000),
+    "error", r"images\[0\].*has 100,000 characters")  # fmt: skip
+add("D77", "path of 5,000 characters", lambda f: f / ("x" * 5000), "error", "no such file")
+for value in (["polygon"], 5, {"a": 1}):
+    add("D77", f"LabelMe shape_type {value!r}",
+        lambda f, value=value: write_labelme(f, [shape(shape_type=value)]), "error",
+        r"a\.json: shapes\[0\].*must be a text")  # fmt: skip
+for encoding in ("undefined", "hex", "unicode_escape"):
+    text = f'<?xml version="1.0" encoding="{encoding}"?>{voc_text()}<!-- \\ud800 -->'
+    add("D77", f"VOC in the encoding {encoding}", lambda f, text=text: write_voc(f, text), "error",
+        rf"a\.xml: cannot be decoded as {encoding}")  # fmt: skip
+
+
+def yolo_names(text):
+    def make(folder):
+        write_yolo(folder)
+        (folder / "classes.txt").unlink()
+        (folder / "data.yaml").write_text(f"names: {text}\n")
+        return folder
+
+    return make
+
+
+for text in ("5", "ab", "[a, null]", "[[a], b]", "{a: b, 1: c}", "{0: a, 2: b}", "{1: a, 2: b}"):
+    add("D77", f"data.yaml: names: {text}", yolo_names(text), "error",
+        r"data\.yaml: names are")  # fmt: skip
+add("D77", "data.yaml: names in another order", yolo_names("{1: WBC, 0: RBC}"), "accept",
+    "RBC 1, WBC 1")  # fmt: skip
+
+
 # One file in several spellings
 def spelled(name):
     def change(data):

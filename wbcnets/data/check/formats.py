@@ -150,15 +150,21 @@ def _yolo_set(path: Path, images: Path | None) -> FoundSet:
 
 def _yolo_classes(path: Path, labels: Path) -> tuple[str, ...]:
     for file in (path / "classes.txt", labels / "classes.txt"):
-        if file.is_file():
+        if file.exists():
             return tuple(read_lines(file, "the list of classes"))
     file = path / "data.yaml"
     if not file.is_file():
         return ()
     try:
-        names = (read_yaml(file) or {}).get("names", ())
-    except (ConfigError, AttributeError) as error:
+        content = read_yaml(file) or {}
+    except ConfigError as error:
         raise DataError(f"{file}: cannot be used ({error}) - expected names: [...]") from error
-    if isinstance(names, dict):
-        names = [names[key] for key in sorted(names)]
-    return tuple(str(name) for name in names)
+    names = content.get("names", ()) if isinstance(content, dict) else None
+    if isinstance(names, dict):  # a gap would shift the names of the classes behind it
+        names = [names.get(number) for number in range(len(names))]
+    plain = isinstance(names, (list, tuple))
+    if not plain or not all(isinstance(name, (str, int)) for name in names or ()):
+        raise DataError(
+            f"{file}: names are {content!r:.200} - expected names: [...], or names of 0, 1, 2, ..."
+        )
+    return tuple(str(name) for name in names or ())

@@ -1,10 +1,12 @@
 """Keeps file names from annotation files inside the image folder."""
 
+import os
 import re
 from pathlib import Path
 
 from wbcnets.io.image_files import IMAGE_SUFFIXES
 
+MAX_LENGTH = 1000
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 _DRIVE = re.compile(r"^[A-Za-z]:")
 
@@ -27,6 +29,8 @@ def resolve_file_name(file_name: object, root: Path) -> Path | str:
     """
     if not isinstance(file_name, str) or not file_name.strip() or "\0" in file_name:
         return f"file_name {file_name!r} is not a file name - write the path of an image"
+    if len(file_name) > MAX_LENGTH:
+        return f'file_name "{file_name[:80]}..." has {len(file_name):,} characters - correct it'
     if _URL.match(file_name):
         return f'file_name "{file_name}" is a URL - download the image and name the local file'
     if file_name.startswith(("/", "\\\\")) or _DRIVE.match(file_name):
@@ -49,6 +53,6 @@ def find_by_stem(folder: Path, stem: str) -> Path | None:
     """Returns the image ``<stem>.<suffix>`` in a folder, whatever its suffix."""
     for suffix in sorted(IMAGE_SUFFIXES):
         for candidate in (folder / f"{stem}{suffix}", folder / f"{stem}{suffix.upper()}"):
-            if candidate.is_file():
+            if os.path.isfile(candidate):
                 return candidate
     return None

@@ -120,12 +120,13 @@ def _labels(shapes: object) -> list[str]:
 def _find_image(path: Path, image_path: object, folder: Path) -> Path:
     # Only the last part of imagePath is used: its folders are those of the annotator's machine.
     name = PurePosixPath(normalize_file_name(str(image_path))).name if image_path else ""
-    if name and name != ".." and "\0" not in name and (folder / name).is_file():
+    if name and name != ".." and os.path.isfile(folder / name):
         return folder / name
     found = find_by_stem(folder, path.stem)
     if found is None:
         raise DataError(
-            f'{path}: neither its imagePath "{name}" nor an image "{path.stem}.*" is in {folder}'
+            f'{path}: neither its imagePath "{name:.80}" nor an image "{path.stem}.*" is in '
+            f"{folder}"
         )
     return found
 
@@ -173,8 +174,10 @@ def _read_shape(
     if points is None:
         reason = f"points {entry.get('points')!r:.120} must be pairs of finite numbers"
         builder.refuse_box(item, name, reason)
+    elif not isinstance(kind, str):
+        builder.refuse_box(item, name, f"shape_type {kind!r:.80} must be a text")
     elif kind not in _MINIMUM_POINTS:
-        builder.drop_box(item, name, f"a {kind} encloses nothing")
+        builder.drop_box(item, name, f"a {kind:.40} encloses nothing")
     elif len(points) < _MINIMUM_POINTS[kind]:
         builder.drop_box(item, name, f"a {kind} of {len(points)} points encloses nothing")
     elif group is not None and (isinstance(group, bool) or not isinstance(group, int)):

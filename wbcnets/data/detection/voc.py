@@ -136,10 +136,12 @@ def read_xml(path: Path) -> Element:
     try:
         # Decoded here because expat knows few encodings, and none of those of Chinese tools
         text = data.decode("utf-8-sig" if encoding.lower() in {"utf-8", "utf8"} else encoding)
-    except (LookupError, UnicodeDecodeError) as error:
+    except (LookupError, UnicodeError) as error:
         raise DataError(f"{path}: cannot be decoded as {encoding} ({error})") from error
     try:
         element = fromstring(text, forbid_dtd=True)
+    except UnicodeError as error:  # half of a pair of surrogates
+        raise DataError(f"{path}: cannot be decoded as {encoding} ({error})") from error
     except ParseError as error:
         line, column = error.position
         raise DataError(f"{path}:{line}:{column + 1}: not valid XML ({error})") from error
@@ -226,11 +228,12 @@ def _find_image(file: VocFile, folder: Path) -> Path:
     if by_stem is not None:
         return by_stem
     name = normalize_file_name(file.file_name)
-    if isinstance(resolve_file_name(name, folder.resolve()), Path) and (folder / name).is_file():
+    resolved = resolve_file_name(name, folder.resolve())
+    if isinstance(resolved, Path) and resolved.is_file():
         return folder / name
     raise DataError(
-        f'{file.path}: neither "{file.path.stem}.*" nor the <filename> "{file.file_name}" is in '
-        f"{folder}"
+        f'{file.path}: neither "{file.path.stem}.*" nor the <filename> '
+        f'"{file.file_name:.80}" is in {folder}'
     )
 
 
