@@ -36,6 +36,13 @@ def test_group_counts_adapt_to_narrow_backbones():
     assert {m.num_groups for m in wide.modules() if isinstance(m, nn.GroupNorm)} == {32}
 
 
+def test_groups_of_one_value_become_the_bias():
+    stage = ExtraStage(4, 2, 4, groups=32)
+    with torch.no_grad():
+        stage.expand[1].bias.copy_(torch.tensor([0.0, 1.0, 2.0, -1.0]))
+    assert stage(torch.randn(1, 4, 1, 1)).flatten().tolist() == [0, 1, 2, 0]
+
+
 @pytest.mark.parametrize(("size", "halved"), [((8, 6), (4, 3)), ((9, 7), (5, 4)), ((1, 1), (1, 1))])
 def test_matches_its_formula_at_any_size(size, halved):
     torch.manual_seed(0)

@@ -20,6 +20,10 @@ from wbcnets.cli.main import CommandParser, build_parser
 from wbcnets.train.config import TrainConfig
 
 
+# A line of these that is left as it is takes a second
+LONG = ("train", "evaluate", "predict")
+
+
 class Command(NamedTuple):
     """One command.
 
@@ -59,7 +63,8 @@ def draw_line(seed: int, number: int) -> list[str]:
     generator = random.Random(f"{seed}/{number}")
     command = generator.choices(commands(), [values.weight(c.words) for c in commands()])[0]
     parts = _template(command, generator)
-    for _ in range(generator.choices(range(6), (3, 8, 8, 5, 3, 2))[0]):
+    counts = (1, 12, 8, 5, 3, 2) if command.words[0] in LONG else (5, 8, 8, 5, 3, 2)
+    for _ in range(generator.choices(range(6), counts)[0]):
         mutation = generator.choices(MUTATIONS, (8, 5, 2, 1, 1, 1, 1))[0]
         mutation(parts, command, generator)
     words = [*command.words, *itertools.chain(*parts), *values.limits(command.words, generator)]

@@ -73,7 +73,7 @@ def broken_promises(outcome: Outcome) -> list[str]:
     if outcome.processes > PROCESSES:
         broken.append(f"started {outcome.processes} processes")
     broken += [f"exit code 0, but {reason}" for reason in outcome.missing]
-    broken += [f"changed {path}" for path in outcome.changed]
+    broken += [f"changed {path}" for path in outcome.changed if not _owns(outcome, path)]
     broken += [f"wrote {path}, which it was not told" for path in _undeclared(outcome)]
     broken += [f"left the temporary file {path}" for path in outcome.leftovers]
     if outcome.payload:
@@ -84,14 +84,36 @@ def broken_promises(outcome: Outcome) -> list[str]:
 def _names_something(outcome: Outcome) -> bool:
     """Returns whether the message shares a word with the call, or names an option."""
     message = outcome.stderr + outcome.stdout
+    message = message.encode("utf-8", "backslashreplace").decode()
     known = {part for word in outcome.words for part in re.findall(r"\w+", word)}
     said = set(re.findall(r"\w+", message)) | set(re.findall(r"\w+", message.replace("-", "_")))
-    symbols = [word for word in outcome.words if word and not re.search(r"\w", word)]
+    plain = [word.encode(errors="ignore").decode() for word in outcome.words]
+    symbols = [word for word in plain if not re.search(r"\w", word)]
     return (
         bool(known & said)
-        or any(word in message for word in symbols)
+        or any(word.strip() in message for word in symbols)
         or "--" in message
         or "arguments" in message
+    )
+
+
+# Results of earlier calls that the same command may replace or continue, with what it must be told
+_OWNERS = {
+    "earlier/cells": ("train", "cells", "--resume"),
+    "earlier/smears": ("train", "smears", "--resume"),
+    "earlier/evaluation": ("evaluate", "cells"),
+    "earlier/predictions.csv": ("predict", "cells"),
+    "data/smears": ("smears",),
+}
+
+
+def _owns(outcome: Outcome, path: str) -> bool:
+    """Returns whether the command wrote the file in an earlier call and may write it again."""
+    return any(
+        (path == result or path.startswith(f"{result}/"))
+        and set(needed) <= set(outcome.words)
+        and any(_inside(outcome, Path(word[:4000])) == result for word in outcome.words)
+        for result, needed in _OWNERS.items()
     )
 
 

@@ -176,8 +176,9 @@ _PREPARE = ("--source {archive} --output {new}", "--source {path} --output {outp
 # Commands that take long are drawn less often
 _WEIGHTS = {
     ("check",): 20, ("prepare",): 1, ("prepare", "cells"): 8, ("train", "cells"): 6,
-    ("predict", "cells"): 6, ("evaluate", "cells"): 3, ("datasets",): 6, ("smears",): 6,
-    ("benchmark",): 3, ("install-detectron2",): 0.2,
+    ("predict", "cells"): 4, ("datasets",): 6, ("smears",): 6, ("export", "cells"): 4,
+    ("train", "smears"): 1, ("predict", "smears"): 1, ("evaluate", "smears"): 1,
+    ("completion",): 0.5, ("install-detectron2",): 0.2,
 }  # fmt: skip
 
 

@@ -35,7 +35,17 @@ def group_norm(
         )
     most = min(channels, max_groups)
     groups = next(count for count in range(most, 0, -1) if channels % count == 0)
-    return nn.GroupNorm(groups, channels, device=device, dtype=dtype)
+    return _GroupNorm(groups, channels, device=device, dtype=dtype)
+
+
+class _GroupNorm(nn.GroupNorm):
+    """A GroupNorm that also takes groups of one value, which become the bias.
+
+    A narrow model has them on the deepest map of a small image; PyTorch's own check refuses them.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return torch.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
 
 
 def conv_norm(
