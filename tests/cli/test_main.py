@@ -200,6 +200,8 @@ def test_options_may_stand_between_settings():
     ("words", "message"),
     [
         (["--batch-size", "0"], "0 is out of range; it must be 1 or more"),
+        (["--batch-size", "1" + 30 * "0"], "it must be 1,000,000,000 or less"),
+        (["--seed", "4294967296"], "it must be 4,294,967,295 or less"),
         (["--batch-size", "x"], "invalid whole number value: 'x'"),
         (["--threshold", "2"], "2 is out of range; it must lie in [0, 1]"),
         (["--amp", "x"], "choose from"),
@@ -207,7 +209,7 @@ def test_options_may_stand_between_settings():
 )
 def test_options_out_of_range(capsys, words, message):
     def add_arguments(parser):
-        for name in ("batch-size", "threshold", "amp"):
+        for name in ("batch-size", "threshold", "amp", "seed"):
             add_option(parser, name)
 
     with pytest.raises(SystemExit) as caught:

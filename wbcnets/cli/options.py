@@ -9,13 +9,18 @@ from wbcnets.engine.precision import AMP_DTYPES
 from wbcnets.evaluation.predictions import TTA_MODES
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """Returns an argparse type that accepts whole numbers from ``least`` up."""
+MAX_SEED = 2**32 - 1  # NumPy's
+
+
+def at_least(least: int, most: int = 10**9) -> Callable[[str], int]:
+    """Returns an argparse type that accepts whole numbers from ``least`` to ``most``."""
 
     def number(text: str) -> int:
         value = int(text)
         if value < least:
             raise argparse.ArgumentTypeError(f"{value} is out of range; it must be {least} or more")
+        if value > most:
+            raise argparse.ArgumentTypeError(f"{text} is out of range; it must be {most:,} or less")
         return value
 
     number.__name__ = "whole number"  # argparse names the type when the text is no number
@@ -56,7 +61,11 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "device": {"default": "auto", "help": "auto (a GPU if there is one), cpu, cuda or cuda:1"},
     "batch-size": {"type": at_least(1), "default": 64, "help": "images per batch"},
     "workers": {"type": at_least(0), "default": 2, "help": "processes that load images"},
-    "seed": {"type": at_least(0), "default": 0, "help": "the seed; equal seeds give equal results"},
+    "seed": {
+        "type": at_least(0, MAX_SEED),
+        "default": 0,
+        "help": "the seed; equal seeds give equal results",
+    },
     "tta": {
         "choices": TTA_MODES,
         "default": "none",

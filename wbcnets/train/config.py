@@ -95,7 +95,7 @@ class DataConfig(_Section):
     split_protocol: str = Field(
         "8:2", description='division of a source without splits: "8:2", "7:1:2" or "5 folds"'
     )
-    split_seed: int = Field(0, ge=0, description="seed of that division")
+    split_seed: int = Field(0, ge=0, lt=2**32, description="seed of that division")
     img_size: Side = Field(224, description="side of the model's square images in px")
     mean: Annotated[list[Annotated[Mean, _reads_text]], Channels] | None = Field(
         None, description="per channel in [0, 1]; null: the model's"
@@ -211,7 +211,7 @@ class TrainingConfig(_Section):
         0.0, ge=0, lt=1, description="moving average of the weights, used to evaluate; 0: none"
     )
     sync_batchnorm: bool = Field(True, description="batch norm statistics over all GPUs")
-    seed: int = Field(0, ge=0, description="start of everything random")
+    seed: int = Field(0, ge=0, lt=2**32, description="start of everything random")
     best_metric: BestMetric = Field("accuracy", description="what best.pth is best in")
     early_stopping: int = Field(
         0, ge=0, description="stop after this many epochs without a better one; 0: never"

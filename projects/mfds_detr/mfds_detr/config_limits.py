@@ -111,7 +111,7 @@ _RANGES: dict[str, Range] = {
     "TEST.DETECTIONS_PER_IMAGE": _COUNT,
     "TEST.EVAL_PERIOD": _whole(0, _STEPS),
     "TEST.SAMPLE_PICTURES": _whole(0, 1000),
-    "SEED": _whole(-1, 2**63 - 1),
+    "SEED": _whole(-1, 2**32 - 1),
 }
 _CHOICES: dict[str, Sequence[str]] = {
     f"{_MODEL}.POSITION_ENCODING": tuple(POSITION_ENCODINGS),

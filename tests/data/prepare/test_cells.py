@@ -257,6 +257,19 @@ def test_given_splits_can_be_replaced_and_must_be_whole(prepare, leaky, tmp_path
     assert 'split protocol "9" is unknown' in capsys.readouterr().err
 
 
+def test_an_earlier_preparation_is_not_replaced(prepare, leaky, tmp_path, capsys):
+    output = tmp_path / "prepared"
+    assert prepare("cells", leaky, output, "--leaks", "keep") == 0
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    other = tmp_path / "other"
+    for number in range(12):
+        save_cell(other / "ab"[number % 2] / f"{number}.png", 200 + number)
+    assert prepare("cells", other, output) == 2
+    assert prepare("bccd", other, output) == 2
+    assert capsys.readouterr().err.count("holds an earlier result of wbcnets prepare") == 2
+    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
+
+
 def test_a_dataset_without_card_needs_an_output(leaky, capsys):
     assert main(["prepare", "cells", "--source", str(leaky)]) == 2
     assert (

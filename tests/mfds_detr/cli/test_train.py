@@ -217,6 +217,7 @@ def test_bad_files(command, smears, tmp_path, refusal):
     [
         (("MODEL.MFDS_DETR.QUERIES", "3"), "QUERIES"),
         (("MODEL.MFDS_DETR.NUM_QUERIES", "many"), "NUM_QUERIES"),
+        (("SEED", "4294967296"), "SEED=4294967296 should be a whole number"),
         (
             ("MODEL.MFDS_DETR.NUM_QUERIES", "0"),
             "NUM_QUERIES=0 should be a whole number from 1 to 10,000",

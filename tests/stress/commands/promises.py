@@ -12,7 +12,7 @@ from pathlib import Path
 EXIT_CODES = (0, 1, 2, 130)
 SECONDS = 60.0
 PROCESSES = 40
-_ERROR = re.compile(r"^(error: |usage: |[\w. -]+: error: |stopped|interrupted)", re.MULTILINE)
+_ERROR = re.compile(r"^(error: |usage: |[\w. -]+: error: |stopped|interrupted|.*ERROR)", re.MULTILINE)
 _CRASH = re.compile(r"Traceback \(most recent call last\)|Exception ignored|Fatal Python error")
 # Beside a table of predictions
 _BESIDE = ("unreadable.csv",)
@@ -63,8 +63,9 @@ def broken_promises(outcome: Outcome) -> list[str]:
     if outcome.error or _CRASH.search(outcome.stderr + outcome.stdout):
         last = (outcome.error or outcome.stderr).strip().splitlines()[-1:]
         broken.append(f"traceback: {' '.join(last)}")
-    # The findings of a check are its output
-    if outcome.code == 2 and not _ERROR.search(outcome.stderr) and outcome.words[0] != "check":
+    # The findings of a check are its output, and so is the log of a detector's training
+    said = outcome.stderr + (outcome.stdout if "smears" in outcome.words else "")
+    if outcome.code == 2 and not _ERROR.search(said) and outcome.words[0] != "check":
         broken.append("exit code 2 without a line 'error: ...'")
     if outcome.code == 2 and not _names_something(outcome):
         broken.append(f"the error names nothing of the call: {outcome.stderr.strip()[-200:]}")

@@ -20,6 +20,7 @@ from wbcnets.data.prepare.bloodmnist import list_bloodmnist
 from wbcnets.data.prepare.cnmc import list_cnmc
 from wbcnets.data.prepare.options import (
     COMMAND,
+    RESULTS,
     Prepared,
     PrepareOptions,
     check_counts,
@@ -70,9 +71,9 @@ def prepare_cells(
         listing = _list(source, Path(scratch), card, options)
         name = options.name or listing.name or (card.name if card else "")
         output = output or dataset_root() / name
-        check_folder(output, COMMAND, data=[source])
+        check_folder(output, COMMAND, data=[source], results=RESULTS)
         checked, lines = _check(name or output.resolve().name, listing, card, options)
-        with claim_folder(output, COMMAND):
+        with claim_folder(output, COMMAND, results=RESULTS):
             manifest = copy_cells(checked.manifest, output)
             groups = len({image.group for image in manifest.images if image.group})
             patients = f"{groups} patients or slides" if groups else "patients or slides: unknown"

@@ -12,6 +12,8 @@ from wbcnets.io.outputs import write_readme
 
 COMMAND = "prepare"
 REPORT_NAME = "report.txt"
+# An earlier preparation, which is not replaced: another one of the same folder would mix the two
+RESULTS = ("manifest.csv", "annotations/*.json")
 _README = """A prepared dataset. report.txt lists what was read, kept and left out.
 """
 

@@ -11,6 +11,7 @@ from wbcnets.data.prepare.bccd import read_bccd
 from wbcnets.data.prepare.labelme import read_labelme
 from wbcnets.data.prepare.options import (
     COMMAND,
+    RESULTS,
     Prepared,
     PrepareOptions,
     check_counts,
@@ -51,8 +52,8 @@ def prepare_smears(
         ConfigError: if the output folder holds other files.
     """
     output = output or dataset_root() / card.name
-    check_folder(output, COMMAND, data=[source])
-    with unpacked(source) as folder, claim_folder(output, COMMAND):
+    check_folder(output, COMMAND, data=[source], results=RESULTS)
+    with unpacked(source) as folder, claim_folder(output, COMMAND, results=RESULTS):
         splits = _READERS[card.name](card, folder, output / "images")
         return _write_splits(card, splits, output, options or PrepareOptions())
 

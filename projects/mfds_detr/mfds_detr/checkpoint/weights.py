@@ -82,7 +82,8 @@ def _find_file(text: str) -> Path:
     if "://" not in text:
         if not os.path.isfile(text):
             raise CheckpointError(
-                f"{text}: no such file, and none of the shipped weights {sorted(shipped)}",
+                f"{text or 'an empty name'}: no such file, and none of the shipped weights "
+                f"{sorted(shipped)}",
                 setting="weights",
             )
         return Path(text)

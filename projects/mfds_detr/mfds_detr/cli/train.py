@@ -30,7 +30,7 @@ from mfds_detr.data.datasets import parse_dataset
 from mfds_detr.engine import run as engine
 from mfds_detr.engine.run import RunOptions
 from wbcnets.cli.main import INTERRUPTED, describe, exit_code
-from wbcnets.cli.options import add_option
+from wbcnets.cli.options import add_option, at_least
 from wbcnets.engine.distributed import DEFAULT_TIMEOUT, explain_lost_process
 from wbcnets.errors import ProcessError, WbcnetsError
 
@@ -61,9 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "with --resume, accept that this config key differs from the checkpoint's"
     add("--allow-config-change", action="append", default=[], metavar="KEY", help=text)
     add("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS on DATASETS.TEST only")
-    add("--num-gpus", type=int, default=1, help="processes on this machine")
-    add("--num-machines", type=int, default=1, help="machines in all")
-    add("--machine-rank", type=int, default=0, help="this machine, from 0")
+    add("--num-gpus", type=at_least(0, 64), default=1, help="processes on this machine")
+    add("--num-machines", type=at_least(1, 1024), default=1, help="machines in all")
+    add("--machine-rank", type=at_least(0, 1023), default=0, help="this machine, from 0")
     add("--dist-url", default="auto", help="such as tcp://FIRST_MACHINE:29500")
     text = "how long a process waits for the others"
     add("--timeout", type=float, default=DEFAULT_TIMEOUT, metavar="SECONDS", help=text)
