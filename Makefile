@@ -52,9 +52,9 @@ check: $(READY)  ## check formatting, lint, types and security
 	@$(BIN)/mypy
 	@$(BIN)/bandit --quiet --recursive --severity-level medium wbcnets projects tools datasets
 
-soak: $(READY)  ## kill trainings, fuzz readers, read thousands of images (about an hour)
+soak: $(READY)  ## kill trainings, fuzz readers and commands, read thousands of images (hours)
 	@$(BIN)/python -m pip install --quiet -e '.[soak]'
-	@WBCNETS_SOAK=1 $(PYTEST) -s tests/stress/soak tests/io/test_atomic_files.py \
+	@WBCNETS_SOAK=1 $(PYTEST) -s tests/stress/soak tests/stress/commands tests/io/test_atomic_files.py \
 		tests/train/test_failures.py tests/mfds_detr/engine/test_failures.py $(ARGS)
 
 faults: $(READY)  ## write tests/stress/faults/README.md: answers to faulty data, here and in peers

@@ -8,11 +8,17 @@ import pytest
 from wbcnets.data.cells.listing import list_cells
 from wbcnets.errors import WbcnetsError
 from wbcnets.evaluation.predictions import Predictions
+from wbcnets.io.archives import unpack
 from wbcnets.io.checkpoints import read_checkpoint
 from wbcnets.io.strict_json import read_json
 from wbcnets.io.strict_yaml import read_yaml
 
-READERS = (list_cells, Predictions.from_csv, read_checkpoint, read_json, read_yaml)
+
+def unpack_here(path):
+    unpack(path, Path())
+
+
+READERS = (unpack_here, list_cells, Predictions.from_csv, read_checkpoint, read_json, read_yaml)
 
 
 @pytest.mark.timeout(20)

@@ -8,7 +8,6 @@ from typing import Any
 from wbcnets.engine.precision import AMP_DTYPES
 from wbcnets.evaluation.predictions import TTA_MODES
 
-
 MAX_SEED = 2**32 - 1  # NumPy's
 
 

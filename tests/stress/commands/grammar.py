@@ -19,7 +19,6 @@ from tests.stress.commands import values
 from wbcnets.cli.main import CommandParser, build_parser
 from wbcnets.train.config import TrainConfig
 
-
 # A line of these that is left as it is takes a second
 LONG = ("train", "evaluate", "predict")
 
@@ -121,7 +120,9 @@ def setting(generator: random.Random) -> str:
     """Returns KEY=VALUE for a training of cells, with a key of the settings' schema."""
     name, annotation = generator.choice(_schema_keys())
     if generator.random() < 0.05:
-        name = generator.choice((name.upper(), name + ".x", name.partition(".")[0], "", "__class__"))
+        name = generator.choice(
+            (name.upper(), name + ".x", name.partition(".")[0], "", "__class__")
+        )
     return f"{name}={_setting_value(annotation, generator)}"
 
 

@@ -12,7 +12,9 @@ from pathlib import Path
 EXIT_CODES = (0, 1, 2, 130)
 SECONDS = 60.0
 PROCESSES = 40
-_ERROR = re.compile(r"^(error: |usage: |[\w. -]+: error: |stopped|interrupted|.*ERROR)", re.MULTILINE)
+_ERROR = re.compile(
+    r"^(error: |usage: |[\w. -]+: error: |stopped|interrupted|.*ERROR)", re.MULTILINE
+)
 _CRASH = re.compile(r"Traceback \(most recent call last\)|Exception ignored|Fatal Python error")
 # Beside a table of predictions
 _BESIDE = ("unreadable.csv",)

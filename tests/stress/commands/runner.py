@@ -232,7 +232,7 @@ def import_commands() -> None:
     import timm  # noqa: F401
     import torch
     import torch._dynamo
-    import torch.utils.tensorboard  # noqa: F401
+    import torch.utils.tensorboard
 
     import wbcnets.train.run  # noqa: F401
 
@@ -328,5 +328,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink()
-
-

@@ -22,10 +22,10 @@ from tests.conftest import PROJECT, TINY
 from tests.stress.faults import builders
 
 # Settings with which a training takes a second
-TINY_CELLS = (
-    "model.name=test_resnet data.img_size=32 data.workers=0 training.batch_size=4 device=cpu"
-    " training.epochs=1"
-).split()
+TINY_CELLS = [
+    *("model.name=test_resnet", "data.img_size=32", "data.workers=0", "training.batch_size=4"),
+    *("device=cpu", "training.epochs=1"),
+]
 TINY_SMEARS = [
     *(str(part) for item in TINY.items() for part in item),
     *("INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64", "DATALOADER.NUM_WORKERS", "0"),
@@ -94,7 +94,7 @@ def build(sandbox: Sandbox, main: Callable[[list[str]], int]) -> None:
 
 
 def _write_data(folder: Path) -> None:
-    for name in "coco coco_other voc labelme yolo cells_made".split():
+    for name in ["coco", "coco_other", "voc", "labelme", "yolo", "cells_made"]:
         (folder / name).mkdir(parents=True)
     builders.write_coco(folder / "coco")
     builders.write_coco(folder / "coco_other", _other_boxes)
@@ -107,7 +107,7 @@ def _write_data(folder: Path) -> None:
     rows = [f"{path},{path.parent.name}" for path in sorted(folder.glob("cells/*/*.png"))]
     short = [row.replace(f"{folder}/", "", 1) for row in rows]
     (folder / "table.csv").write_text("\n".join(["file,label", *short]) + "\n")
-    (folder / "table_odd.csv").write_text("file,label\ncells/gone.png,=1+1\n\"a\nb\",x\n")
+    (folder / "table_odd.csv").write_text('file,label\ncells/gone.png,=1+1\n"a\nb",x\n')
     (folder / "empty").mkdir()
     damaged = folder / "damaged.json"
     damaged.write_text(json.dumps(builders.coco())[:200])
@@ -140,7 +140,9 @@ def _write_images(folder: Path) -> None:
     (folder / "text.png").write_text("no image")
     (folder / "list.txt").write_text("good.png\n./good.png\ngone.png\n\n")
     (folder / "list_marked.txt").write_bytes(b"\xef\xbb\xbfgood.png\r\n")
-    (folder / "list_itself.txt").write_text("list_itself.txt\n../../../etc/hostname\n/etc/hostname\n")
+    (folder / "list_itself.txt").write_text(
+        "list_itself.txt\n../../../etc/hostname\n/etc/hostname\n"
+    )
 
 
 def _write_archives(folder: Path) -> None:
@@ -176,7 +178,7 @@ def _train(main: Callable[[list[str]], int]) -> None:
     weights = "earlier/cells/best.pth"
     for words in (
         f"smears --output data/smears {smears}".split(),
-        "prepare cells --source data/cells --output datasets/made --seed 1".split(),
+        ["prepare", "cells", "--source", "data/cells", "--output", "datasets/made", "--seed", "1"],
         ["train", "cells", "--data", "made", "--output", "earlier/cells", *TINY_CELLS],
         f"export cells --weights {weights} --output weights/cells.safetensors".split(),
         f"export cells --weights {weights} --output weights/cells_folder".split(),
@@ -184,9 +186,9 @@ def _train(main: Callable[[list[str]], int]) -> None:
         f"predict cells --weights {weights} --input pictures/good.png"
         " --output earlier/predictions.csv".split(),
         ["train", "smears", *config, *data, "--output", "earlier/smears", *TINY_SMEARS],
-        "export smears --weights earlier/smears/model_final.pth"
-        " --output weights/smears.safetensors".split(),
-    ):
+        ["export", "smears", "--weights", "earlier/smears/model_final.pth",
+         "--output", "weights/smears.safetensors"],
+    ):  # fmt: skip
         code = main(words)
         assert code == 0, f"building the sandbox: {' '.join(words)} exits with {code}"
 
