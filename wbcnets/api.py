@@ -84,7 +84,7 @@ def train_classifier(
         FloatingPointError: if too many steps in a row are not finite.
         KeyboardInterrupt: if the training is asked to stop; ``resume`` continues it.
     """
-    from wbcnets.train.config_file import load_config
+    from wbcnets.train.config_file import load_config, text_override
     from wbcnets.train.run import resume_training
     from wbcnets.train.run import train_classifier as train
 
@@ -95,18 +95,22 @@ def train_classifier(
     if resume:
         resume_training(Path(output), overrides)
     else:
-        train(load_config(os.fspath(preset), [*overrides, f"output={os.fspath(output)}"]))
+        train(load_config(os.fspath(preset), [*overrides, text_override("output", output)]))
     return Path(output) / "best.pth"
 
 
 def _overrides(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Returns nested settings as KEY=VALUE; JSON is YAML."""
+    """Returns nested settings as KEY=VALUE; JSON without escapes is YAML."""
+    from wbcnets.train.config_file import text_override
+
     lines: list[str] = []
     for key, value in settings.items():
         if isinstance(value, Mapping):
             lines += _overrides(value, f"{prefix}{key}.")
+        elif isinstance(value, str):
+            lines.append(text_override(prefix + key, value))
         else:
-            lines.append(f"{prefix}{key}={json.dumps(value)}")
+            lines.append(f"{prefix}{key}={json.dumps(value, ensure_ascii=False)}")
     return lines
 
 

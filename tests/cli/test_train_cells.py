@@ -33,6 +33,13 @@ def test_mistakes_end_with_a_message(tmp_path, capsys):
     assert "there is no such folder" in capsys.readouterr().err
 
 
+def test_options_are_taken_as_they_are(capsys):
+    words = ["--print-config", "--data", "my #1 cells", "--output", "null"]
+    assert main(["train", "cells", *words]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert (printed["data"]["source"], printed["output"]) == ("my #1 cells", "null")
+
+
 def test_settings_can_be_printed(capsys):
     arguments = ["--config", "resnet18_pbc_cpu", "--print-config", "--data", "my_cells"]
     assert main(["train", "cells", *arguments, "training.epochs=3"]) == 0

@@ -16,6 +16,7 @@ from wbcnets.train.config_file import (
     load_config,
     preset_names,
     save_config,
+    text_override,
 )
 
 
@@ -206,6 +207,14 @@ def test_limits_hold_in_python_too():
 def test_text_that_is_a_number_is_read_as_one():
     assert load_config("", ['optimizer.lr="1e-3"', "data.repeats={1: 2}"]).optimizer.lr == 1e-3
     assert load_config("", ["data.repeats={1: 2}"]).data.repeats == {"1": 2}
+
+
+@pytest.mark.parametrize(
+    "path", ["new\nline", "null", "1e3", "a #1", "{x: y}", "[", 'q"\\', "ü😀", "\t", "a: b", "  x "]
+)
+def test_a_path_is_no_yaml(path):
+    config = load_config("", [text_override("output", path), text_override("data.source", path)])
+    assert (config.output, config.data.source) == (path, path)
 
 
 def test_all_keys_are_known():

@@ -17,7 +17,7 @@ import sys
 
 from wbcnets.cli.options import add_option
 from wbcnets.errors import ConfigError
-from wbcnets.train.config_file import dump_config, load_config, preset_names
+from wbcnets.train.config_file import dump_config, load_config, preset_names, text_override
 from wbcnets.train.run import resume_training, train_classifier
 
 
@@ -46,14 +46,14 @@ def run(args: argparse.Namespace) -> int:
         FloatingPointError: if too many steps in a row are not finite.
         KeyboardInterrupt: if the training was asked to stop.
     """
-    overrides = [*args.overrides, *([f"data.source={args.data}"] if args.data else [])]
+    overrides = [*args.overrides, *([text_override("data.source", args.data)] if args.data else [])]
     if args.resume and (args.config or not args.output):
         raise ConfigError("--resume needs --output FOLDER, and reads the settings from there")
     try:
         if args.resume:
             resume_training(args.output, overrides)
             return 0
-        overrides += [f"output={args.output}"] if args.output else []
+        overrides += [text_override("output", args.output)] if args.output else []
         config = load_config(args.config, overrides)
         if args.print_config:
             print(dump_config(config), end="")

@@ -14,7 +14,7 @@ from wbcnets.errors import ConfigError
 from wbcnets.io.atomic_files import write_text
 from wbcnets.train.ablation_tables import STUDIES, AblationStudy, AblationTable
 from wbcnets.train.config import TrainConfig
-from wbcnets.train.config_file import load_config
+from wbcnets.train.config_file import load_config, text_override
 from wbcnets.train.run import resume_training, train_classifier
 from wbcnets.train.run_folder import CONFIG_NAME, find_config_changes
 
@@ -126,9 +126,16 @@ def _configs(
             f"{', '.join(clashes)}: the rows of the table compare this setting, so it cannot be set"
         )
     elsewhere = load_config(study.preset).data.source != data
-    shared = [*study.base, *(_OTHER_DATA if elsewhere else ()), f"data.source={data}", *overrides]
+    shared = [
+        *study.base,
+        *(_OTHER_DATA if elsewhere else ()),
+        text_override("data.source", data),
+        *overrides,
+    ]
     return {
-        name: load_config(study.preset, [*shared, *study.runs[name], f"output={output / name}"])
+        name: load_config(
+            study.preset, [*shared, *study.runs[name], text_override("output", output / name)]
+        )
         for name in names
     }
 

@@ -126,6 +126,19 @@ def _read_file(path: Path) -> dict[str, Any]:
     return settings
 
 
+def text_override(key: str, text: str | os.PathLike[str]) -> str:
+    """Returns KEY=VALUE for a text, such as a path, which YAML could take for something else.
+
+    Args:
+        key: The key, such as "data.source".
+        text: Its value as it is: "a #1", "null" and "1e3" are texts, too.
+    """
+    marks = (
+        c if c.isprintable() and c not in '"\\' else f"\\U{ord(c):08x}" for c in os.fspath(text)
+    )
+    return f'{key}="{"".join(marks)}"'
+
+
 def _apply(settings: dict[str, Any], override: str) -> None:
     """Sets the value of ``KEY=VALUE`` in nested settings."""
     key, equals, text = override.partition("=")

@@ -20,7 +20,7 @@ from wbcnets.io.drawing import contact_sheet
 from wbcnets.io.outputs import check_folder, check_unlocked, write_readme
 from wbcnets.io.tables import write_csv
 from wbcnets.train.config import TrainConfig
-from wbcnets.train.config_file import dump_config, load_config
+from wbcnets.train.config_file import dump_config, load_config, text_override
 from wbcnets.train.data import CellSplits
 from wbcnets.train.model import model_kwargs
 from wbcnets.train.state import TrainingState
@@ -227,7 +227,7 @@ def read_run(output: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     path = output / CONFIG_NAME
     if not path.is_file():
         raise ConfigError(f"{output}: no run to resume; it has no {CONFIG_NAME}", setting="resume")
-    config = load_config(path, [*overrides, f"output={output}"])
+    config = load_config(path, [*overrides, text_override("output", output)])
     changes = find_config_changes(load_config(path), config)
     if changes:
         raise ConfigError(
