@@ -19,7 +19,7 @@ from mfds_detr.cli import train
 from mfds_detr.engine import run as engine
 from tests.processes import Worker, run_script
 from wbcnets.cli.main import CommandParser, run_command
-from wbcnets.errors import DataError
+from wbcnets.errors import ConfigError, DataError
 from wbcnets.io.checkpoints import read_checkpoint
 from wbcnets.io.outputs import claim_folder
 
@@ -121,6 +121,18 @@ def test_a_training_is_never_overwritten(command, smears, tmp_path, refusal, fla
     text = refusal(command(*smears, "MODEL.WEIGHTS", "other.pth", flags=flags))
     assert f"{output}: holds" in text
     assert {path: path.read_bytes() for path in output.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["(1,)", "None", "'a", "1e-400"])
+def test_a_folder_is_taken_as_it_is(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    parser = CommandParser(load=lambda: train)
+    cfg = train.read_run_config(parser.parse_args(["--output", name, "--seed", "3"]))
+    assert (name, 3) == (cfg.OUTPUT_DIR, cfg.SEED)
+    if name == "1e-400":
+        with pytest.raises(ConfigError, match=r"takes this folder for a number; write \./1e-400"):
+            engine.claim_output(cfg, engine.RunOptions())
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_the_folder_of_others_and_of_the_images_is_no_output(command, smears, tmp_path, refusal):

@@ -94,7 +94,7 @@ def _names_something(outcome: Outcome) -> bool:
     symbols = [word for word in plain if not re.search(r"\w", word)]
     return (
         bool(known & said)
-        or any(word.strip() in message for word in symbols)
+        or any(text in message for word in symbols for text in (word.strip(), repr(word)[1:-1]))
         or "--" in message
         or "arguments" in message
     )

@@ -133,7 +133,12 @@ def _end_processes() -> None:
 def read_run_config(args: argparse.Namespace) -> CfgNode:
     """Returns the config of the command line: the file, the options, then the overrides."""
     options = {key: getattr(args, name.replace("-", "_")) for name, (key, _) in _KEYS.items()}
-    given = {key: str(value) for key, value in options.items() if value is not None}
+    # A config's values are Python literals: a text in quotes stays as it is
+    given = {
+        key: str(value) if isinstance(value, int) else repr(str(value))
+        for key, value in options.items()
+        if value is not None
+    }
     return read_config(args.config_file, [*chain(*given.items()), *args.opts])
 
 

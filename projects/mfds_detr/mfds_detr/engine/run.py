@@ -81,9 +81,10 @@ def claim_output(cfg: CfgNode, options: RunOptions) -> FolderLock:
 
     Raises:
         ConfigError: if the folder holds other files, an earlier run that is not resumed, or the
-            data, or is being written by another run.
+            data, is being written by another run, or is named like a number.
         CheckpointError: if the folder cannot be written.
     """
+    _check_name(cfg.OUTPUT_DIR)
     inputs = [] if options.resume else [cfg.MODEL.WEIGHTS]
     data = [path for source in options.datasets for path in (source.json_file, source.image_folder)]
     if options.eval_only and not options.resume:
@@ -92,6 +93,21 @@ def claim_output(cfg: CfgNode, options: RunOptions) -> FolderLock:
     lock = claim_folder(cfg.OUTPUT_DIR, "train smears", inputs, data, earlier)
     write_readme(cfg.OUTPUT_DIR, "train smears", _README)
     return lock
+
+
+def _check_name(folder: str) -> None:
+    """Refuses a folder named like a number, which Detectron2's copy of the config turns into one.
+
+    Raises:
+        ConfigError: if it is.
+    """
+    try:
+        float(folder)
+    except ValueError:
+        return
+    raise ConfigError(
+        f"{folder}: Detectron2 takes this folder for a number; write ./{folder}", setting="output"
+    )
 
 
 def run(cfg: CfgNode, options: RunOptions) -> dict[str, Any]:
