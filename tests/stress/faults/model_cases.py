@@ -5,6 +5,7 @@ A payload writes a file ``executed`` next to itself; no reader may run it.
 
 import argparse
 import json
+import os
 import pickle
 
 import safetensors.torch
@@ -84,6 +85,22 @@ for title, content, answer in (
     add("T05", f"file is {title}", written(content), "error", answer, reader="checkpoint")
 add("T05", "no file", lambda folder: folder / "gone.pth", "error", "no such file",
     reader="checkpoint")  # fmt: skip
+
+
+def pipe(name):
+    def make(folder):
+        os.mkfifo(folder / name)
+        return folder / name
+
+    return make
+
+
+# A pipe would be waited for without end
+add("T05", "weights are a pipe", pipe("weights.pth"), "error", r"weights\.pth: no such file",
+    reader="checkpoint")  # fmt: skip
+add("T05", "settings are a pipe", pipe("mine.yaml"), "error", r"mine\.yaml: neither a file",
+    reader="config")  # fmt: skip
+add("T05", "annotations are a pipe", pipe("train.json"), "error", r"train\.json")
 
 
 def torch_save(value):
