@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT), str(ROOT / "projects" / "mfds_detr")]
 
 from tests.stress.commands.grammar import draw_line
-from tests.stress.commands.promises import PAIRS, Outcome, broken_promises
+from tests.stress.commands.promises import Outcome, broken_promises, command_of
 from tests.stress.commands.runner import Runner
 
 
@@ -31,7 +31,6 @@ class Summary:
         self.seed, self.start = seed, time.monotonic()
         self.codes: collections.Counter[int | None] = collections.Counter()
         self.commands: collections.Counter[str] = collections.Counter()
-        self.times: collections.Counter[str] = collections.Counter()
         self.broken: list[str] = []
         self.in_sequence = 0
         self.slowest = 0.0
@@ -39,9 +38,8 @@ class Summary:
     def add(self, number: int, outcome: Outcome, broken: Iterable[str]) -> None:
         """Counts one line, and keeps what it broke."""
         self.codes[outcome.code] += 1
-        name = " ".join(outcome.words[: 2 if outcome.words[:1][0] in PAIRS else 1])
+        name = " ".join(command_of(outcome.words))
         self.commands[name] += 1
-        self.times[name] += outcome.seconds
         self.slowest = max(self.slowest, outcome.seconds)
         line = shlex.join(word[:200] for word in outcome.words)
         for promise in broken:

@@ -15,6 +15,7 @@ PROCESSES = 40
 _ERROR = re.compile(
     r"^(error: |usage: |[\w. -]+: error: |stopped|interrupted|.*ERROR)", re.MULTILINE
 )
+_WORDS = re.compile(r"[^\W\d_]+|\d+")
 _CRASH = re.compile(r"Traceback \(most recent call last\)|Exception ignored|Fatal Python error")
 # Beside a table of predictions
 _BESIDE = ("unreadable.csv",)
@@ -67,7 +68,7 @@ def broken_promises(outcome: Outcome) -> list[str]:
         broken.append(f"traceback: {' '.join(last)}")
     # The findings of a check are its output, and so is the log of a detector's training
     said = outcome.stderr + (outcome.stdout if "smears" in outcome.words else "")
-    if outcome.code == 2 and not _ERROR.search(said) and outcome.words[0] != "check":
+    if outcome.code == 2 and not _ERROR.search(said) and outcome.words[:1] != ["check"]:
         broken.append("exit code 2 without a line 'error: ...'")
     if outcome.code == 2 and not _names_something(outcome):
         broken.append(f"the error names nothing of the call: {outcome.stderr.strip()[-200:]}")
@@ -88,8 +89,7 @@ def _names_something(outcome: Outcome) -> bool:
     """Returns whether the message shares a word with the call, or names an option."""
     message = outcome.stderr + outcome.stdout
     message = message.encode("utf-8", "backslashreplace").decode()
-    known = {part for word in outcome.words for part in re.findall(r"\w+", word)}
-    said = set(re.findall(r"\w+", message)) | set(re.findall(r"\w+", message.replace("-", "_")))
+    known, said = ({*_WORDS.findall(text)} for text in (" ".join(outcome.words), message))
     plain = [word.encode(errors="ignore").decode() for word in outcome.words]
     symbols = [word for word in plain if not re.search(r"\w", word)]
     return (
@@ -143,9 +143,14 @@ def _inside(outcome: Outcome, path: Path) -> str:
     return os.path.relpath(os.path.realpath(outcome.work / path), outcome.work)
 
 
+def command_of(words: list[str]) -> tuple[str, ...]:
+    """Returns the words that call the command, such as ("train", "cells")."""
+    return tuple(words[: 2 if words[:1] and words[0] in PAIRS else 1])
+
+
 def missing_results(words: list[str], args: argparse.Namespace) -> list[str]:
     """Returns the promised results of a line with exit code 0 that are not there or not whole."""
-    check = _RESULTS.get(tuple(words[: 2 if words[0] in PAIRS else 1]))
+    check = _RESULTS.get(command_of(words))
     if check is None or "--help" in words or "-h" in words:
         return []
     try:

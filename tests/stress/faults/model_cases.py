@@ -96,7 +96,7 @@ def pipe(name):
 
 
 # A pipe would be waited for without end
-add("T05", "weights are a pipe", pipe("weights.pth"), "error", r"weights\.pth: no such file",
+add("T05", "weights are a pipe", pipe("weights.pth"), "error", r"weights\.pth: is not a file",
     reader="checkpoint")  # fmt: skip
 add("T05", "settings are a pipe", pipe("mine.yaml"), "error", r"mine\.yaml: neither a file",
     reader="config")  # fmt: skip
