@@ -64,16 +64,11 @@ def test_refit_is_the_least_squares_solution(order):
 
 
 def test_directions_that_the_data_hardly_show_stay_small():
-    # Values so close that the data tell their difference from rounding only
-    rows = torch.linspace(0.3, 0.3 + 1e-9, 50, dtype=torch.float64)[:, None]
+    # The data end a thousandth inside the support of one of the new bases
+    rows = torch.linspace(-1, 0.201, 60, dtype=torch.float64)[:, None]
     weight, _ = weights(features=1)
-    found = refitted_weight(rows, uniform_grid(1), uneven_grid(1), 3, weight)
+    found = refitted_weight(rows, uneven_grid(1), uniform_grid(1), 3, weight)
     assert found.abs().max() < 10 * weight.abs().max()
-    before, after = (
-        bspline_bases(rows, grid)[:, 0] @ moved[:, 0].t()
-        for grid, moved in ((uniform_grid(1), weight), (uneven_grid(1), found))
-    )
-    torch.testing.assert_close(after, before, rtol=1e-6, atol=1e-6)
 
 
 def test_refit_by_blocks_of_features_equals_one(monkeypatch):

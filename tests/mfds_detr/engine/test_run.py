@@ -34,7 +34,7 @@ def run_config(tiny_config, smears, tmp_path):
 def test_evaluation_keeps_the_checkpoints_class_order(run_config, smears, tmp_path, shipped):
     if shipped:
         name, path = next(iter(project_files("weights").items()))
-        order, weights = read_checkpoint(path)["class_names"], f"wbcnets://{name}"
+        order, weights = tuple(read_checkpoint(path)["class_names"]), f"wbcnets://{name}"
     else:
         order, weights = ("neutrophil", "basophil", "monocyte"), str(tmp_path / "model.pth")
         torch.save({"model": {"a": torch.zeros(1)}, "class_names": order}, weights)
