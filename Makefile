@@ -29,7 +29,7 @@ INSTALLER := $(wildcard wbcnets/cli/install_detectron2/*.py)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-all lowest check soak faults audit lock setup clean help
+.PHONY: demo test test-all lowest check soak faults signals audit lock setup clean help
 
 demo: $(READY)  ## fine-tune a detector on a few generated smears, evaluate it, draw its boxes (minutes)
 	@$(BIN)/python tools/demo.py $(ARGS)
@@ -59,6 +59,9 @@ soak: $(READY)  ## kill trainings, fuzz readers and commands, read thousands of 
 
 faults: $(READY)  ## write tests/stress/faults/README.md: answers to faulty data, here and in peers
 	@$(BIN)/python tests/stress/faults/report.py --output tests/stress/faults/README.md
+
+signals: $(READY)  ## write tests/stress/signals/README.md: commands under signals and limits (minutes)
+	@$(BIN)/python tests/stress/signals/report.py --output tests/stress/signals/README.md
 
 audit: $(READY)  ## look for known vulnerabilities in the installed packages (needs the network)
 	@$(BIN)/python -m pip install --quiet pip-audit

@@ -82,8 +82,16 @@ def test_an_interruption_ends_with_130(command):
     assert main(["check"]) == 130
 
 
+@pytest.fixture
+def interruptible():
+    """Handles SIGINT as a command does, also if the tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(("number", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 143)])
-def test_a_signal_ends_the_command_with_its_code(command, capsys, number, code):
+def test_a_signal_ends_the_command_with_its_code(command, interruptible, capsys, number, code):
     def wait(args):
         os.kill(os.getpid(), getattr(signal, number))
         time.sleep(10)
@@ -93,7 +101,7 @@ def test_a_signal_ends_the_command_with_its_code(command, capsys, number, code):
     assert capsys.readouterr().err == ("interrupted\n" if code == 130 else "terminated\n")
 
 
-def test_what_an_interruption_breaks_is_no_bug(command, capsys):
+def test_what_an_interruption_breaks_is_no_bug(command, interruptible, capsys):
     def swallow(args):
         with suppress(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)

@@ -1,6 +1,8 @@
 import os
 import signal
+import sys
 import threading
+import time
 
 import pytest
 
@@ -9,8 +11,13 @@ from wbcnets.engine.signals import SIGNALS, SignalHandler, Terminated
 
 
 @pytest.fixture(autouse=True)
-def no_delay(monkeypatch):
+def interruptible(monkeypatch):
+    """Handles SIGINT as a command does, also if the tests run in the background."""
     monkeypatch.setattr(signals, "_SAME_REQUEST", 0.0)
+    monkeypatch.setattr(signals, "_CLEANUP", 0.0)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def send(number):
@@ -68,3 +75,27 @@ def test_other_threads_leave_the_handlers_alone():
     thread.start()
     thread.join()
     assert found == [before]
+
+
+class Dropping:
+    """An object whose end drops exceptions, as Python does in hooks and finalizers."""
+
+    def __del__(self):
+        send(signal.SIGTERM)
+
+
+def test_a_request_that_python_drops_comes_again():
+    with SignalHandler(at_once=True):
+        Dropping()
+        with pytest.raises(Terminated):
+            time.sleep(20)
+
+
+def test_other_exceptions_that_python_drops_are_shown(monkeypatch):
+    shown = []
+    monkeypatch.setattr(sys, "unraisablehook", shown.append)
+    monkeypatch.setattr(Dropping, "__del__", lambda self: 1 / 0)
+    with SignalHandler():
+        Dropping()
+    assert isinstance(shown[0].exc_value, ZeroDivisionError)
+    assert sys.unraisablehook == shown.append

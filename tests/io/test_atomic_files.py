@@ -14,7 +14,7 @@ import torch
 from tests.processes import Worker
 from wbcnets.errors import CheckpointError
 from wbcnets.io import atomic_files as files
-from wbcnets.io.atomic_files import keep_copy, write_with_digest
+from wbcnets.io.atomic_files import copy_atomically, keep_copy, write_with_digest
 from wbcnets.io.checkpoints import read_checkpoint, write_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -226,3 +226,18 @@ def test_no_changed_byte_of_safetensors_is_accepted(tmp_path):
     (tmp_path / "weights.safetensors.sha256").write_text("hello")
     with pytest.raises(CheckpointError, match=r"s\.sha256 beside it holds no SHA-256"):
         read_checkpoint(path)
+
+
+def test_a_copy_is_whole_or_absent(tmp_path):
+    source, target = tmp_path / "a.png", tmp_path / "copy.png"
+    source.write_bytes(b"x" * 3000)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+    try:
+        with pytest.raises(CheckpointError, match=r"copy\.png: could not be written"):
+            copy_atomically(source, target)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert os.listdir(tmp_path) == ["a.png"]
+    copy_atomically(source, target)
+    assert target.read_bytes() == source.read_bytes()

@@ -16,6 +16,8 @@ _CPU_MESSAGES = (
 )
 _SHORTAGES = {
     "Too many open files": "too many files are open: raise the limit, see ulimit -n",
+    "File too large": "files may not grow as they must: raise the limit, see ulimit -f",
+    "No space left on device": "the disk or the shared memory is full: free some, see df",
     "can't start new thread": "no more threads can be started: raise the limits, see ulimit -u -v",
 }
 

@@ -1,8 +1,10 @@
 """Ctrl-C, the scheduler's SIGTERM, and the SIGHUP of a closed terminal."""
 
 import signal
+import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -13,6 +15,10 @@ SIGNALS = tuple(
 # Seconds in which another signal is the same request: Ctrl-C reaches a process from the terminal
 # and from the process that started it
 _SAME_REQUEST = 0.5
+# Seconds in which a command that stops at once may clean up undisturbed
+_CLEANUP = 5.0
+# Seconds until a request that was dropped is repeated
+_AGAIN = 0.02
 
 
 class Terminated(KeyboardInterrupt):
@@ -36,17 +42,21 @@ class SignalHandler:
         self._number: int = signal.SIGINT
         self._first = 0.0
         self._previous: dict[int, Any] = {}
+        self._previous_hook: Callable[[Any], object] | None = None
 
     def __enter__(self) -> "SignalHandler":
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self._previous[number] = signal.signal(number, self._note)
+            self._previous_hook, sys.unraisablehook = sys.unraisablehook, self._raise_again
         return self
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        if self._previous_hook is not None:
+            sys.unraisablehook = self._previous_hook
 
     def interruption(self) -> KeyboardInterrupt:
         """Returns the exception for the request: ``Terminated``, or Ctrl-C's."""
@@ -58,5 +68,20 @@ class SignalHandler:
             self.requested, self._number, self._first = True, number, now
             if self._at_once:
                 raise self.interruption()
-        elif now - self._first >= _SAME_REQUEST:
+        elif now - self._first >= (_CLEANUP if self._at_once else _SAME_REQUEST):
             raise self.interruption()
+
+    def _raise_again(self, unraisable: Any) -> None:
+        """Repeats a request that came in a place which drops exceptions, as hooks of a fork do."""
+        if not self.requested and self._previous_hook is not None:
+            self._previous_hook(unraisable)
+        is_request = isinstance(unraisable.exc_value, KeyboardInterrupt)
+        if not is_request or not hasattr(signal, "SIGALRM"):
+            return  # after a request: what it broke, such as an object that was being made
+
+        def interrupt(number: int, frame: FrameType | None) -> None:
+            signal.signal(signal.SIGALRM, before)
+            raise self.interruption()
+
+        before = signal.signal(signal.SIGALRM, interrupt)
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN)

@@ -29,12 +29,13 @@ class DigestError(Exception):
     """A file does not fit its digest; the text says why."""
 
 
-def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
+def write_atomically(path: Path, write: Callable[[Any], object], durable: bool = True) -> None:
     """Writes a file so that at any instant either the old or the new one is there, and whole.
 
     Args:
         path: The final name.
         write: Gets a binary file opened for writing.
+        durable: Whether it must survive a loss of power, for which the disk is waited for.
 
     Raises:
         CheckpointError: if the file cannot be written; the old one is untouched.
@@ -48,13 +49,26 @@ def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
             with os.fdopen(descriptor, "wb") as file:
                 write(file)
                 file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
             os.chmod(name, 0o666 & ~_umask())  # mkstemp makes files that nobody else may read
             os.replace(temporary, path)
-            _sync_folder(path.parent)
+            if durable:
+                _sync_folder(path.parent)
         finally:
             if temporary is not None:
                 temporary.unlink(missing_ok=True)
+
+
+def copy_atomically(source: Path, target: Path) -> None:
+    """Copies the content of a file, whole or not at all.
+
+    Raises:
+        OSError: if the source cannot be read.
+        CheckpointError: if the target cannot be written; the old one is untouched.
+    """
+    with source.open("rb") as stream:
+        write_atomically(target, lambda file: shutil.copyfileobj(stream, file), durable=False)
 
 
 def write_text(path: Path, text: str) -> None:

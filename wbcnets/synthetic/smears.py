@@ -246,7 +246,8 @@ def _write_smear(index: int, folder: Path, seed: int, style: SmearStyle, suffix:
     pixels = cv2.cvtColor(smear.image, cv2.COLOR_RGB2BGR)
     options = [cv2.IMWRITE_JPEG_QUALITY, 92] if suffix == ".jpg" else []
     _, encoded = cv2.imencode(suffix, pixels, options)
-    (folder / "images" / f"smear_{index:06d}{suffix}").write_bytes(encoded.tobytes())
+    path = folder / "images" / f"smear_{index:06d}{suffix}"
+    write_atomically(path, lambda file: file.write(encoded.tobytes()), durable=False)
     # COCO needs only the size of the image; thousands of images would fill the memory
     return dataclasses.replace(smear, image=np.broadcast_to(np.uint8(0), smear.image.shape))
 

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from tests.stress.faults import peers
 from tests.stress.faults.catalog import CASES
 from tests.stress.faults.readers import run_case
+from tests.stress.report import markdown_table, write_report
 
 _ANSWERS = {
     "error": "an error that names file and item",
@@ -29,14 +30,8 @@ _ANSWERS = {
 }
 
 
-def main() -> int:
-    """Runs all faults; returns 0 if every one got its answer."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--output", type=Path, metavar="FILE.md")
-    parser.add_argument("--no-peers", action="store_true", help="run this library only")
-    args = parser.parse_args()
+def make(args: argparse.Namespace) -> tuple[str, str, list[str]]:
+    """Runs all faults; returns the counts, the table of all faults, and the wrong answers."""
     rows, slowest = [], 0.0
     for case in tqdm(CASES, unit="fault"):
         with tempfile.TemporaryDirectory() as folder:
@@ -50,14 +45,12 @@ def main() -> int:
                 with tempfile.TemporaryDirectory() as folder:
                     found[peer] = peers.run_peer(peer, case, Path(folder))
         rows.append((case, ours, found))
-    text = _document(rows, slowest)
-    if args.output is not None:
-        args.output.write_text(text + _table(rows), encoding="utf-8")
-    print(text)
-    wrong = [(case, ours) for case, ours, _ in rows if ours.kind != case.expected]
-    for case, ours in wrong:
-        print(f"{case.id} {case.title}: {ours.kind}, not {case.expected}\n{ours.text}")
-    return 1 if wrong else 0
+    wrong = [
+        f"{case.id} {case.title}: {ours.kind}, not {case.expected}\n{ours.text}"
+        for case, ours, _ in rows
+        if ours.kind != case.expected
+    ]
+    return _document(rows, slowest), _table(rows), wrong
 
 
 def _document(rows: list, slowest: float) -> str:
@@ -103,16 +96,14 @@ _READ_BY = {
 
 
 def _table(rows: list) -> str:
-    lines = [
-        "| id | fault | wbcnets | detectron2 | torchvision |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for case, ours, found in rows:
-        title = case.title.replace("|", "\\|").replace("\0", "\\0")
-        cells = [found.get(peer, "") for peer in ("detectron2", "torchvision")]
-        lines.append(f"| {case.id} | {title} | {ours.kind} | {cells[0]} | {cells[1]} |")
-    return "\n" + "\n".join(lines) + "\n"
+    return markdown_table(
+        ("id", "fault", "wbcnets", "detectron2", "torchvision"),
+        (
+            (case.id, case.title, ours.kind, *(found.get(peer, "") for peer in _READ_BY))
+            for case, ours, found in rows
+        ),
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_report(__doc__, make, ("--no-peers", "run this library only")))

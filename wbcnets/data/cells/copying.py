@@ -1,12 +1,11 @@
 """Copies the images of a manifest into class folders."""
 
 import re
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 from wbcnets.data.cells.manifest import MANIFEST_NAME, CellImage, CellManifest, write_manifest
-from wbcnets.io.atomic_files import shorten_name
+from wbcnets.io.atomic_files import copy_atomically, shorten_name
 
 
 def copy_cells(manifest: CellManifest, output: Path) -> CellManifest:
@@ -29,7 +28,7 @@ def copy_cells(manifest: CellManifest, output: Path) -> CellManifest:
         target = output / file
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists() or not target.samefile(manifest.path(image)):
-            shutil.copyfile(manifest.path(image), target)
+            copy_atomically(manifest.path(image), target)
         images.append(replace(image, file=file))
     copied = replace(manifest, root=output, images=tuple(images))
     write_manifest(copied, output / MANIFEST_NAME)

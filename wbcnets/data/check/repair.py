@@ -1,6 +1,5 @@
 """Writes a repaired copy of datasets, and a list of every repaired or dropped item."""
 
-import shutil
 from pathlib import Path
 
 from wbcnets.data.cells.copying import copy_cells
@@ -9,7 +8,7 @@ from wbcnets.data.check.results import CheckResult, SetResult
 from wbcnets.data.detection.dataset import CocoDataset
 from wbcnets.data.detection.report import Counts
 from wbcnets.errors import DataError
-from wbcnets.io.atomic_files import write_text
+from wbcnets.io.atomic_files import copy_atomically, write_text
 from wbcnets.io.outputs import claim_folder, write_readme
 
 FIX_COMMAND = "check"
@@ -82,7 +81,7 @@ def _write_boxes(dataset: CocoDataset, folder: Path) -> Path:
         source = Path(image.file_name)
         target = folder / "images" / source.relative_to(dataset.image_root)
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
+        copy_atomically(source, target)
     dataset.save(folder / "annotations.json")
     return folder / "annotations.json"
 

@@ -1,10 +1,10 @@
 """The parts that the readers of smear datasets share: layouts, copied images, lists."""
 
-import shutil
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from wbcnets.errors import DataError
+from wbcnets.io.atomic_files import copy_atomically
 from wbcnets.io.image_files import is_hidden
 from wbcnets.io.images import read_image
 from wbcnets.io.parallel import map_images
@@ -51,7 +51,7 @@ def copy_images(files: Iterable[Path], target: Path) -> list[Path]:
         read_image(path)
         copied = target / path.name
         if not copied.exists() or not copied.samefile(path):
-            shutil.copyfile(path, copied)
+            copy_atomically(path, copied)
         return copied
 
     return map_images(copy, files, str(target))

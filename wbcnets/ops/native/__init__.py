@@ -113,22 +113,21 @@ def _whole_name(name: str, library: Path) -> str:
 
 
 def _compile(command: list[str], source: Path, folder: Path, name: str) -> Path:
-    # A temporary name first: several processes may compile at the same time
-    descriptor, unfinished = tempfile.mkstemp(suffix=".so", dir=folder)
-    os.close(descriptor)
-    try:
+    # A folder of its own first: several processes may compile at the same time, and a compiler that
+    # is stopped leaves its temporary files
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        unfinished = Path(scratch) / f"{name}.so"
         subprocess.run(
-            [*command, str(source), "-o", unfinished],
+            [*command, str(source), "-o", str(unfinished)],
             check=True,
             capture_output=True,
             text=True,
             timeout=COMPILE_SECONDS,
+            env={**os.environ, "TMPDIR": scratch},
         )
-        os.chmod(unfinished, stat.S_IRUSR | stat.S_IWUSR | stat.S_IXUSR)
-        library = folder / _whole_name(name, Path(unfinished))
+        unfinished.chmod(stat.S_IRUSR | stat.S_IWUSR | stat.S_IXUSR)
+        library = folder / _whole_name(name, unfinished)
         os.replace(unfinished, library)
-    finally:
-        Path(unfinished).unlink(missing_ok=True)
     return library
 
 
