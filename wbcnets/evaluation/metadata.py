@@ -69,7 +69,8 @@ def read_run_metadata(path: Path) -> ClassifierMetadata:
         CheckpointError: if the file is damaged, or a value is missing or wrong; lists all of them.
     """
     checkpoint = read_checkpoint(path)
-    if not checkpoint.get("architecture") or not checkpoint.get("class_names"):
+    described = (checkpoint.get(key) for key in ("architecture", "class_names"))
+    if any(value in (None, "", (), [], {}) for value in described):
         raise CheckpointError(
             f"{path}: holds weights, but names neither their model nor their classes; use a "
             "checkpoint of a training run, such as best.pth"

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import pickle
+import reprlib
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,9 +58,9 @@ def read_state_dict(path: Path, averaged: bool = True) -> dict[str, torch.Tensor
     state = checkpoint["model"]
     for name in _AVERAGED if averaged else ():
         if isinstance(checkpoint.get(name), dict):
-            state = checkpoint[name]
+            state = take_weights(path, checkpoint[name])
             break
-    return clean_state_dict({k: v for k, v in state.items() if isinstance(v, torch.Tensor)})
+    return clean_state_dict(state)
 
 
 def load_into(model: nn.Module, path: Path, name: str = "the model") -> None:
@@ -144,15 +145,37 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     stored: Any = next((data[name] for name in plain if name in data), data)
     if not isinstance(stored, dict):
         raise CheckpointError(f"{path}: holds no weights, but a {type(stored).__name__}")
-    state = {
-        name: torch.as_tensor(value) for name, value in stored.items() if hasattr(value, "shape")
-    }
-    if not state:
-        raise CheckpointError(f"{path}: holds no weights")
+    state = take_weights(path, stored)
     extra = {} if stored is data else {k: v for k, v in data.items() if v is not stored}
     if "model" in extra:
         extra["architecture"] = extra.pop("model")
     return {**extra, "model": state}
+
+
+def take_weights(path: Path, stored: Mapping[Any, Any]) -> dict[str, torch.Tensor]:
+    """Returns the arrays of a dictionary as tensors.
+
+    Raises:
+        CheckpointError: if there are none, one has no text as its name, or one is of a kind that
+            no model is trained with: sparse, quantized, complex or without values.
+    """
+    state = {}
+    for name, value in stored.items():
+        if not hasattr(value, "shape"):
+            continue
+        tensor = torch.as_tensor(value)
+        plain = tensor.layout == torch.strided and not (
+            tensor.is_quantized or tensor.is_complex() or tensor.is_meta
+        )
+        if not isinstance(name, str) or not plain:
+            raise CheckpointError(
+                f"{path}: {name!r} is a {tensor.layout} tensor of {tensor.dtype} on "
+                f"{tensor.device}, expected plain weights by name; save the model's state_dict"
+            )
+        state[name] = tensor
+    if not state:
+        raise CheckpointError(f"{path}: holds no weights")
+    return state
 
 
 def _holds_tensors(value: Any) -> bool:
@@ -166,7 +189,7 @@ def check_class_names(names: Any) -> tuple[str, ...]:
         ValueError: if they are not a list of distinct, printable strings.
     """
     if not isinstance(names, (list, tuple)):
-        raise ValueError(f"class_names={names!r} should be a list of names")
+        raise ValueError(f"class_names={reprlib.repr(names)} should be a list of names")
     wrong = [name for name in names if not (isinstance(name, str) and name.strip())]
     wrong += [name for name in names if isinstance(name, str) and not name.isprintable()]
     if wrong:

@@ -160,9 +160,10 @@ def _load_detector(model: nn.Module, weights: Weights) -> None:
             "from, but no trained MFDS-DETR; train first, then use model_best.pth"
         )
     for name, tensor in translation.state.items():
-        if name.startswith("detector.class_embed.") and len(tensor) != len(weights.class_names):
+        count = len(weights.class_names)
+        if name.startswith("detector.class_embed.") and tensor.shape[:1] != (count,):
             raise CheckpointError(
-                f"{weights.source}: {name} has {len(tensor)} rows, but {len(weights.class_names)} "
+                f"{weights.source}: {name} has the shape {tuple(tensor.shape)}, but {count} "
                 "classes are named; the file contradicts itself, save it again"
             )
     for line in fit_weights(

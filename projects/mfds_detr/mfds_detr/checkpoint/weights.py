@@ -28,6 +28,7 @@ from wbcnets.io.checkpoints import (
     find_misfits,
     find_non_finite,
     read_checkpoint,
+    take_weights,
     write_weights,
 )
 from wbcnets.io.outputs import claim_file
@@ -61,15 +62,15 @@ def read_weights(source: str | os.PathLike[str]) -> Weights:
         return Weights(text, None, _timm_state(text.removeprefix("timm://")), ())
     path = _find_file(text)
     checkpoint = read_checkpoint(path)
-    averaged = checkpoint.get("ema")
-    state = averaged if averaged and isinstance(averaged, dict) else checkpoint["model"]
-    if not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
-        raise CheckpointError(f"{text}: some of its weights are no tensors")
+    averaged, config = checkpoint.get("ema"), checkpoint.get("config")
+    state = checkpoint["model"]
+    if isinstance(averaged, dict) and averaged:
+        state = take_weights(path, averaged)
     try:
         names = check_class_names(checkpoint.get("class_names", ()))
     except ValueError as error:
         raise CheckpointError(f"{text}: {error}") from error
-    return Weights(text, path, state, names, checkpoint.get("config", ""))
+    return Weights(text, path, state, names, config if isinstance(config, str) else "")
 
 
 def _find_file(text: str) -> Path:
