@@ -128,7 +128,7 @@ def test_unusable_weights(trained, tmp_path, content, message):
 def test_heads_of_another_number_of_classes_are_refused(trained, tmp_path):
     content = {"model": trained.model.state_dict(), "class_names": NAMES[:2]}
     torch.save(content, tmp_path / "weights.pth")
-    with pytest.raises(CheckpointError, match=r"3 rows, but 2 classes"):
+    with pytest.raises(CheckpointError, match=r"shape \(3, 64\), but 2 classes"):
         LeukocytePredictor(
             tmp_path / "weights.pth", config_file=trained.weights.with_name("config.yaml")
         )

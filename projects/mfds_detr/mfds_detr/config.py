@@ -55,8 +55,8 @@ def parse_config(text: str, name: str, overrides: Sequence[Any] = ()) -> CfgNode
     Raises:
         ConfigError: if the text is no such YAML, or a key or a value is unknown.
     """
-    if not isinstance(text, str) or len(text) > MAX_BYTES:
-        raise ConfigError(f"{name}: is no text of at most {MAX_BYTES:,} characters")
+    if len(text) > MAX_BYTES:
+        raise ConfigError(f"{name}: is longer than {MAX_BYTES:,} characters")
     settings = parse_yaml(text, name)
     if not isinstance(settings, dict) or "_BASE_" in settings:
         raise ConfigError(f"{name}: should be sections of keys, without a _BASE_")

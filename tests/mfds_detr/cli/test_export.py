@@ -57,7 +57,7 @@ def test_shipped_weights_are_exported_with_the_whole_config(tmp_path):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (["MODEL"], "no text"),
+        ("MODEL: {}\n" * 200_000, "is longer than"),
         ("_BASE_: /etc/passwd", "without a _BASE_"),
         ("MODEL: {NO_SUCH: 1}", "NO_SUCH"),
         ("MODEL: !!python/object/apply:os.system [exit]", "cannot be read as YAML"),

@@ -1,7 +1,6 @@
-"""Faults of weights: kinds of tensors, descriptions in exported files, and pipes; T27, T28, S20."""
+"""Faults of weights: kinds of tensors, T27, and descriptions in exported files, T28."""
 
 import json
-import os
 
 import safetensors.torch
 import torch
@@ -73,21 +72,3 @@ for title, changes, pattern in (
 ):
     add("T28", f"exported file, {title}", described(changes), "error",
         rf"(?s)x\.safetensors.*{pattern}", reader="load classifier")  # fmt: skip
-
-
-def pipe(name):
-    def make(folder):
-        os.mkfifo(folder / name)
-        return folder / name
-
-    return make
-
-
-for reader, name in (
-    ("checkpoint", "weights.pth"),
-    ("config", "config.yaml"),
-    ("detector config", "config.yaml"),
-    ("load classifier", "weights.pth"),
-):
-    add("S20", f"pipe as a {reader}", pipe(name), "error", "is not a file|no such file|no preset",
-        reader=reader)  # fmt: skip
