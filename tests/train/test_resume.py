@@ -140,6 +140,29 @@ def test_a_finished_run_stays_as_it_is(cells, tmp_path):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_a_moved_run_continues_where_it_is_now(cells, tmp_path, monkeypatch):
+    train_classifier(toy_config(cells, tmp_path / "whole"))
+    crash_after(4, monkeypatch, toy_config(cells, tmp_path / "old"))
+    (tmp_path / "old").rename(tmp_path / "new")
+    for age, path in enumerate(sorted((tmp_path / "new").iterdir())):
+        os.utime(path, (1000 - age, 1000 - age))
+    assert resume_training(tmp_path / "new").epoch == 2
+    assert differences(tmp_path / "whole" / "last.pth", tmp_path / "new" / "last.pth") == []
+    assert not (tmp_path / "old").exists()
+
+
+def test_other_epochs_and_another_trainers_checkpoint_are_refused(cells, tmp_path):
+    run = tmp_path / "run"
+    train_classifier(toy_config(cells, run))
+    for epochs in (1, 3):
+        with pytest.raises(ConfigError, match=rf"training\.epochs: 2 then, {epochs} now"):
+            resume_training(run, [f"training.epochs={epochs}"])
+    weights = torch.load(run / "last.pth", weights_only=True)["state_dict"]
+    torch.save({"model": weights, "iteration": 5, "optimizer": {}}, run / "last.pth")  # Detectron2
+    with pytest.raises(CheckpointError, match=r"last\.pth: holds weights alone; put a run's last"):
+        resume_training(run)
+
+
 def test_runs_that_cannot_continue_are_refused(cells, tmp_path):
     with pytest.raises(ConfigError, match="no run to resume"):
         resume_training(tmp_path / "nothing")

@@ -231,6 +231,13 @@ def test_weights_alone_are_passed_over(tiny_model, tmp_path, caplog):
     assert "model_0000002.pth: holds no iteration, optimizer" in caplog.text
 
 
+def test_a_classifiers_checkpoint_is_named(tiny_model, tmp_path):
+    state = {"head.weight": torch.ones(3)}
+    torch.save({"state_dict": state, "resume": {"loss": {}}}, tmp_path / "model_0000002.pth")
+    with pytest.raises(CheckpointError, match=r"model_0000002\.pth: holds no iteration, optimizer"):
+        resume(tiny_model, tmp_path)
+
+
 def test_the_best_is_not_the_newest(tiny_model, tmp_path):
     saved_run(tiny_model, tmp_path).save("model_best", iteration=1)
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000003.pth"
