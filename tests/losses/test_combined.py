@@ -121,3 +121,29 @@ def test_factors_are_finite_and_above_zero(factor):
 def test_options_that_would_train_nothing_are_refused(name, options):
     with pytest.raises(ConfigError, match=r"FocalLoss|WeightedSoftmaxLoss|options of the loss"):
         create_loss(name, num_classes=3, options={name: options})
+
+
+@pytest.mark.parametrize("name", ["center", "cross_entropy", "focal", "weighted_softmax"])
+@pytest.mark.parametrize(
+    "targets", [[0, 3], [-1, 0], [-100, 0], [[2.0, 0, 0], [0, 0, 1]], [[float("nan")] * 3] * 2]
+)
+def test_targets_out_of_range_are_refused(name, targets):
+    loss = create_loss(name, **FACTS)
+    with pytest.raises(ConfigError, match=r"out of range; use 0 to"):
+        loss(torch.randn(2, 4), torch.randn(2, 3), torch.tensor(targets))
+
+
+@pytest.mark.parametrize("name", ["center", "contrastive", "cross_entropy", "focal"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_losses_of_other_types_are_wide(name, dtype):
+    features, logits, targets = batch()
+    loss = create_loss(name, **FACTS)(features.to(dtype), logits.to(dtype), targets)
+    assert loss.dtype == torch.promote_types(dtype, torch.float32)
+    assert loss.isfinite()
+
+
+@pytest.mark.parametrize("name", ["center", "contrastive", "cross_entropy", "focal"])
+def test_an_empty_batch_has_no_loss(name):
+    labels = torch.zeros(0, dtype=torch.int64)
+    with pytest.raises(ConfigError, match="with B at least 1"):
+        create_loss(name, **FACTS)(torch.zeros(0, 4), torch.zeros(0, 3), labels)

@@ -78,6 +78,24 @@ def test_dtype_keyword(name, small, make_images):
     assert model(make_images(name).double()).dtype == torch.float64
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_converted_model_gives_about_the_same(name, dtype, small, make_images):
+    model, x = small(name), make_images(name)
+    with torch.no_grad():
+        expected, logits = model(x), small(name).to(dtype)(x.to(dtype))
+    assert logits.dtype == dtype
+    torch.testing.assert_close(logits.float(), expected, atol=0.1, rtol=0.1)
+    trained = small(name).to(dtype).train()
+    trained(x.to(dtype)).float().sum().backward()
+    assert all(p.grad.isfinite().all() for p in trained.parameters() if p.grad is not None)
+
+
+def test_no_images_give_no_logits(name, small, make_images):
+    model, nothing = small(name), make_images(name)[:0]
+    assert model(nothing).shape == (0, 7)
+    assert model.forward_features(nothing).shape[0] == 0
+
+
 def test_forward_is_features_then_head(name, small, make_images):
     model, x = small(name), make_images(name)
     features = model.forward_features(x)

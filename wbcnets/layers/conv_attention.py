@@ -71,18 +71,20 @@ class ConvProjection(nn.Module):
         self.bn = nn.BatchNorm2d(dim, device=device, dtype=dtype)
         self.linear = nn.Linear(dim, dim, bias=bias, device=device, dtype=dtype)
 
-    def forward(self, x: Tensor, prefix: Tensor) -> Tensor:
+    def forward(self, x: Tensor, prefix: Tensor, num_maps: int = 1) -> Tensor:
         """Projects a map, or several small ones, and the tokens that skip the convolution.
 
         Args:
             x: (B * n, C, H, W); the n maps of a sample follow one another.
             prefix: (B, P, C); P may be 0.
+            num_maps: n, the maps of a sample.
 
         Returns:
             (B, P + n * H' * W', C).
         """
         tokens = map_to_tokens(self.bn(self.conv(x)))
-        tokens = tokens.reshape(prefix.shape[0], -1, prefix.shape[2])
+        # Not -1, which an empty batch leaves open
+        tokens = tokens.reshape(prefix.shape[0], num_maps * tokens.shape[1], prefix.shape[2])
         return self.linear(torch.cat([prefix, tokens], dim=1))
 
 
@@ -145,12 +147,12 @@ class ConvAttention(MultiHeadAttention):
         """Returns queries, keys and values, each (B, heads, tokens, C / heads)."""
         prefix, patches = x[:, : self.num_prefix_tokens], x[:, self.num_prefix_tokens :]
         if grid is None:
-            maps = patches.reshape(-1, patches.shape[2], 1, 1)
+            num_maps, maps = patches.shape[1], patches.reshape(-1, patches.shape[2], 1, 1)
         else:
-            maps = tokens_to_map(patches, grid)
+            num_maps, maps = 1, tokens_to_map(patches, grid)
         query, key, value = (
             # (B, N, C) -> (B, heads, N, C / heads)
-            projection(maps, prefix).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+            projection(maps, prefix, num_maps).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
             for projection in (self.query, self.key, self.value)
         )
         return query, key, value

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from wbcnets.errors import ConfigError
-from wbcnets.losses.inputs import hard_targets, require_features
+from wbcnets.losses.inputs import check_labels, hard_targets, require_features
 
 
 class CenterLoss(nn.Module):
@@ -62,7 +62,8 @@ class CenterLoss(nn.Module):
         """Returns a scalar from features (B, C) and labels (B,) or probabilities (B, K).
 
         Raises:
-            ConfigError: if there are no features, or their width is not that of the centers.
+            ConfigError: if there are no features, their width is not that of the centers, or a
+                target is out of range.
         """
         features = require_features("CenterLoss", features, targets)
         if features.shape[1] != self.centers.shape[1]:
@@ -70,6 +71,7 @@ class CenterLoss(nn.Module):
                 f"CenterLoss: features of width {features.shape[1]} for centers of width "
                 f"{self.centers.shape[1]}; create the loss with feature_dim={features.shape[1]}"
             )
+        check_labels("CenterLoss", targets, len(self.centers))
         labels = hard_targets(targets)
         centers = self.centers.to(features.dtype)[labels]
         loss = 0.5 * (features - centers).square().sum(dim=1).mean()

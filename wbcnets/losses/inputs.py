@@ -1,7 +1,7 @@
 """Checks of a classifier loss's arguments, and conversion between its two kinds of targets.
 
 Every loss is called as ``loss(features, logits, targets)``, so losses on features and losses on
-logits combine. The checks read shapes and types only; values stay on their device.
+logits combine. On a GPU the checks read shapes and types only, so that nothing waits for values.
 """
 
 import torch
@@ -16,7 +16,7 @@ def require_logits(loss: str, logits: Tensor | None, targets: Tensor) -> Tensor:
     """Returns the logits (B, K) in float32 or wider.
 
     Raises:
-        ConfigError: if they are missing or do not match the targets.
+        ConfigError: if they are missing or do not match the targets, or a target is out of range.
     """
     if logits is None:
         raise ConfigError(f"{loss} needs the logits, got None")
@@ -26,6 +26,7 @@ def require_logits(loss: str, logits: Tensor | None, targets: Tensor) -> Tensor:
             f"{loss}: soft targets {tuple(targets.shape)} and logits {tuple(logits.shape)} differ "
             "in their number of classes"
         )
+    check_labels(loss, targets, logits.shape[1])
     return widened(logits)
 
 
@@ -65,6 +66,24 @@ def check_smoothing(loss: str, label_smoothing: float) -> float:
     if not 0 <= label_smoothing < 1:
         raise ConfigError(f"{loss}: label_smoothing={label_smoothing} must be in [0, 1)")
     return label_smoothing
+
+
+def check_labels(loss: str, targets: Tensor, num_classes: int) -> None:
+    """Checks labels (B,) and probabilities (B, K) that are on the CPU; a GPU would have to wait.
+
+    Raises:
+        ConfigError: if a label is not in [0, num_classes), or a probability is not in [0, 1].
+    """
+    if targets.device.type != "cpu":
+        return
+    largest = num_classes - 1 if targets.ndim == 1 else 1
+    # So that NaN counts as out of range
+    wrong = targets[~((targets >= 0) & (targets <= largest + 1e-3))]
+    if wrong.numel():
+        kind = "labels" if targets.ndim == 1 else "probabilities"
+        raise ConfigError(
+            f"{loss}: {kind} such as {wrong[0].item()} are out of range; use 0 to {largest}"
+        )
 
 
 def are_weights(values: Tensor) -> bool:
