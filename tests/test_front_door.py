@@ -111,3 +111,41 @@ def test_without_the_detector_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(api, "entry_points", lambda **query: [])
     with pytest.raises(ConfigError, match=r"pip install 'wbcnets\[detection\]'"):
         wbcnets.load_detector("mfds_detr_tiny_bccd")
+
+
+TRAIN, DETECTION = "wbcnets[train]", "wbcnets[detection]"
+
+
+@pytest.mark.parametrize(
+    ("package", "call", "install"),
+    [
+        ("albumentations", "wbcnets.train_classifier('x', 'y')", TRAIN),
+        ("albumentations", "wbcnets.load_classifier('resnext_cc_26.pbc')", TRAIN),
+        ("albumentations", "import wbcnets.train.config_file", TRAIN),
+        ("scipy", "wbcnets.evaluate('resnext_cc_26.pbc', 'x')", TRAIN),
+        ("matplotlib", "import wbcnets.evaluation.plots", TRAIN),
+        ("detectron2", "wbcnets.load_detector('x')", DETECTION),
+        ("detectron2", "import mfds_detr", DETECTION),
+        ("pycocotools", "wbcnets.train_detector('x', output='y')", DETECTION),
+    ],
+)
+def test_a_missing_package_is_named_with_what_brings_it(package, call, install, tmp_path):
+    if install == DETECTION:
+        pytest.importorskip("detectron2")
+    # None among the modules makes Python say that there is none of that name
+    code = f"""
+import sys
+sys.modules[{package!r}] = None
+import wbcnets
+from wbcnets.errors import ConfigError
+try:
+    {call}
+except ConfigError as error:
+    assert isinstance(error, ImportError)
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert package in done.stdout, done.stderr
+    assert f"pip install '{install}'" in done.stdout

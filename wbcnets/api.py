@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wbcnets.errors import ConfigError
+from wbcnets.errors import ConfigError, MissingPackageError
 
 if TYPE_CHECKING:
     from wbcnets.data.check import CheckResult
@@ -184,5 +184,8 @@ def import_smears(name: str) -> Any:
         raise ConfigError(f"the detector is not installed; {install}")
     try:
         return next(iter(found)).load()
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"the detector cannot be imported: {error}; {install}") from error
+    except (ModuleNotFoundError, MissingPackageError) as error:
+        reason = error.__cause__ or error
+        raise MissingPackageError(
+            f"the detector cannot be imported: {reason}; {install}"
+        ) from error

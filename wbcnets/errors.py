@@ -1,7 +1,8 @@
 """The errors that a user of the library can meet."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 # Line breaks, control characters and marks that turn the direction of text
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -58,3 +59,25 @@ class ProcessError(WbcnetsError, RuntimeError):
 
 class OutOfMemoryError(WbcnetsError, RuntimeError):
     """The memory of the GPU or of the machine is full."""
+
+
+class MissingPackageError(ConfigError, ImportError):
+    """A package that is not installed is needed."""
+
+
+@contextmanager
+def explain_missing(install: str = "pip install 'wbcnets[train]'") -> Iterator[None]:
+    """Turns an import that fails into an error that says what to install.
+
+    Args:
+        install: The command that installs the packages that are imported.
+
+    Raises:
+        MissingPackageError: if a package is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in ("wbcnets", "mfds_detr"):
+            raise
+        raise MissingPackageError(f"{error}; run: {install}") from error

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from wbcnets.benchmark.case import BenchmarkOptions
 from wbcnets.benchmark.measure import time_in_turns
+from wbcnets.errors import explain_missing
 from wbcnets.io.atomic_files import write_atomically
 
 SIZES = ((240, 320), (480, 640), (720, 960), (960, 1280))
@@ -112,10 +113,11 @@ def growth(points: list[ScalingPoint]) -> tuple[float, float]:
 
 def plot_scaling(points: list[ScalingPoint], path: Path) -> None:
     """Draws time against pixels, and time per image against the batch."""
-    import matplotlib
+    with explain_missing():
+        import matplotlib
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
 
     figure, (by_size, by_batch) = pyplot.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
     for index, name in enumerate(dict.fromkeys(point.model for point in points)):

@@ -25,7 +25,7 @@ from wbcnets.api import import_smears
 from wbcnets.cli.streams import standard_streams
 from wbcnets.engine.memory import describe_shortage
 from wbcnets.engine.signals import SignalHandler, Terminated
-from wbcnets.errors import ConfigError, DataError, WbcnetsError
+from wbcnets.errors import DataError, WbcnetsError, explain_missing
 from wbcnets.version import __version__
 
 # Exit codes of processes that a signal ended, as shells give them
@@ -129,12 +129,8 @@ def import_command(name: str) -> ModuleType:
     Raises:
         ConfigError: if a package that it needs is missing.
     """
-    try:
+    with explain_missing():
         return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name and error.name.startswith("wbcnets."):
-            raise
-        raise ConfigError(f"{error}; run: pip install 'wbcnets[train]'") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

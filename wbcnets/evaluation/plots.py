@@ -5,13 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
-from scipy.stats import binomtest
 
+from wbcnets.errors import explain_missing
 from wbcnets.evaluation.predictions import Predictions
 from wbcnets.evaluation.weighted_metrics import (
     CALIBRATION_BINS,
@@ -22,6 +17,14 @@ from wbcnets.evaluation.weighted_metrics import (
     weighted_calibration_error,
 )
 from wbcnets.io.atomic_files import write_atomically
+
+with explain_missing():
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import PowerNorm
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+    from scipy.stats import binomtest
 
 ReadImage = Callable[[int], npt.NDArray[np.uint8]]
 MOST_CURVES = 12

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from scipy.stats import binomtest
-
-from wbcnets.errors import DataError
+from wbcnets.errors import DataError, explain_missing
 from wbcnets.evaluation.predictions import Predictions
 from wbcnets.io.tables import write_csv
+
+with explain_missing():
+    from scipy.stats import binomtest
 
 
 @dataclass(frozen=True)

@@ -218,7 +218,7 @@ class ResNeXtCC(ResNet):
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """(B, C, H, W) -> the classifier's input (B, C), or logits (B, num_classes)."""
         # The fusion's product is in float32, where the pooling does not overflow
-        pooled = super().forward_head(x, pre_logits=True).to(self.bn1.weight.dtype)
+        pooled = super().forward_head(x, pre_logits=True).to(next(self.parameters()).dtype)
         return pooled if pre_logits else self.fc(pooled)
 
     def _run_stem(self, x: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from mfds_detr.checkpoint.weights import Weights, fit_weights, read_config_of, r
 from mfds_detr.data.dataset_mapper import build_augmentations
 from mfds_detr.modeling.build import build_detector
 from wbcnets.engine.device import choose_device
-from wbcnets.errors import CheckpointError, ConfigError
+from wbcnets.errors import CheckpointError, ConfigError, explain_missing
 from wbcnets.io.images import ImageLike, RgbImage, named_readers
 from wbcnets.models.limits import limit_by_weights
 
@@ -46,8 +46,13 @@ class Detections:
         return len(self.scores)
 
     def to_supervision(self) -> Any:
-        """Returns a ``Detections`` of the package supervision, which has to be installed."""
-        import supervision
+        """Returns a ``Detections`` of the package supervision.
+
+        Raises:
+            MissingPackageError: if supervision is not installed.
+        """
+        with explain_missing("pip install supervision"):
+            import supervision
 
         return supervision.Detections(
             xyxy=self.boxes,

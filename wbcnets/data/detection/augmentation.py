@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from wbcnets.errors import ConfigError
+from wbcnets.errors import ConfigError, explain_missing
 
 # Otherwise albumentations asks the package index for a newer version at import
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
-import albumentations as A
+with explain_missing():
+    import albumentations as A
 
 _TRIED_SIDE = 1024
 
