@@ -29,7 +29,7 @@ INSTALLER := $(wildcard wbcnets/cli/install_detectron2/*.py)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-all lowest check soak faults signals audit lock setup clean help
+.PHONY: demo test test-all lowest check soak mutants faults signals audit lock setup clean help
 
 demo: $(READY)  ## fine-tune a detector on a few generated smears, evaluate it, draw its boxes (minutes)
 	@$(BIN)/python tools/demo.py $(ARGS)
@@ -56,6 +56,10 @@ soak: $(READY)  ## kill trainings, fuzz readers and commands, read thousands of 
 	@$(BIN)/python -m pip install --quiet -e '.[soak]'
 	@WBCNETS_SOAK=1 $(PYTEST) -s tests/stress/soak tests/stress/commands tests/io/test_atomic_files.py \
 		tests/train/test_failures.py tests/mfds_detr/engine/test_failures.py $(ARGS)
+
+mutants: $(READY)  ## change single operators and numbers, and see the tests fail (two hours)
+	@$(BIN)/python -m pip install --quiet -e '.[mutants]'
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/stress/mutants/run.py $(ARGS)
 
 faults: $(READY)  ## write tests/stress/faults/README.md: answers to faulty data, here and in peers
 	@$(BIN)/python tests/stress/faults/report.py --output tests/stress/faults/README.md

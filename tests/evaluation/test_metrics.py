@@ -204,6 +204,7 @@ def test_two_patients_have_intervals():
     metrics = compute_metrics(truth, scores, NAMES, groups=["p", "q"] * 20, resamples=20)
     assert metrics.bootstrap["units"] == 2
     assert set(metrics.intervals) == set(metrics.overall)
+    assert not any("no intervals" in note for note in metrics.notes)
 
 
 def test_defaults_are_those_of_a_paper():

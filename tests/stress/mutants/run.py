@@ -1,0 +1,164 @@
+#!/usr/bin/env python
+"""Changes single operators, numbers and arguments in a copy of the sources, and tests each change.
+
+Examples:
+  make mutants
+  make mutants ARGS='wbcnets.evaluation.*'                only these modules
+
+mutmut makes the changes and runs the tests that reach them; [tool.mutmut] in pyproject.toml names
+both. This script copies the repository, because mutmut takes a module's name from its path, starts
+mutmut, and prints a table and the changes that no test noticed. It fails if a module has too many.
+"""
+
+import argparse
+import ast
+import difflib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[3]
+COPY = ROOT / "output" / "mutants"
+COPIED = ("wbcnets", "tests", "projects", "tools", "pyproject.toml", "README.md")
+LOWEST_SHARE = 0.85
+# Exit codes of mutmut: no test failed, and no test reaches the function
+SURVIVED = (0, 5, 33)
+
+
+class Mutant(NamedTuple):
+    """One change.
+
+    Args:
+        name: mutmut's name for it.
+        exit_code: Of its tests; None if they did not run.
+        difference: Lines of the function before and after.
+        is_text: Whether only a text differs, mostly one of a message.
+    """
+
+    name: str
+    exit_code: int | None
+    difference: str
+    is_text: bool
+
+    @property
+    def survived(self) -> bool:
+        return self.exit_code in SURVIVED
+
+
+def copy_sources(folder: Path) -> None:
+    """Copies the repository, with mfds_detr beside wbcnets as it is imported."""
+    shutil.rmtree(folder, ignore_errors=True)
+    skipped = shutil.ignore_patterns("__pycache__", "*.pyc")
+    for name in COPIED:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=skipped)
+        else:
+            shutil.copy2(ROOT / name, folder / name)
+    shutil.copytree(ROOT / "projects/mfds_detr/mfds_detr", folder / "mfds_detr", ignore=skipped)
+
+
+def read_mutants(folder: Path) -> Iterator[tuple[str, list[Mutant]]]:
+    """Yields the files of a run with their mutants."""
+    for results in sorted((folder / "mutants").rglob("*.py.meta")):
+        source = results.with_suffix("")
+        codes = json.loads(results.read_text())["exit_code_by_key"]
+        functions = {
+            node.name: node
+            for node in ast.walk(ast.parse(source.read_text()))
+            if isinstance(node, ast.FunctionDef)
+        }
+        mutants = [mutant_of(name, code, functions) for name, code in codes.items()]
+        if mutants:
+            yield str(source.relative_to(folder / "mutants")), mutants
+
+
+def mutant_of(name: str, exit_code: int | None, functions: dict[str, ast.FunctionDef]) -> Mutant:
+    """Compares a changed function with the one it was made from."""
+    changed = functions[name.rpartition(".")[2]]
+    original = functions[changed.name.partition("__mutmut_")[0] + "__mutmut_orig"]
+    before, after = (without_name(function) for function in (original, changed))
+    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), n=0, lineterm="")
+    difference = "\n".join(line for line in lines if not line.startswith(("---", "+++", "@@")))
+    return Mutant(name, exit_code, difference, without_texts(before) == without_texts(after))
+
+
+def without_name(function: ast.FunctionDef) -> str:
+    return ast.unparse(function).replace(function.name, "function")
+
+
+def without_texts(code: str) -> str:
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            node.value = ""
+    return ast.dump(tree)
+
+
+def table(files: list[tuple[str, list[Mutant]]]) -> str:
+    """Returns one row per file: mutants, how many a test noticed, and the others."""
+    rows = [
+        "| module | mutants | killed | share | survivors | of these texts |",
+        "| --- " * 6 + "|",
+    ]
+    for path, mutants in files:
+        survivors = [mutant for mutant in mutants if mutant.survived]
+        killed = len(mutants) - len(survivors)
+        texts = sum(mutant.is_text for mutant in survivors)
+        share = f"{killed / len(mutants):.1%}"
+        rows.append(
+            f"| `{path}` | {len(mutants)} | {killed} | {share} | {len(survivors)} | {texts} |"
+        )
+    return "\n".join(rows)
+
+
+def too_low(files: list[tuple[str, list[Mutant]]]) -> list[str]:
+    """Returns the files in which tests notice too few changes."""
+    return [
+        path
+        for path, mutants in files
+        if sum(mutant.survived for mutant in mutants) > (1 - LOWEST_SHARE) * len(mutants)
+    ]
+
+
+def report(folder: Path) -> int:
+    """Prints the table and the survivors of a run; returns the exit code."""
+    files = [
+        (path, tested)
+        for path, mutants in read_mutants(folder)
+        if (tested := [mutant for mutant in mutants if mutant.exit_code is not None])
+    ]
+    for path, mutants in files:
+        for mutant in mutants:
+            if mutant.survived:
+                print(f"{path}: {mutant.name}\n{mutant.difference}\n")
+    print(table(files))
+    low = too_low(files)
+    if low:
+        print(f"\nFewer than {LOWEST_SHARE:.0%} killed in {', '.join(low)}: add tests that fail")
+    return 1 if low or not files else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("names", nargs="*", help="mutants to test, * stands for any text; default: all")
+    add("--processes", type=int, default=1, help="mutants to test at once, default %(default)s")
+    add("--report", action="store_true", help="print the results of the last run again")
+    args = parser.parse_args()
+    if not args.report:
+        copy_sources(COPY)
+        mutmut = [sys.executable, "-m", "mutmut", "run", "--max-children", str(args.processes)]
+        done = subprocess.run([*mutmut, *args.names], cwd=COPY)
+        if done.returncode:
+            return done.returncode
+    return report(COPY)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
