@@ -1,4 +1,4 @@
-"""Faults of checkpoints and configs: T04, T05, T13, T23 to T25, and the payloads of S01 to S06.
+"""Faults of checkpoints and configs: T04, T05, T13, T23 to T27, and the payloads of S01 to S06.
 
 A payload writes a file ``executed`` next to itself; no reader may run it.
 """
@@ -366,3 +366,46 @@ for key, value in (
         rf"best\.pth.*\n.*data_config\.{key}",
         reader="load classifier",
     )
+HUGE = {
+    "depth of 10^9": ("test_vit", {"depth": 10**9}, "depth=1000000000 is out of range"),
+    "60,000 blocks": ("test_vit", {"depth": 60_000}, "it would hold more than .* its file holds"),
+    "width of 60,000": ("test_vit", {"embed_dim": 60_000}, "it would hold more than"),
+    "no heads": ("test_vit", {"num_heads": 0}, "cannot be created with"),
+    "stem of 60,000 channels": (
+        "resnet18",
+        {"stem_width": 60_000, "stem_type": "deep"},
+        "hold more",
+    ),
+    "stages of 60,000 channels": (
+        "resnet18",
+        {"channels": [60_000] * 4},
+        "it would hold more than",
+    ),
+}
+for title, (name, kwargs, answer) in HUGE.items():
+    add(
+        "T27",
+        f"{title} in a checkpoint",
+        run_file(lambda path, n=name, k=kwargs: {"model": {"name": n, "kwargs": k}}),
+        "error",
+        rf"best\.pth: architecture\.kwargs.*{answer}",
+        reader="load classifier",
+    )
+for title, content in (
+    ("a loss that weighs 0", "loss:\n  name: {cross_entropy: 0}"),
+    ("100,000 workers", "data:\n  workers: 100000"),
+    ("images of 1 px", "data:\n  img_size: 1"),
+    ("a random augmentation for evaluation", "data:\n  val_augmentation: flips"),
+    ("a NaN among free keywords", "optimizer:\n  kwargs: {eps: .nan}"),
+):
+    add("T27", f"classifier: {title}", text(content), "error",
+        r"(loss\.name|data\.(workers|img_size|val_augmentation)|optimizer\.kwargs\.eps)",
+        reader="config")  # fmt: skip
+for title, content in (
+    ("a rate of infinity", "SOLVER:\n  BASE_LR: .inf"),
+    ("100,000 workers", "DATALOADER:\n  NUM_WORKERS: 100000"),
+    ("images of a million px", "INPUT:\n  MAX_SIZE_TEST: 1000000"),
+    ("a std of 0", "MODEL:\n  PIXEL_STD: [0.0, 1.0, 1.0]"),
+):
+    add("T27", f"detector: {title}", text(content), "error",
+        r"(BASE_LR|NUM_WORKERS|MAX_SIZE_TEST|PIXEL_STD)=", reader="detector config")  # fmt: skip
