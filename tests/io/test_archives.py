@@ -3,8 +3,10 @@ import zipfile
 
 import pytest
 
+from wbcnets.data.prepare.cells import prepare_cells
 from wbcnets.errors import DataError
 from wbcnets.io.archives import extract_zip, unpacked
+from wbcnets.io.images import read_image
 
 
 def zip_with(path, name, content=b"x", mode=None):
@@ -103,3 +105,17 @@ def test_sources_that_are_neither(tmp_path):
     for name, message in (("none", "does not exist"), ("file", "neither a folder nor a zip file")):
         with pytest.raises(DataError, match=message), unpacked(tmp_path / name):
             pass
+
+
+def test_an_error_names_the_zip_and_not_the_folder_that_is_gone(tmp_path):
+    with zipfile.ZipFile(tmp_path / "cells.zip", "w") as target:
+        target.writestr("neu/a.png", b"no image")
+    output, source = tmp_path / "out", tmp_path / "cells.zip"
+    with pytest.raises(DataError) as error:
+        prepare_cells(None, source, output)
+    assert str(source) in str(error.value)
+    assert "wbcnets-" not in str(error.value)
+    with pytest.raises(DataError) as error, unpacked(source) as folder:
+        read_image(folder / "neu" / "a.png")
+    assert str(error.value).startswith(f"{source}/neu/a.png: ")
+    assert "BytesIO" not in str(error.value)

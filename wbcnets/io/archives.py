@@ -30,8 +30,24 @@ def unpacked(source: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         DataError: if there is no such folder or zip file, or the zip file is unsafe.
     """
+    with scratch_folder(source) as folder:
+        yield unpack(Path(source), folder)
+
+
+@contextlib.contextmanager
+def scratch_folder(source: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields a temporary folder for the contents of a source, which is removed afterwards.
+
+    Errors name the source instead of the folder, which is gone when somebody reads them.
+    """
     with tempfile.TemporaryDirectory(prefix="wbcnets-") as folder:
-        yield unpack(Path(source), Path(folder))
+        try:
+            yield Path(folder)
+        except DataError as error:
+            name = os.fspath(source)
+            error.args = tuple(str(text).replace(folder, name) for text in error.args)
+            error.problems = tuple(text.replace(folder, name) for text in error.problems)
+            raise
 
 
 def unpack(source: Path, target: Path) -> Path:

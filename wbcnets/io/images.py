@@ -24,6 +24,7 @@ MAX_PIXELS = 50_000_000
 RgbImage = npt.NDArray[np.uint8]  # (H, W, 3)
 ImageLike = str | os.PathLike[str] | Image.Image | RgbImage
 NamedReader = tuple[str, Callable[[], RgbImage]]
+_STREAM = re.compile(r"<_io\.BytesIO object at 0x[0-9a-f]+>")
 _TURNED = frozenset({5, 6, 7, 8})
 _SIXTEEN_BIT_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
 # Values of 16 bits that fit into these use less than a quarter of the range
@@ -156,6 +157,7 @@ def _named_damage(path: str | os.PathLike[str]) -> Iterator[None]:
         raise
     except Exception as error:
         reason = str(error).replace(os.fspath(path), "the file") or type(error).__name__
+        reason = _STREAM.sub("the file", reason)
         raise DataError(
             f"{os.fspath(path)}: the image cannot be read ({type(error).__name__}: {reason}) - "
             f"expected an undamaged {', '.join(FORMATS)} file"

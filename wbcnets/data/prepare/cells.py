@@ -1,6 +1,5 @@
 """Preparation of cell images: checked, split, copied, and listed in a manifest."""
 
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -27,7 +26,7 @@ from wbcnets.data.prepare.options import (
     write_report,
 )
 from wbcnets.errors import ConfigError, DataError
-from wbcnets.io.archives import unpack
+from wbcnets.io.archives import scratch_folder, unpack
 from wbcnets.io.outputs import check_folder, claim_folder
 
 _LISTERS: dict[str, Callable[[Path, ClassificationCard, Path], CellListing]] = {
@@ -67,8 +66,8 @@ def prepare_cells(
         )
     if output is not None:
         check_folder(output, COMMAND, data=[source])
-    with tempfile.TemporaryDirectory(prefix="wbcnets-") as scratch:
-        listing = _list(source, Path(scratch), card, options)
+    with scratch_folder(source) as scratch:
+        listing = _list(source, scratch, card, options)
         name = options.name or listing.name or (card.name if card else "")
         output = output or dataset_root() / name
         check_folder(output, COMMAND, data=[source], results=RESULTS)
