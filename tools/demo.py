@@ -13,17 +13,28 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
+from wbcnets.cli.main import run_command
+from wbcnets.cli.options import add_option, at_least
+from wbcnets.errors import ConfigError, ProcessError
 from wbcnets.synthetic.smears import write_smear_dataset
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PROJECT = REPOSITORY / "projects" / "mfds_detr"
 
 
-def run(title: str, *command: object) -> None:
-    """Runs one of the project's commands as a user would type it."""
+def run_script(title: str, *command: object) -> None:
+    """Runs one of the project's commands as a user would type it.
+
+    Raises:
+        ProcessError: if it fails.
+    """
     words = [str(word) for word in command]
     print(f"\n=== {title}\n$ python {' '.join(words)}\n", flush=True)
-    subprocess.run([sys.executable, *words], cwd=REPOSITORY, check=True)
+    code = subprocess.run([sys.executable, *words], cwd=REPOSITORY, check=False).returncode
+    if code:
+        raise ProcessError(
+            f"{Path(words[0]).name} ended with exit code {code}; its output says why"
+        )
 
 
 def default_folders() -> Iterator[Path]:
@@ -38,21 +49,26 @@ def is_new(folder: Path) -> bool:
     return not (folder / "training").exists()
 
 
-def main() -> None:
-    """Runs all steps, and prints the results and their files."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the demo."""
+    default = "the folder to write (default: output/demo, or demo_2, ...)"
+    add_option(parser, "output", help=default)
     add = parser.add_argument
-    add("--output", type=Path, help="the folder to write (default: output/demo, or demo_2, ...)")
-    add("--train-images", type=int, default=160, help="training images (default: %(default)s)")
-    add("--test-images", type=int, default=40, help="test images (default: %(default)s)")
-    add("opts", nargs=argparse.REMAINDER, help="config overrides: KEY VALUE ...")
-    args = parser.parse_args()
+    add("--train-images", type=at_least(1), default=160, help="training images")
+    add("--test-images", type=at_least(1), default=40, help="test images")
+    add("opts", nargs="*", metavar="KEY VALUE", help="config keys to override")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs all steps, and prints the results and their files.
+
+    Raises:
+        WbcnetsError: if the folder holds an earlier demo, or a step fails.
+    """
     start = time.monotonic()
     output = args.output.resolve() if args.output else next(filter(is_new, default_folders()))
     if not is_new(output):
-        raise SystemExit(f"error: {output}: holds an earlier demo; name another folder")
+        raise ConfigError(f"{output}: holds an earlier demo; name another folder", setting="output")
     training = output / "training"
 
     print(f"=== Generating {args.train_images} + {args.test_images} smears", flush=True)
@@ -62,14 +78,14 @@ def main() -> None:
         annotations = write_smear_dataset(output / name, images, seed=seed, workers=2)
         datasets += ["--dataset", f"{name}={annotations}:{annotations.parent / 'images'}"]
 
-    run(
+    run_script(
         "Fine-tuning MFDS-DETR, then COCO AP on the held-out smears",
         PROJECT / "train_net.py",
         *("--config-file", PROJECT / "configs" / "mfds_detr_tiny_demo.yaml"),
         *datasets,
         *("OUTPUT_DIR", training, *args.opts),
     )
-    run(
+    run_script(
         "Predicting on the held-out smears",
         PROJECT / "predict.py",
         *("--weights", training / "model_best.pth"),
@@ -86,7 +102,8 @@ def main() -> None:
         f"  training curves    {training / 'curves.png'}\n"
         f"  AP per class       {training / 'evaluation.md'}"
     )
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(sys.modules[__name__]))
