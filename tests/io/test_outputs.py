@@ -87,6 +87,12 @@ def test_a_file_is_replaced_only_if_the_command_wrote_it(tmp_path):
         claim_file(path)
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="needs Linux")
+def test_a_file_that_cannot_be_read_is_of_others():
+    with pytest.raises(ConfigError, match="/proc/self/mem: exists, and was not written by this"):
+        claim_file("/proc/self/mem", marker="{")
+
+
 def test_inputs_folders_devices_and_links_are_no_files_to_write(tmp_path):
     path = tmp_path / "a.json"
     path.write_text("{}")

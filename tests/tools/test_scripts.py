@@ -1,4 +1,4 @@
-"""The scripts of a clone are the commands of the package: same options, same answers to mistakes."""
+"""The scripts of a clone are commands: the same options, the same answers to mistakes."""
 
 import runpy
 import sys

@@ -314,8 +314,11 @@ def _holds(path: Path, marker: str) -> bool:
     """Returns whether the beginning of a regular file holds a text."""
     if not path.is_file():
         return False
-    with path.open("rb") as stream:
-        return marker.encode() in stream.read(_HEAD_BYTES)
+    try:
+        with path.open("rb") as stream:
+            return marker.encode() in stream.read(_HEAD_BYTES)
+    except OSError:  # what cannot be read is not ours
+        return False
 
 
 def _real_path(path: StrPath) -> str:
