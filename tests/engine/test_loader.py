@@ -7,8 +7,9 @@ import time
 import pytest
 from torch.utils.data import Dataset
 
-from wbcnets.engine.loader import WatchedLoader
-from wbcnets.errors import DataError
+from wbcnets.engine.loader import WatchedLoader, check_workers
+from wbcnets.errors import ConfigError, DataError
+from wbcnets.evaluation.evaluate import evaluate_classifier
 
 
 class Images(Dataset):
@@ -76,3 +77,9 @@ def test_errors_of_items_come_through_and_leave_no_worker():
     gc.collect()
     assert multiprocessing.active_children() == []
     assert time.monotonic() - start < 5  # PyTorch waits 5 seconds for each worker
+
+
+def test_more_workers_than_a_machine_bears_are_refused():
+    assert check_workers(64, "data.workers") == 64
+    with pytest.raises(ConfigError, match=r"workers=100000 should be at most 64 .* \d+ CPUs"):
+        evaluate_classifier("resnext_cc_26.pbc", "no_such_data", workers=100_000)

@@ -8,7 +8,7 @@ from pathlib import Path
 from wbcnets.data.cells.dataset import CellDataset
 from wbcnets.data.cells.loading import load_cells
 from wbcnets.data.cells.manifest import CellManifest
-from wbcnets.engine.loader import WatchedLoader
+from wbcnets.engine.loader import WatchedLoader, check_workers
 from wbcnets.errors import ConfigError
 from wbcnets.evaluation.class_map import ClassMap, match_classes, read_class_map
 from wbcnets.evaluation.classifier import Classifier, load_classifier
@@ -59,6 +59,7 @@ def evaluate_classifier(
     """
     check_at_least(1, batch_size=batch_size)
     check_at_least(0, workers=workers, resamples=resamples)
+    check_workers(workers, "workers", setting="workers")
     # Small files first: a mistake in one must show before the model runs
     folder = None if output is None else Path(output)
     if folder is None and compare_with is not None:
