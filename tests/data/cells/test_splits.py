@@ -140,6 +140,25 @@ def test_caps_and_repeats():
         repeat_classes(manifest, {"class1": 0})
 
 
+def test_a_cap_keeps_the_same_images_of_its_class_in_any_order():
+    manifest = make((30, 4))
+    kept = {manifest.images[i] for i in cap_classes(manifest, {"class0": 10}, seed=3)}
+    assert [sum(image.label == label for image in kept) for label in (0, 1)] == [10, 4]
+    order = np.random.default_rng(0).permutation(34)
+    shuffled = replace(manifest, images=tuple(manifest.images[i] for i in order))
+    indices = cap_classes(shuffled, {"class0": 10}, seed=3)
+    assert indices == sorted(indices)
+    assert {shuffled.images[i] for i in indices} == kept
+
+
+def test_the_seed_is_0_unless_it_is_given():
+    manifest, prints = make((30, 12)), unlike(42)
+    expected = split_cells(manifest, "8:2", 0, prints)
+    assert split_cells(manifest, "8:2", fingerprints=prints) == expected
+    caps = {"class0": 10}
+    assert cap_classes(manifest, caps) == cap_classes(manifest, caps, seed=0)
+
+
 def test_images_are_read_where_no_fingerprints_are_given(tmp_path):
     make_class_folders(tmp_path, {"a": 5})
     images = tuple(CellImage(f"a/{number}.png", 0) for number in range(5))

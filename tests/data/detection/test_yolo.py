@@ -95,3 +95,14 @@ def test_round_trip_within_half_a_pixel(convert, boxes):
     assert report.counts.n_used == len(lines)
     for found, place in zip(coco["annotations"], places):
         assert found["bbox"] == pytest.approx(boxes[place], abs=0.5)
+
+
+def test_labels_of_an_image_that_is_left_out_are_counted(convert, tmp_path):
+    convert("0 0.5 0.5 0.1 0.1", "1 0.5 0.5 0.1 0.1")
+    (tmp_path / "images" / "b.png").write_bytes(b"broken")
+    images = [tmp_path / "images" / f"{letter}.png" for letter in "ab"]
+    options = {"image_root": tmp_path, "policy": "skip"}
+    report = load_yolo(images, tmp_path / "labels", ("RBC", "WBC"), **options).report
+    assert report.dropped == ["b.txt:1: its image is left out"]
+    assert report.read == {"RBC": 1, "?": 1}
+    assert (report.counts.n_read, report.counts.n_used, report.counts.n_dropped) == (2, 1, 1)
