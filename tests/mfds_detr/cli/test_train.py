@@ -251,6 +251,10 @@ def test_bad_files(command, smears, tmp_path, refusal):
         (("MODEL.WEIGHTS", "nowhere.pth"), "nowhere.pth: no such file"),
         (("SOLVER.AMP.PRECISION", "float8"), "should be one of float16, bfloat16"),
         (("SOLVER.MAX_ITER",), "SOLVER.MAX_ITER"),
+        (("DATASETS.TRAIN", "()"), "DATASETS.TRAIN is empty: name a dataset"),
+        (("DATASETS.TEST", "()", "--eval-only"), "DATASETS.TEST is empty: name a dataset"),
+        (("--num-machines", "2"), "the address of the first one; see --dist-url"),
+        (("--machine-rank", "1"), "machine 1 of 1: the ranks start from 0; see --machine-rank"),
         (("MODEL.META_ARCHITECTURE", "RetinaNet"), "use MFDSDETR"),
         (("MODEL.BACKBONE.NAME", "build_nothing"), "the model cannot be built"),
         (("MODEL.TIMM.OPTIONS.channels", "[60000, 60000, 60000, 60000]"), "the free memory is"),
@@ -316,7 +320,7 @@ def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
 
 def test_no_dataset_at_all(command, smears, refusal):
     shown = refusal(command(*smears, "DATASETS.TRAIN", "()", "DATASETS.TEST", "()"))
-    assert "DATASETS.TRAIN and DATASETS.TEST are both empty" in shown
+    assert "DATASETS.TRAIN is empty: name a dataset" in shown
 
 
 def test_an_unknown_key_in_a_real_run(command, smears, start):

@@ -32,7 +32,7 @@ from mfds_detr.engine.run import RunOptions
 from wbcnets.cli.main import INTERRUPTED, describe, exit_code
 from wbcnets.cli.options import add_option, at_least
 from wbcnets.engine.distributed import DEFAULT_TIMEOUT, explain_lost_process
-from wbcnets.errors import ProcessError, WbcnetsError
+from wbcnets.errors import ConfigError, ProcessError, WbcnetsError
 
 logger = logging.getLogger("mfds_detr")
 BESIDE = " (default: the one in the weights, or NAME.yaml or config.yaml beside them)"
@@ -92,6 +92,13 @@ def run(args: argparse.Namespace) -> int:
     cfg = read_run_config(args)
     datasets = tuple(parse_dataset(text) for text in args.dataset)
     options = RunOptions(datasets, args.eval_only, args.resume, tuple(args.allow_config_change))
+    if args.num_machines > 1 and args.dist_url == "auto":
+        raise ConfigError("several machines need the address of the first one", setting="dist_url")
+    if args.machine_rank >= args.num_machines:
+        raise ConfigError(
+            f"machine {args.machine_rank} of {args.num_machines}: the ranks start from 0",
+            setting="machine_rank",
+        )
     with engine.claim_output(cfg, options) if args.machine_rank == 0 else nullcontext():
         return _launch(args, cfg, options)
 

@@ -168,7 +168,7 @@ def prepare(cfg: CfgNode, options: RunOptions) -> tuple[str, ...]:
         The classes in the order of the labels.
 
     Raises:
-        ConfigError: if there is no dataset, or the config contradicts the datasets.
+        ConfigError: if no dataset is named, or the config contradicts the datasets.
         DataError: if a dataset is unusable, or a test image is in a training set.
     """
     cfg.MODEL.DEVICE = _device_name(cfg.MODEL.DEVICE)
@@ -177,9 +177,10 @@ def prepare(cfg: CfgNode, options: RunOptions) -> tuple[str, ...]:
         known = read_weights(cfg.MODEL.WEIGHTS).class_names
     train = () if options.eval_only else cfg.DATASETS.TRAIN
     cache = Path(cfg.OUTPUT_DIR) / "datasets" / f"rank{comm.get_rank()}"
+    needed = "TEST" if options.eval_only else "TRAIN"
+    if not cfg.DATASETS[needed]:
+        raise ConfigError(f"DATASETS.{needed} is empty: name a dataset")
     datasets = register_datasets(train, cfg.DATASETS.TEST, options.datasets, cache, known)
-    if not datasets:
-        raise ConfigError("DATASETS.TRAIN and DATASETS.TEST are both empty")
     if comm.is_main_process():
         if not cfg.DATASETS.ALLOW_LEAKS:
             _refuse_leaks(datasets, train, cfg.DATASETS.TEST)
