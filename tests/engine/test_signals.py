@@ -77,6 +77,21 @@ def test_other_threads_leave_the_handlers_alone():
     assert found == [before]
 
 
+def break_a_file():
+    with SignalHandler():
+        try:
+            send(signal.SIGTERM)
+            send(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise RuntimeError("unexpected pos 896 vs 790") from None  # as PyTorch's writer
+
+
+def test_what_a_request_breaks_is_the_request():
+    with pytest.raises(Terminated) as error:
+        break_a_file()
+    assert isinstance(error.value.__cause__, RuntimeError)
+
+
 class Dropping:
     """An object whose end drops exceptions, as Python does in hooks and finalizers."""
 

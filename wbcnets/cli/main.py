@@ -158,14 +158,14 @@ def _run(parser: CommandParser, arguments: Sequence[str] | None) -> int:
     with standard_streams(), SignalHandler(at_once=True) as signals:
         try:
             return _parse_and_run(parser, words, args)
-        except (WbcnetsError, FloatingPointError, OSError) as error:
-            print(f"error: {describe(error, getattr(args, 'parser', None))}", file=sys.stderr)
-            return exit_code(error)
         except KeyboardInterrupt as interruption:
             return _end_interrupted(interruption)
         except Exception as error:
             if signals.requested:  # what an interruption broke on its way
                 return _end_interrupted(signals.interruption())
+            if isinstance(error, (WbcnetsError, FloatingPointError, OSError)):
+                print(f"error: {describe(error, getattr(args, 'parser', None))}", file=sys.stderr)
+                return exit_code(error)
             shortage = describe_shortage(error)
             if shortage is None:
                 raise

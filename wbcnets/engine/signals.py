@@ -37,7 +37,7 @@ class SignalHandler:
     """
 
     def __init__(self, at_once: bool = False) -> None:
-        self.requested = False
+        self.requested = self._raised = False
         self._at_once = at_once
         self._number: int = signal.SIGINT
         self._first = 0.0
@@ -52,11 +52,13 @@ class SignalHandler:
             self._previous_hook, sys.unraisablehook = sys.unraisablehook, self._raise_again
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, *trace: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         if self._previous_hook is not None:
             sys.unraisablehook = self._previous_hook
+        if self._raised and isinstance(error, Exception):
+            raise self.interruption() from error  # what it broke, such as a file being written
 
     def interruption(self) -> KeyboardInterrupt:
         """Returns the exception for the request: ``Terminated``, or Ctrl-C's."""
@@ -67,8 +69,10 @@ class SignalHandler:
         if not self.requested:
             self.requested, self._number, self._first = True, number, now
             if self._at_once:
+                self._raised = True
                 raise self.interruption()
         elif now - self._first >= (_CLEANUP if self._at_once else _SAME_REQUEST):
+            self._raised = True
             raise self.interruption()
 
     def _raise_again(self, unraisable: Any) -> None:
