@@ -18,7 +18,7 @@ from wbcnets.io.atomic_files import copy_atomically, keep_copy, write_with_diges
 from wbcnets.io.checkpoints import read_checkpoint, write_checkpoint
 
 ROOT = Path(__file__).parents[2]
-CALLS = ("fsync", "replace", "link", "open", "fdopen", "chmod")
+CALLS = ("fsync", "replace", "link", "open", "fdopen")
 
 
 def checkpoint(value):
@@ -30,7 +30,7 @@ def stored(path):
 
 
 def save(folder, value):
-    """What a training does: the old checkpoint becomes the previous one, the new one is written."""
+    """Saves as a training does: the old checkpoint becomes the previous one."""
     keep_copy(folder / "last.pth", folder / "previous.pth")
     write_checkpoint(folder / "last.pth", checkpoint(value))
 

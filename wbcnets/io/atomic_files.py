@@ -7,8 +7,8 @@ import errno
 import hashlib
 import os
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -19,6 +19,8 @@ from wbcnets.errors import CheckpointError
 MAX_NAME_BYTES = 255
 # Longer names of temporary files: two dots and a number or random letters
 _TEMPORARY_BYTES = 24
+_RANDOM_BYTES = 6
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 _KEPT_CHARACTERS = 40
 _MAX_SUFFIX_BYTES = 16
 _FULL = (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -40,24 +42,22 @@ def write_atomically(path: Path, write: Callable[[Any], object], durable: bool =
     Raises:
         CheckpointError: if the file cannot be written; the old one is untouched.
     """
-    temporary = None
+    # Named before it exists: whatever stops the process can then find and remove it
+    head = shorten_name(path.name, _TEMPORARY_BYTES)
+    temporary = path.with_name(f".{head}.{secrets.token_hex(_RANDOM_BYTES)}")
     with _named_errors(path):
         try:
-            prefix = f".{shorten_name(path.name, _TEMPORARY_BYTES)}."
-            descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=prefix)
-            temporary = Path(name)
+            descriptor = os.open(temporary, _NEW_FILE, 0o666)
             with os.fdopen(descriptor, "wb") as file:
                 write(file)
                 file.flush()
                 if durable:
                     os.fsync(file.fileno())
-            os.chmod(name, 0o666 & ~_umask())  # mkstemp makes files that nobody else may read
             os.replace(temporary, path)
             if durable:
                 _sync_folder(path.parent)
         finally:
-            if temporary is not None:
-                temporary.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def copy_atomically(source: Path, target: Path) -> None:
@@ -204,13 +204,6 @@ def _sync_folder(path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def _umask() -> int:
-    """Returns the file mode mask of the process, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _count_bytes(name: str) -> int:
