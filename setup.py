@@ -10,13 +10,14 @@ PROJECT = "projects/mfds_detr"
 FOLDERS = ("configs", "weights")
 
 setup(
-    py_modules=["wbcnets_command"],
     packages=[
+        "wbcnets_command",
         *find_packages(include=["wbcnets*"]),
         *find_packages(PROJECT, include=["mfds_detr*"]),
         *(f"mfds_detr.{folder}" for folder in FOLDERS),
     ],
     package_dir={
+        "wbcnets_command": "tools/wbcnets_command",
         "mfds_detr": f"{PROJECT}/mfds_detr",
         **{f"mfds_detr.{folder}": f"{PROJECT}/{folder}" for folder in FOLDERS},
     },

@@ -86,10 +86,18 @@ def test_every_command_may_write_its_own_files_again(place):
         assert main([*PREDICT, "--output", "cells.csv"]) == 0
         assert main([*EVALUATE, "--output", "evaluation", "--bootstrap", "0"]) == 0
         assert main([*SHOW, "--output", "sheet.png"]) == 0
-        assert main([*PREPARE, "--output", "prepared", "--allow-rare"]) == 0
         assert main(["smears", "--images", "1", "--size", "80x60", "--output", "drawn"]) == 0
     assert json.loads((place / "found.json").read_text())["written_by"] == "wbcnets check"
     assert "cells.csv" not in {path.name for path in (place / "cells").rglob("*")}
+
+
+def test_a_preparation_is_not_replaced(place, capsys):
+    words = [*PREPARE, "--output", "prepared", "--allow-rare"]
+    assert main(words) == 0
+    before = snapshot(place)
+    assert main(words) == 2
+    assert "prepared: holds an earlier result" in capsys.readouterr().err
+    assert snapshot(place) == before
 
 
 @pytest.mark.parametrize("output", ["model.safetensors", "model"])
