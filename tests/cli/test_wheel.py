@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import REPOSITORY
 
 pytestmark = pytest.mark.long
-SOURCES = ("wbcnets", "projects", "pyproject.toml", "setup.py", "README.md", "LICENSE")
+SOURCES = ("wbcnets", "projects", "tools", "pyproject.toml", "setup.py", "README.md", "LICENSE")
 ALL_HELP = """
 from wbcnets.cli.main import COMMANDS, PAIRS, main
 for name in COMMANDS:

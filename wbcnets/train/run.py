@@ -30,7 +30,7 @@ def train_classifier(config: TrainConfig) -> Progress:
         FloatingPointError: if too many steps in a row were not finite.
         KeyboardInterrupt: if the run was asked to stop; it can be resumed.
     """
-    return _train(config, check_new(config))
+    return _train(config)
 
 
 def resume_training(output: str | Path, overrides: Sequence[str] = ()) -> Progress:
@@ -49,15 +49,17 @@ def resume_training(output: str | Path, overrides: Sequence[str] = ()) -> Progre
         FloatingPointError: if too many steps in a row were not finite.
         KeyboardInterrupt: if the run was asked to stop; it can be resumed.
     """
-    return _train(read_run(Path(output), overrides), Path(output), resume=True)
+    return _train(read_run(Path(output), overrides), Path(output))
 
 
-def _train(config: TrainConfig, path: Path, resume: bool = False) -> Progress:
+def _train(config: TrainConfig, resumed: Path | None = None) -> Progress:
     timeout = config.training.process_timeout
     with ExitStack() as stack, init_distributed(config.device, timeout) as context:
+        # Here, because a process that is refused before it meets the others leaves them waiting
+        path = resumed or check_new(config)
         context.wait()  # all processes have looked at the folder before the main one writes into it
         if context.is_main:
-            lock = FolderLock(path, COMMAND) if resume else claim_folder(path, COMMAND)
+            lock = FolderLock(path, COMMAND) if resumed else claim_folder(path, COMMAND)
             stack.enter_context(lock)
         start_logging(path if context.is_main else None)
         splits = find_splits(config.data)
@@ -67,7 +69,7 @@ def _train(config: TrainConfig, path: Path, resume: bool = False) -> Progress:
         data = create_data(config, splits, data_config, context)
         steps = data.sampler.steps_per_epoch
         state = create_state(config, model, splits.train.counts(), steps, context)
-        if resume:
+        if resumed:
             restore_last(path, state, splits.fingerprint())
         folder = RunFolder(path, config, splits, data_config) if context.is_main else None
         return Trainer(config, context, state, data, folder).train()

@@ -4,6 +4,7 @@ import csv
 import random
 import socket
 import time
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -93,14 +94,21 @@ def test_a_run_is_not_resumed_while_it_goes_on(tmp_path):
     assert read_checkpoint(run / "last.pth")["epoch"] == 20
 
 
+def free_ports(count):
+    """Returns ports that differ, since all are taken at once."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for free in sockets:
+            free.bind(("127.0.0.1", 0))
+        return [free.getsockname()[1] for free in sockets]
+
+
 def test_the_processes_of_one_run_share_its_folder(tmp_path):
     cells = make_cells(tmp_path / "cells")
     configs = [toy_config(cells, tmp_path / "run", f"training.seed={seed}") for seed in (1, 2)]
     workers = []
-    for number, config in enumerate(configs):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    for number, (config, port) in enumerate(zip(configs, free_ports(2))):
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         for rank in (0, 1):
             place = {**shared, "WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
             log = tmp_path / f"{number}_{rank}.txt"
