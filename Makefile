@@ -43,7 +43,7 @@ test-all: test  ## run the long tests, too, and the others with the lowest depen
 
 lowest: $(LOWEST_READY)  ## run the tests with the lowest versions of the dependencies (7 GB)
 	@WBCNETS_LOWEST=1 OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n $(WORKERS) -m 'not long' \
-		$(ARGS)
+		--ignore tests/stress/signals --ignore tests/stress/commands $(ARGS)
 
 check: $(READY)  ## check formatting, lint, types and security
 	@$(BIN)/ruff format --check --quiet . \

@@ -106,6 +106,14 @@ def test_a_request_that_python_drops_comes_again():
             time.sleep(20)
 
 
+def test_a_request_that_comes_too_late_does_not_come_again():
+    before = signal.getsignal(signal.SIGALRM)
+    with SignalHandler(at_once=True):
+        Dropping()
+    time.sleep(0.1)
+    assert signal.getsignal(signal.SIGALRM) == before
+
+
 def test_other_exceptions_that_python_drops_are_shown(monkeypatch):
     shown = []
     monkeypatch.setattr(sys, "unraisablehook", shown.append)

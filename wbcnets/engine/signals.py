@@ -43,6 +43,7 @@ class SignalHandler:
         self._first = 0.0
         self._previous: dict[int, Any] = {}
         self._previous_hook: Callable[[Any], object] | None = None
+        self._before_alarm: Any = None
 
     def __enter__(self) -> "SignalHandler":
         if threading.current_thread() is threading.main_thread():
@@ -57,6 +58,9 @@ class SignalHandler:
             signal.signal(number, handler)
         if self._previous_hook is not None:
             sys.unraisablehook = self._previous_hook
+        if self._before_alarm is not None:  # the work was done before the request came again
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            self._end_alarm()
         if self._raised and isinstance(error, Exception):
             raise self.interruption() from error  # what it broke, such as a file being written
 
@@ -84,8 +88,14 @@ class SignalHandler:
             return  # after a request: what it broke, such as an object that was being made
 
         def interrupt(number: int, frame: FrameType | None) -> None:
-            signal.signal(signal.SIGALRM, before)
+            self._end_alarm()
             raise self.interruption()
 
         before = signal.signal(signal.SIGALRM, interrupt)
+        if self._before_alarm is None:
+            self._before_alarm = before
         signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+
+    def _end_alarm(self) -> None:
+        before, self._before_alarm = self._before_alarm, None
+        signal.signal(signal.SIGALRM, before or signal.SIG_DFL)
