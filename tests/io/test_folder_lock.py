@@ -51,7 +51,9 @@ def test_the_lock_of_a_killed_process_is_no_obstacle(fork, tmp_path):
     process.kill()
     process.wait()
     try:
-        claim_folder(tmp_path, "train cells")
+        with claim_folder(tmp_path, "train cells"):
+            owner = (tmp_path / ".lock.owner").read_text()
+        assert f"process {os.getpid()} on" in owner
         if child > 0:
             os.kill(child, 0)  # its loader's workers may live on for some seconds
     finally:

@@ -110,6 +110,19 @@ def check_folder(
             files of others or an earlier result, or is being written by another process.
     """
     folder = Path(folder)
+    _check_purpose(folder, command, inputs, data, results, setting)
+    _try_writing(folder, folder, setting)
+
+
+def _check_purpose(
+    folder: Path,
+    command: str,
+    inputs: Iterable[StrPath],
+    data: Iterable[StrPath],
+    results: Iterable[str],
+    setting: str,
+) -> None:
+    """Checks as ``check_folder`` does, but does not try to write."""
     check_path(folder, setting)
     target, data = _real_path(folder), list(data)
     for path in filter(os.path.exists, [*inputs, *data]):
@@ -125,13 +138,11 @@ def check_folder(
                 setting=setting,
             )
     if not folder.exists():
-        _try_writing(folder, folder, setting)
         return
     if not folder.is_dir():
         raise ConfigError(f"{folder}: is a file; name a folder", setting=setting)
     check_unlocked(folder, command, setting)
     _check_contents(folder, command, results, setting)
-    _try_writing(folder, folder, setting)
 
 
 def _check_contents(folder: Path, command: str, results: Iterable[str], setting: str) -> None:
@@ -178,10 +189,12 @@ def claim_folder(
         CheckpointError: if the folder cannot be written.
     """
     folder = Path(folder)
-    check_folder(folder, command, inputs, data, results, setting)
+    _check_purpose(folder, command, inputs, data, results, setting)
     is_new = not folder.exists()
     with _refused(folder, setting):
         folder.mkdir(parents=True, exist_ok=True)
+    # Only now: a trial removes the folder that it makes, perhaps under another process
+    _try_writing(folder, folder, setting)
     placeholders = frozenset({README_NAME} if is_new else ())
     lock = FolderLock(folder, command, setting, placeholders)
     _check_contents(folder, command, results, setting)  # another process may have come first

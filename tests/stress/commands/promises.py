@@ -1,4 +1,4 @@
-"""What a command promises for any command line, as checks of an outcome."""
+"""Promises of a command for any command line, as checks of an outcome."""
 
 import argparse
 import csv
@@ -25,7 +25,7 @@ _DEFAULTS = ("output", "predictions.csv", "unreadable.csv", "datasets")
 
 @dataclass
 class Outcome:
-    """What one command line did.
+    """The end of one command line, and the changes that it made.
 
     Args:
         words: The words after ``wbcnets``.
