@@ -4,7 +4,7 @@ import torch
 from tests.reference import ms_deform_attn_reference
 from wbcnets.errors import ConfigError
 from wbcnets.ops import ms_deform_attn as ms_deform_attn_module
-from wbcnets.ops.ms_deform_attn import BACKENDS, ms_deform_attn, select_backend
+from wbcnets.ops.ms_deform_attn import BACKENDS, bag, ms_deform_attn, native, select_backend
 from wbcnets.ops.ms_deform_attn.native import is_available
 
 SHAPES = [(3, 5), (2, 2), (1, 3)]
@@ -123,6 +123,37 @@ def test_nan_reaches_the_output(backend, broken):
 
 
 @pytest.mark.parametrize("backend", USABLE)
+def test_the_layout_in_memory_does_not_matter(backend):
+    tensors = inputs()
+    expected = outputs_and_gradients(BACKENDS[backend], *tensors)
+    # Dense, but with the last two axes swapped in memory
+    turned = [x.detach().mT.contiguous().mT.requires_grad_() for x in tensors]
+    found = outputs_and_gradients(BACKENDS[backend], *turned)
+    for ours, reference in zip(found, expected):
+        torch.testing.assert_close(ours, reference)
+
+
+def test_rows_of_a_table_beyond_32_bits_do_not_overflow():
+    locations, weights = torch.full((2, 1, 2, 1, 1, 2), 0.5), torch.ones(2, 1, 2, 1, 1)
+    rows, _ = bag._corner_rows(2**30, [(1, 1)], locations, weights)
+    # The first token of the second image, for both heads
+    assert rows[1, 0, :, 0, 0].tolist() == [[2**31] * 4, [2**31 + 1] * 4]
+    for tokens, index_type in ((2**29, torch.int64), (2**29 - 1, torch.int32)):
+        assert bag._corner_rows(tokens, [(1, 1)], locations, weights)[0].dtype == index_type
+
+
+def test_without_compiled_loops_the_operator_says_what_to_choose(monkeypatch):
+    monkeypatch.setattr(native, "load_library", lambda name: None)
+    tensors = [x.detach() for x in inputs()]
+    with pytest.raises(RuntimeError) as caught:
+        ms_deform_attn(tensors[0], SHAPES, *tensors[1:], backend="fused")
+    assert str(caught.value) == (
+        "backend 'fused' needs its compiled loops, which are switched off or could not be "
+        "compiled (the log says why); choose backend='bag'"
+    )
+
+
+@pytest.mark.parametrize("backend", USABLE)
 def test_gradcheck(backend):
     tensors = inputs(queries=2)
     assert torch.autograd.gradcheck(
@@ -138,6 +169,14 @@ def test_half_precision_values_sample_in_float32(dtype, backend):
     expected = BACKENDS[backend](value.to(dtype).float(), SHAPES, locations, weights)
     assert output.dtype == dtype
     assert torch.equal(output, expected.to(dtype))
+
+
+@pytest.mark.parametrize("backend", USABLE)
+def test_half_precision_points_and_weights_are_widened_too(backend):
+    half = [x.detach().bfloat16() for x in inputs(torch.float32)]
+    output = ms_deform_attn(half[0], SHAPES, *half[1:], backend)
+    wide = [x.float() for x in half]
+    assert torch.equal(output, BACKENDS[backend](wide[0], SHAPES, *wide[1:]).bfloat16())
 
 
 @pytest.mark.parametrize("backend", USABLE)
@@ -171,6 +210,14 @@ def test_backend_by_device_environment_and_argument(monkeypatch):
     assert select_backend(CPU, "bag") == "bag"
 
 
+@pytest.mark.parametrize("backend", [None, *USABLE])
+def test_traces_hold_operators_that_every_runtime_knows(backend):
+    tensors = [x.detach() for x in inputs()]
+    traced = torch.jit.trace(lambda *x: ms_deform_attn(x[0], SHAPES, x[1], x[2], backend), tensors)
+    assert str(traced.graph).count("aten::grid_sampler") == len(SHAPES)
+    assert "wbcnets::" not in str(traced.graph)
+
+
 def test_the_environment_decides_what_runs(monkeypatch):
     tensors = [x.detach() for x in inputs()]
     called = []
@@ -196,5 +243,5 @@ def test_shapes_that_do_not_fit_are_refused():
         ms_deform_attn(value[:, 1:], SHAPES, locations, weights)
     with pytest.raises(ValueError, match="sampling_locations has shape"):
         ms_deform_attn(value, SHAPES, locations[..., :1], weights)
-    with pytest.raises(ValueError, match="attention_weights has 2 levels, spatial_shapes 3"):
-        ms_deform_attn(value, SHAPES, locations[:, :, :, :2], weights[:, :, :, :2])
+    with pytest.raises(ValueError, match="attention_weights has 1 levels, spatial_shapes 3"):
+        ms_deform_attn(value, SHAPES, locations[:, :, :, :1], weights[:, :, :, :1])

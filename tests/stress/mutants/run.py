@@ -3,11 +3,13 @@
 
 Examples:
   make mutants
-  make mutants ARGS='wbcnets.evaluation.*'                only these modules
+  make mutants ARGS='metrics matcher'                only these groups
+  make mutants ARGS='metrics --report'               the results of their last run again
 
-mutmut makes the changes and runs the tests that reach them; [tool.mutmut] in pyproject.toml names
-both. This script copies the repository, because mutmut takes a module's name from its path, starts
-mutmut, and prints a table and the changes that no test noticed. It fails if a module has too many.
+mutmut makes the changes and runs the tests that reach them. For each group of modules this script
+copies the repository, because mutmut takes a module's name from its path, starts mutmut with the
+tests of the group, and prints a table and the changes that no test noticed. It fails if a module
+has too many.
 """
 
 import argparse
@@ -17,12 +19,16 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[3]
-COPY = ROOT / "output" / "mutants"
+sys.path.insert(0, str(ROOT))
+
+from tests.stress.mutants.groups import GROUPS, Group
+
+COPIES = ROOT / "output" / "mutants"
 COPIED = ("wbcnets", "tests", "projects", "tools", "pyproject.toml", "README.md")
 LOWEST_SHARE = 0.85
 # Exit codes of mutmut: no test failed, and no test reaches the function
@@ -49,8 +55,8 @@ class Mutant(NamedTuple):
         return self.exit_code in SURVIVED
 
 
-def copy_sources(folder: Path) -> None:
-    """Copies the repository, with mfds_detr beside wbcnets as it is imported."""
+def copy_sources(folder: Path, group: Group) -> None:
+    """Copies the repository, with mfds_detr beside wbcnets as it is imported, to change a group."""
     shutil.rmtree(folder, ignore_errors=True)
     skipped = shutil.ignore_patterns("__pycache__", "*.pyc")
     for name in COPIED:
@@ -59,6 +65,13 @@ def copy_sources(folder: Path) -> None:
         else:
             shutil.copy2(ROOT / name, folder / name)
     shutil.copytree(ROOT / "projects/mfds_detr/mfds_detr", folder / "mfds_detr", ignore=skipped)
+    settings = folder / "pyproject.toml"
+    table = "[tool.mutmut]\n"
+    selected = (
+        f"only_mutate = {json.dumps(group.sources)}\n"
+        f"pytest_add_cli_args_test_selection = {json.dumps(group.tests)}\n"
+    )
+    settings.write_text(settings.read_text().replace(table, table + selected))
 
 
 def read_mutants(folder: Path) -> Iterator[tuple[str, list[Mutant]]]:
@@ -124,10 +137,11 @@ def too_low(files: list[tuple[str, list[Mutant]]]) -> list[str]:
     ]
 
 
-def report(folder: Path) -> int:
-    """Prints the table and the survivors of a run; returns the exit code."""
+def report(folders: Iterable[Path]) -> int:
+    """Prints the survivors and the table of runs; returns the exit code."""
     files = [
         (path, tested)
+        for folder in folders
         for path, mutants in read_mutants(folder)
         if (tested := [mutant for mutant in mutants if mutant.exit_code is not None])
     ]
@@ -147,17 +161,24 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("names", nargs="*", help="mutants to test, * stands for any text; default: all")
+    add("groups", nargs="*", help=f"default: {' '.join(GROUPS)}")
     add("--processes", type=int, default=1, help="mutants to test at once, default %(default)s")
     add("--report", action="store_true", help="print the results of the last run again")
     args = parser.parse_args()
-    if not args.report:
-        copy_sources(COPY)
-        mutmut = [sys.executable, "-m", "mutmut", "run", "--max-children", str(args.processes)]
-        done = subprocess.run([*mutmut, *args.names], cwd=COPY)
+    names = args.groups or list(GROUPS)
+    unknown = sorted(set(names) - set(GROUPS))
+    if unknown:
+        parser.error(f"no groups of modules: {', '.join(unknown)}; use {', '.join(GROUPS)}")
+    folders = [COPIES / name for name in names]
+    mutmut = [sys.executable, "-m", "mutmut", "run", "--max-children", str(args.processes)]
+    for name, folder in zip(names, folders):
+        if args.report:
+            continue
+        copy_sources(folder, GROUPS[name])
+        done = subprocess.run(mutmut, cwd=folder)
         if done.returncode:
             return done.returncode
-    return report(COPY)
+    return report(folders)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def test_changed_texts_are_told_from_changed_code():
 
 def test_a_run_with_survivors_fails_and_shows_them(tmp_path, capsys):
     write_run(tmp_path, [1, 0])
-    assert run.report(tmp_path) == 1
+    assert run.report([tmp_path]) == 1
     shown = capsys.readouterr().out
     assert "+    return w / h" in shown
     assert "| `shapes/area.py` | 2 | 1 | 50.0% | 1 | 0 |" in shown
@@ -47,15 +47,15 @@ def test_a_run_with_survivors_fails_and_shows_them(tmp_path, capsys):
 
 def test_functions_without_tests_count_as_survivors_and_unrun_mutants_not(tmp_path, capsys):
     write_run(tmp_path, [33, None])
-    assert run.report(tmp_path) == 1
+    assert run.report([tmp_path]) == 1
     assert "| `shapes/area.py` | 1 | 0 | 0.0% | 1 | 1 |" in capsys.readouterr().out
 
 
 def test_a_run_without_survivors_passes(tmp_path, capsys):
     write_run(tmp_path, [1, 1])
-    assert run.report(tmp_path) == 0
+    assert run.report([tmp_path]) == 0
     assert "| 2 | 2 | 100.0% | 0 | 0 |" in capsys.readouterr().out
 
 
 def test_a_run_of_nothing_fails(tmp_path):
-    assert run.report(tmp_path) == 1
+    assert run.report([tmp_path]) == 1
