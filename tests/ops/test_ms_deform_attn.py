@@ -210,6 +210,7 @@ def test_backend_by_device_environment_and_argument(monkeypatch):
     assert select_backend(CPU, "bag") == "bag"
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("backend", [None, *USABLE])
 def test_traces_hold_operators_that_every_runtime_knows(backend):
     tensors = [x.detach() for x in inputs()]

@@ -220,6 +220,6 @@ def test_long_names_are_shown_in_part(tmp_path):
     root = write_yolo(tmp_path)
     (root / "classes.txt").unlink()
     write(root / "data.yaml", f"names: [1.5{', cell' * 1000}]")
-    with pytest.raises(DataError, match="names are .* - expected names") as caught:
+    with pytest.raises(DataError, match=r"names are .* - expected names") as caught:
         find_sets(root)
     assert len(str(caught.value)) < 400 + len(str(root))
