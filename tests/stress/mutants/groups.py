@@ -57,11 +57,8 @@ GROUPS = {
         ),
         (
             "tests/data/detection/test_box_checks.py",
+            "tests/data/detection/test_builder.py",
             "tests/data/detection/test_coco.py",
-            "tests/data/detection/test_labelme.py",
-            "tests/data/detection/test_voc.py",
-            "tests/data/detection/test_yolo.py",
-            "tests/stress/faults/test_faults.py",
         ),
     ),
     "check": Group(
