@@ -14,7 +14,12 @@ Side = Annotated[int, Field(ge=8, le=4096)]
 Mean = Annotated[float, Field(ge=0, le=1)]
 Std = Annotated[float, Field(ge=1e-3, le=1)]
 
+# The smallest learning rate, factor or limit that changes anything, beside 0
+MIN_POSITIVE = 1e-9
+MAX_LIMIT = 1_000_000
 MAX_NUMBER = 1 << 16
+# Smaller numbers are 0, or lose digits, in float32
+_MIN_NUMBER = 1e-37
 _MAX_LENGTH = 1000
 _MAX_DEPTH = 4
 _SHORT = reprlib.Repr()
@@ -32,7 +37,8 @@ def check_plain(value: Any, origin: str, max_number: int = MAX_NUMBER, depth: in
         depth: Containers around the value.
 
     Raises:
-        ConfigError: if it holds other types, infinite or huge numbers, or is too long or deep.
+        ConfigError: if it holds other types, infinite, huge or vanishing numbers, or is too
+            long or deep.
     """
     if isinstance(value, (list, tuple, dict)):
         if depth > _MAX_DEPTH or len(value) > _MAX_LENGTH:
@@ -47,6 +53,8 @@ def check_plain(value: Any, origin: str, max_number: int = MAX_NUMBER, depth: in
         # Not abs(): it would first turn a huge whole number into a float
         if not -max_number <= value <= max_number or not math.isfinite(value):
             raise ConfigError(f"{origin}={value} is out of range; use at most {max_number:,}")
+        if 0 < abs(value) < _MIN_NUMBER:
+            raise ConfigError(f"{origin}={value} is too small to count; use 0")
     elif value is not None:
         raise ConfigError(
             f"{origin} is a {type(value).__name__}; use numbers, texts, true, false, lists or maps"

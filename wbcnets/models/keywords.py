@@ -6,6 +6,7 @@ model's class, with plain values.
 """
 
 import inspect
+import re
 import sys
 from collections.abc import Mapping
 from functools import cache, partial
@@ -22,6 +23,8 @@ from wbcnets.models.limits import ModelLimit, build_limited
 
 # The number of classes and the device have their own places in every file
 _ELSEWHERE = {"self", "num_classes", "device", "dtype"}
+# timm hands some of them on unchecked: a negative rate divides by the probability to keep
+_DROP_RATE = re.compile(r"(\w+_)?drop(out)?(_\w+)?_rate|\w*drop_path|dropout")
 _FACTORIES = (timm.create_model, build_model_with_cfg, build_model)
 
 
@@ -55,7 +58,8 @@ def check_keywords(name: str, keywords: Mapping[str, Any], origin: str) -> dict[
         origin: Names them in messages, such as "best.pth: architecture.kwargs".
 
     Raises:
-        ConfigError: if a keyword is not in ``allowed_keywords``, or its value is not plain data.
+        ConfigError: if a keyword is not in ``allowed_keywords``, its value is not plain data, or a
+            rate of dropout is no probability.
     """
     allowed = allowed_keywords(name)
     refused = [str(key) for key in keywords if key not in allowed]
@@ -66,7 +70,13 @@ def check_keywords(name: str, keywords: Mapping[str, Any], origin: str) -> dict[
         )
     for key, value in keywords.items():
         check_plain(value, f"{origin}.{key}")
+        if _DROP_RATE.fullmatch(key) and value is not None and not _is_probability(value):
+            raise ConfigError(f"{origin}.{key}={value!r} should be a probability in [0, 1)")
     return dict(keywords)
+
+
+def _is_probability(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1
 
 
 def with_img_size(name: str, keywords: Mapping[str, Any], img_size: int) -> dict[str, Any]:

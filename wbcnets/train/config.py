@@ -20,7 +20,7 @@ from pydantic_core import PydanticCustomError
 from wbcnets.data.cells.augmentation import check_val_preset
 from wbcnets.engine.loader import check_workers
 from wbcnets.errors import ConfigError
-from wbcnets.io.schema import MAX_NUMBER, Mean, Side, Std, check_plain
+from wbcnets.io.schema import MAX_LIMIT, MAX_NUMBER, MIN_POSITIVE, Mean, Side, Std, check_plain
 
 BestMetric = Literal["accuracy", "balanced_accuracy", "f1_macro", "auroc_macro", "log_loss"]
 
@@ -47,11 +47,21 @@ def _plain(max_number: int) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _check_limit(value: float) -> float:
+    if value and not MIN_POSITIVE <= value <= MAX_LIMIT:
+        raise PydanticCustomError(
+            "limit", f"should be 0, or from {MIN_POSITIVE:g} to {MAX_LIMIT:,}"
+        )
+    return value
+
+
 _reads_text = BeforeValidator(_read_number)
 Number = Annotated[float, _reads_text]
 Beta = Annotated[float, Field(ge=0, lt=1), _reads_text]
 Rate = Annotated[float, Field(ge=0, le=1000), _reads_text]
-Factor = Annotated[float, Field(gt=0, le=1000), _reads_text]
+Factor = Annotated[float, Field(ge=MIN_POSITIVE, le=1000), _reads_text]
+# A limit, or 0 for none
+Limit = Annotated[float, AfterValidator(_check_limit), _reads_text]
 Channels = Field(min_length=3, max_length=3)
 # Class names may look like numbers in YAML
 Name = Annotated[str, BeforeValidator(str)]
@@ -198,7 +208,7 @@ class TrainingConfig(_Section):
     epochs: int = Field(30, ge=1, le=MAX_EPOCHS, description="passes over the training images")
     batch_size: int = Field(64, ge=1, description="images per step, over all processes and parts")
     grad_accum_steps: int = Field(1, ge=1, description="parts of a step, which save memory")
-    clip_grad: Number = Field(0.0, ge=0, description="maximum norm of the gradients; 0: no limit")
+    clip_grad: Limit = Field(0.0, description="maximum norm of the gradients; 0: no limit")
     amp: Literal["none", "bfloat16", "float16"] = Field(
         "none", description="type of automatic mixed precision"
     )
@@ -228,7 +238,7 @@ class TrainingConfig(_Section):
         description="stop after this many steps in a row without finite gradients",
     )
     process_timeout: Number = Field(
-        600.0, gt=0, description="seconds that a process waits for the others"
+        600.0, ge=1, description="seconds that a process waits for the others"
     )
 
 

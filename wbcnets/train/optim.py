@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from wbcnets.errors import ConfigError
 from wbcnets.losses import COMBINATIONS, CombinedLoss, create_loss
 from wbcnets.train.config import LossConfig, MixupConfig, OptimizerConfig, TrainConfig
+from wbcnets.train.optimizer_keywords import check_optimizer_keywords
 
 _SMOOTHED = ("cross_entropy", "focal", "weighted_softmax")
 
@@ -24,10 +25,8 @@ def create_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
     Raises:
         ConfigError: if the name or a keyword is unknown, or a value is of another type or range.
     """
-    kwargs = dict(config.kwargs)
-    if config.betas is not None:
-        kwargs["betas"] = tuple(config.betas)
     try:
+        kwargs = check_optimizer_keywords(config)
         _try_step(config, kwargs)
         return _create_optimizer(config, model, kwargs)
     # An optimizer that gets odd values raises whatever they lead it to
@@ -56,23 +55,11 @@ def _try_step(config: OptimizerConfig, kwargs: dict[str, Any]) -> None:
     """Takes one step on a small layer: most optimizers look at their keywords only then.
 
     Raises:
-        ValueError: if a keyword has another type than the default, or the step's result is not
-            finite.
+        ValueError: if the step's result is not finite.
     """
     with torch.random.fork_rng(devices=[]):
         layer = nn.Linear(2, 2)
     plain = config.model_copy(update={"layer_decay": 0.0})
-    defaults = _create_optimizer(plain, layer, {}).defaults
-    for key, value in kwargs.items():
-        default = defaults.get(key)
-        lengths = [len(v) for v in (value, default) if isinstance(v, (list, tuple))]
-        numbers = isinstance(value, (int, float)) and isinstance(default, (int, float))
-        if (
-            (isinstance(default, bool) != isinstance(value, bool) and default is not None)
-            or (isinstance(default, (int, float)) and not numbers)
-            or (len(lengths) == 2 and lengths[0] != lengths[1])
-        ):
-            raise ValueError(f"{key}={value!r} should look like the default, {default!r}")
     optimizer = _create_optimizer(plain, layer, kwargs)
     layer(torch.ones(1, 2)).sum().backward()
     optimizer.step()

@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from mfds_detr.modeling.position_encoding import POSITION_ENCODINGS
 from wbcnets.engine.loader import check_workers
 from wbcnets.errors import ConfigError
-from wbcnets.io.schema import MAX_NUMBER, check_plain
+from wbcnets.io.schema import MAX_LIMIT, MAX_NUMBER, MIN_POSITIVE, check_plain
 from wbcnets.losses.focal import ALPHA_RULES
 
 
@@ -19,22 +19,22 @@ class Range(NamedTuple):
     Args:
         low: The lowest number.
         high: The highest number.
-        above: Whether the lowest number itself is out of range.
+        or_zero: Whether 0 is in range, too.
         whole: Whether the numbers are whole.
         length: The number of values in a list of numbers; None for one number, 0 for any length.
     """
 
     low: float
     high: float
-    above: bool = False
+    or_zero: bool = False
     whole: bool = False
     length: int | None = None
 
     def __str__(self) -> str:
         numbers = "whole numbers" if self.whole else "numbers"
         kind = {None: f"a {numbers[:-1]}", 0: f"a list of {numbers}"}.get(self.length)
-        low = f"above {self.low:,}" if self.above else f"from {self.low:,}"
-        return f"{kind or f'{self.length} {numbers}'} {low} to {self.high:,}"
+        zero = "0, or " if self.or_zero else ""
+        return f"{zero}{kind or f'{self.length} {numbers}'} from {self.low:,} to {self.high:,}"
 
     def holds(self, value: Any) -> bool:
         """Returns whether a value lies in the range."""
@@ -49,7 +49,7 @@ class Range(NamedTuple):
             return False
         if self.whole and not isinstance(value, int):
             return False
-        return self.low <= value <= self.high and not (self.above and value == self.low)
+        return self.low <= value <= self.high or (self.or_zero and value == 0)
 
 
 def _whole(low: int, high: int, length: int | None = None) -> Range:
@@ -59,7 +59,7 @@ def _whole(low: int, high: int, length: int | None = None) -> Range:
 _MODEL = "MODEL.MFDS_DETR"
 _LAYERS, _COUNT, _STEPS, _SIDE = _whole(1, 100), _whole(1, 10_000), 10**8, 8192
 _FRACTION, _FACTOR = Range(0, 1), Range(0, 1000)
-_POSITIVE = Range(0, 1000, above=True)
+_POSITIVE = Range(MIN_POSITIVE, 1000)
 _RANGES: dict[str, Range] = {
     f"{_MODEL}.NUM_CLASSES": _whole(0, 10_000),
     f"{_MODEL}.NUM_QUERIES": _COUNT,
@@ -88,7 +88,7 @@ _RANGES: dict[str, Range] = {
     "SOLVER.SAMPLING_LR_FACTOR": _FACTOR,
     "SOLVER.WEIGHT_DECAY": _FACTOR,
     "SOLVER.GAMMA": _POSITIVE,
-    "SOLVER.CLIP_NORM": Range(0, 1e6),
+    "SOLVER.CLIP_NORM": Range(MIN_POSITIVE, MAX_LIMIT, or_zero=True),
     "SOLVER.EMA.DECAY": Range(0, 0.999999),
     "SOLVER.MAX_ITER": _whole(1, _STEPS),
     "SOLVER.IMS_PER_BATCH": _COUNT,
@@ -104,7 +104,7 @@ _RANGES: dict[str, Range] = {
     # Detectron2's 0 keeps the image as it is
     "INPUT.MIN_SIZE_TEST": _whole(0, _SIDE),
     "INPUT.MAX_SIZE_TEST": _whole(8, _SIDE),
-    "INPUT.CROP_FRACTION": Range(0, 1, above=True, length=2),
+    "INPUT.CROP_FRACTION": Range(0.01, 1, length=2),
     "INPUT.CROP_PROBABILITY": _FRACTION,
     "TEST.SCORE_THRESHOLD": _FRACTION,
     "TEST.NMS_IOU": _FRACTION,
