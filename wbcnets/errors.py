@@ -1,16 +1,29 @@
 """The errors that a user of the library can meet."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 
 # Line breaks, control characters and marks that turn the direction of text
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_MOST_PROBLEMS, _LONGEST = 50, 2000
 
 
 def one_line(text: str) -> str:
     """Returns a text with its control characters as escapes: names from files may hold any."""
     return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def list_problems(problems: Iterable[str], count: int) -> list[str]:
+    """Returns a line for each of the first problems, and one with the number of the others.
+
+    Args:
+        problems: One text each; no more are taken than are shown.
+        count: Number of all problems.
+    """
+    lines = [f"  - {one_line(text)[:_LONGEST]}" for text in islice(problems, _MOST_PROBLEMS)]
+    return lines + [f"  ... and {count - _MOST_PROBLEMS} more"] * (count > _MOST_PROBLEMS)
 
 
 class WbcnetsError(Exception):
@@ -39,9 +52,7 @@ class DataError(WbcnetsError, ValueError):
 
     def __init__(self, message: str, problems: Sequence[str] = (), *, setting: str = "") -> None:
         self.problems = tuple(problems)
-        shown = [f"  - {one_line(problem)}" for problem in self.problems[:50]]
-        if len(self.problems) > 50:
-            shown.append(f"  ... and {len(self.problems) - 50} more")
+        shown = list_problems(self.problems, len(self.problems))
         super().__init__("\n".join([message, *shown]), setting=setting)
 
 

@@ -57,7 +57,9 @@ def test_values_are_plain_and_small(value):
     "key", ["drop_rate", "drop_path_rate", "attn_drop_rate", "proj_drop_rate", "pos_drop_rate"]
 )
 def test_rates_of_dropout_are_probabilities(key, value):
-    with pytest.raises(ConfigError, match=rf"best\.pth\.{key}=.* should be a probability in \[0, 1\)"):
+    with pytest.raises(
+        ConfigError, match=rf"best\.pth\.{key}=.* should be a probability in \[0, 1\)"
+    ):
         check_keywords("vit_tiny_patch16_224", {key: value}, "best.pth")
     assert check_keywords("vit_tiny_patch16_224", {key: 0.1}, "best.pth") == {key: 0.1}
 

@@ -110,7 +110,10 @@ def test_what_is_saved_is_read_again(tmp_path):
         ("data.transforms=[{height: 99999}]", r"transforms\[0\]\.height=99999 .*at most 10,000"),
         ("optimizer.lr=.inf", r"optimizer\.lr=inf should be a finite number"),
         ("optimizer.lr=1e300", r"optimizer\.lr=1e\+300 should be less than or equal to 1000"),
-        ("optimizer.lr=1e-300", r"optimizer\.lr=1e-300 should be greater than or equal to 0\.000000001"),
+        (
+            "optimizer.lr=1e-300",
+            r"optimizer\.lr=1e-300 should be greater than or equal to 0\.000000001",
+        ),
         ("training.clip_grad=1e-300", r"training\.clip_grad=1e-300 should be 0, or from 1e-09"),
         ("training.clip_grad=-1", r"training\.clip_grad=-1 should be 0, or from 1e-09"),
         ("training.clip_grad=1e300", r"should be 0, or from 1e-09 to 1,000,000"),
@@ -226,3 +229,13 @@ def test_all_keys_are_known():
     keys = known_keys()
     assert {"optimizer.lr", "data.img_size", "output"} <= set(keys)
     assert len(keys) == len(set(keys)) == 62
+
+
+def test_a_file_that_is_no_config_gives_a_short_message(tmp_path):
+    path = tmp_path / "other.yaml"
+    path.write_text("".join(f'"key {n}\\e[31m": 1\n' for n in range(300)))
+    message = r"key 0\\x1b\[31m: unknown key; known are model,"
+    with pytest.raises(ConfigError, match=message) as error:
+        load_config(path)
+    assert len(str(error.value)) < 10_000
+    assert str(error.value).endswith("... and 250 more")

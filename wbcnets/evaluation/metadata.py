@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from wbcnets.data.cells.augmentation import check_val_preset
-from wbcnets.errors import CheckpointError, DataError
+from wbcnets.errors import CheckpointError, DataError, list_problems
 from wbcnets.io.checkpoints import check_class_names, read_checkpoint
 from wbcnets.io.schema import Mean, Side, Std, describe_violations
 from wbcnets.io.strict_json import read_json
@@ -122,5 +122,7 @@ def _validate(path: Path, values: Mapping[str, Any]) -> ClassifierMetadata:
     try:
         return ClassifierMetadata.model_validate(values)
     except ValidationError as error:
-        lines = "\n".join(f"  - {line}" for line in describe_violations(error, values))
-        raise CheckpointError(f"{path}: does not describe a classifier:\n{lines}") from error
+        violations = describe_violations(error, values)
+        lines = [f"{path}: does not describe a classifier:"]
+        lines += list_problems(violations, error.error_count())
+        raise CheckpointError("\n".join(lines)) from error

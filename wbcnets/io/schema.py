@@ -2,7 +2,7 @@
 
 import math
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
@@ -65,15 +65,15 @@ def describe_violations(
     error: ValidationError,
     given: Mapping[str, Any],
     suggest: Callable[[str], str] = lambda key: "remove it",
-) -> list[str]:
-    """Returns one line for each value that breaks a schema: its key, the value and the rule.
+) -> Iterator[str]:
+    """Yields one line for each value that breaks a schema: its key, the value and the rule.
 
     Args:
         error: The violations.
         given: The data.
         suggest: Returns a hint for an unknown key.
     """
-    return [_describe(detail, given, suggest) for detail in error.errors()]
+    return (_describe(detail, given, suggest) for detail in error.errors())
 
 
 def _describe(detail: Any, given: Mapping[str, Any], suggest: Callable[[str], str]) -> str:

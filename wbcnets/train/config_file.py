@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from wbcnets.errors import ConfigError
+from wbcnets.errors import ConfigError, list_problems
 from wbcnets.io.atomic_files import write_text
 from wbcnets.io.schema import describe_violations
 from wbcnets.io.strict_yaml import StrictLoader, read_yaml
@@ -78,8 +78,10 @@ def build_config(settings: Mapping[str, Any], origin: str) -> TrainConfig:
     try:
         return TrainConfig.model_validate(settings)
     except ValidationError as error:
-        lines = "\n".join(f"  - {line}" for line in describe_violations(error, settings, _suggest))
-        raise ConfigError(f"wrong settings in {origin} or its overrides:\n{lines}") from error
+        violations = describe_violations(error, settings, _suggest)
+        lines = [f"wrong settings in {origin} or its overrides:"]
+        lines += list_problems(violations, error.error_count())
+        raise ConfigError("\n".join(lines)) from error
 
 
 def save_config(config: TrainConfig, path: Path) -> None:
@@ -170,4 +172,4 @@ def _suggest(key: str) -> str:
     if suggestions:
         return f"did you mean {' or '.join(list(dict.fromkeys(suggestions))[:4])}?"
     section = [name for name in known if name.startswith(key.rpartition(".")[0] + ".")]
-    return f"known are {', '.join(section or known)}"
+    return f"known are {', '.join(section or TrainConfig.model_fields)}"

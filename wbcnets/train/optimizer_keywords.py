@@ -52,7 +52,7 @@ def check_optimizer_keywords(config: OptimizerConfig) -> dict[str, Any]:
 
 def _parameters(function: Callable[..., Any]) -> Iterator[tuple[str, tuple[Any, Any]]]:
     """Yields the name, the type and the default of each parameter."""
-    method = function.__init__ if inspect.isclass(function) else function  # type: ignore[misc]
+    method: Any = function.__init__ if inspect.isclass(function) else function
     hints = typing.get_type_hints(method)
     for name, parameter in inspect.signature(method).parameters.items():
         default = parameter.default
@@ -61,7 +61,7 @@ def _parameters(function: Callable[..., Any]) -> Iterator[tuple[str, tuple[Any, 
 
 def _type_of(default: Any) -> Any:
     if isinstance(default, tuple):
-        return tuple[tuple(map(_type_of, default))]  # type: ignore[misc]
+        return tuple.__class_getitem__(tuple(map(_type_of, default)))
     # A default of 0 often stands for 0.0
     return float if type(default) is int else type(default)
 
@@ -73,9 +73,7 @@ def _check_value(key: str, value: Any, kind: Any, default: Any) -> Any:
             json.dumps(value), strict=True
         )
     except ValidationError as error:
-        raise ConfigError(
-            f"{key}={value!r} should look like the default, {default!r}"
-        ) from error
+        raise ConfigError(f"{key}={value!r} should look like the default, {default!r}") from error
     if any(number < 0 for number in _numbers(value)) and all(n >= 0 for n in _numbers(default)):
         raise ConfigError(f"{key}={value!r} should not be below 0; the default is {default!r}")
     return checked

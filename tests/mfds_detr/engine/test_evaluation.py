@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 import torch
@@ -110,6 +111,17 @@ def test_no_predictions_at_all(zero_based, tmp_path):
         assert metrics[name] == 0
     for name in MetadataCatalog.get("zero_based").thing_classes:
         assert metrics[f"AP-{name}"] == 0
+
+
+def test_a_class_without_objects_has_no_precision(zero_based, tmp_path):
+    content = json.loads(zero_based.json_file.read_text())
+    first = content["categories"][0]
+    content["annotations"] = [a for a in content["annotations"] if a["category_id"] != first["id"]]
+    zero_based.json_file.write_text(json.dumps(content))
+    register_datasets([], ["zero_based"], [zero_based], tmp_path)
+    metrics = evaluate("zero_based", tmp_path / "out", lambda r: detections(r, [], [], []))
+    assert metrics.pop("AP") == 0
+    assert {name for name, value in metrics.items() if math.isnan(value)} == {f"AP-{first['name']}"}
 
 
 def test_results_in_the_output_folder(tmp_path):

@@ -65,8 +65,11 @@ def test_several_test_sets_count_by_their_mean(tiny_model, tmp_path):
 def test_no_number_is_not_the_best(tiny_model, tmp_path):
     hook = best_checkpointer(tiny_model(), tmp_path)
     report(hook, 10, float("nan"))
-    report(hook, 20, 3.0)
+    assert not (tmp_path / "model_best.pth").exists()
+    report(hook, 20, float("nan"), 3.0)
     assert hook.best == 3.0
+    report(hook, 30, float("nan"), 2.0)
+    assert (hook.best, hook.best_iteration) == (3.0, 20)
 
 
 def test_an_old_evaluation_does_not_count_again(tiny_model, tmp_path):

@@ -68,6 +68,24 @@ def test_dense_images_are_warned_about(run_config, caplog):
     assert "some cannot be found" in caplog.text
 
 
+def test_a_training_needs_an_object_in_its_test_sets(run_config, smears, tmp_path):
+    content = json.loads(smears.json_file.read_text())
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = 1
+    empty = tmp_path / "empty.json"
+    empty.write_text(json.dumps(content))
+
+    def prepare_with(*names):
+        cfg, options = run_config("DATASETS.ALLOW_LEAKS", True)
+        cfg.DATASETS.TEST = names
+        source = DatasetSource("empty", empty, smears.images)
+        prepare(cfg, RunOptions((*options.datasets, source)))
+
+    with pytest.raises(DataError, match=r"empty: no object is annotated.*DATASETS\.TEST"):
+        prepare_with("empty")
+    prepare_with("empty", "mine")
+
+
 def test_a_test_image_in_the_training_set_is_refused(run_config, smears, tmp_path):
     copy = tmp_path / "copy.json"
     copy.write_text(smears.json_file.read_text())

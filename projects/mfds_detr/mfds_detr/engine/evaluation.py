@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ class LeukocyteEvaluator(COCOEvaluator):
 
         COCO's limit of 100 detections is raised to the number of objects in the densest image, so
         that all of them can be found. Classes are matched by id, because the model may have another
-        order than the file. AP is 0 without any detection, for which COCO's code has no number.
+        order than the file. Without any detection, for which COCO's code has no number, AP is 0.
         """
         names = list(self._metadata.thing_classes)
         to_label = self._metadata.thing_dataset_id_to_contiguous_id
@@ -100,8 +101,7 @@ class LeukocyteEvaluator(COCOEvaluator):
         ]
         self._save(results)
         if not results:
-            per_class = {f"AP-{name}": 0.0 for name in names}
-            self._results["bbox"] = dict.fromkeys(_SELECT, 0.0) | per_class
+            self._results["bbox"] = self._nothing_found(names, category_ids)
             return
         evaluated = self._run_coco(results, img_ids)
         metrics = {name: _mean_precision(evaluated, **select) for name, select in _SELECT.items()}
@@ -110,6 +110,19 @@ class LeukocyteEvaluator(COCOEvaluator):
         self._results["bbox"] = metrics
         table = tabulate([metrics.values()], headers=list(metrics), floatfmt=".1f")
         logger.info(f"{len(results)} detections:\n{table}")
+
+    def _nothing_found(
+        self, names: Sequence[str], category_ids: Mapping[int, int]
+    ) -> dict[str, float]:
+        truth = self._coco_api
+
+        def precision(*categories: int) -> float:
+            return 0.0 if truth.getAnnIds(catIds=categories, iscrowd=False) else math.nan
+
+        overall = dict.fromkeys(_SELECT, precision(*category_ids.values()))
+        return overall | {
+            f"AP-{name}": precision(category_ids[label]) for label, name in enumerate(names)
+        }
 
     def _save(self, results: list[dict[str, Any]]) -> None:
         write_text(Path(self._output_dir) / "coco_instances_results.json", json.dumps(results))

@@ -66,6 +66,7 @@ class BestCheckpointer(HookBase):
             value
             for name, (value, when) in self.trainer.storage.latest().items()
             if name.endswith("/AP") and when == iteration
+            if math.isfinite(value)  # a test set without objects has no AP
         ]
         if not found or not self.steps.taken or float(np.mean(found)) <= self.best:
             return

@@ -26,7 +26,7 @@ from mfds_detr.modeling.build import build_detector
 from wbcnets.data.detection.coco import CocoDataset
 from wbcnets.data.duplicates.leaks import apply_leak_policy, find_leaks, smear_sides
 from wbcnets.engine.device import choose_device
-from wbcnets.errors import ConfigError
+from wbcnets.errors import ConfigError, DataError
 from wbcnets.io.atomic_files import write_atomically
 from wbcnets.io.outputs import FolderLock, claim_folder, write_readme
 from wbcnets.losses.focal import class_fraction_alpha
@@ -169,7 +169,8 @@ def prepare(cfg: CfgNode, options: RunOptions) -> tuple[str, ...]:
 
     Raises:
         ConfigError: if no dataset is named, or the config contradicts the datasets.
-        DataError: if a dataset is unusable, or a test image is in a training set.
+        DataError: if a dataset is unusable, a test image is in a training set, or the test sets of
+            a training have no objects.
     """
     cfg.MODEL.DEVICE = _device_name(cfg.MODEL.DEVICE)
     known: tuple[str, ...] = ()
@@ -187,6 +188,12 @@ def prepare(cfg: CfgNode, options: RunOptions) -> tuple[str, ...]:
         save_data_report(Path(cfg.OUTPUT_DIR), datasets)
     class_names = known or next(iter(datasets.values())).class_names
     fit_config(cfg, class_names, train, tuple(datasets))
+    test = cfg.DATASETS.TEST
+    if train and test and not sum(count_labels(test, len(class_names))):
+        raise DataError(
+            f"{', '.join(test)}: no object is annotated, so no AP can tell the best weights; name "
+            "a test set with objects, or none (DATASETS.TEST)"
+        )
     return tuple(class_names)
 
 
