@@ -6,13 +6,13 @@ from contextlib import contextmanager
 from itertools import islice
 
 # Line breaks, control characters and marks that turn the direction of text
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _MOST_PROBLEMS, _LONGEST = 50, 2000
 
 
 def one_line(text: str) -> str:
     """Returns a text with its control characters as escapes: names from files may hold any."""
-    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
+    return CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def list_problems(problems: Iterable[str], count: int) -> list[str]:

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from wbcnets.cli.streams import standard_streams
+from wbcnets.cli.streams import escape_controls, standard_streams
 
 # A command of a process of its own
 COMMAND = """
@@ -66,6 +66,30 @@ def test_what_cannot_be_encoded_is_escaped(redirect, tmp_path):
     with standard_streams():
         print("Zelle ä \udcff")
     assert (tmp_path / "out.txt").read_text() == "Zelle \\xe4 \\udcff\n"
+
+
+def test_control_characters_of_names_do_not_reach_a_terminal(redirect, tmp_path):
+    redirect(tmp_path / "out.txt")
+    with standard_streams():
+        print("a\x1b]0;title\x07b\x9b2J\x1b[8mhidden\x1b[2J\rc\x00\u202ed.png")
+    assert (tmp_path / "out.txt").read_bytes() == (
+        b"a\\x1b]0;title\\x07b\\x9b2J\\x1b[8mhidden\\x1b[2J\\rc\\x00\\u202ed.png\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("ä\tb\r\nc\n", "\rbar: 10%", "\r     \r", "\x1b[A", "\x1b[A\x1b[A", "\n"),
+        "\x1b[32m[11/22 00:00:00]\x1b[0m \x1b[5m\x1b[31mWARNING\x1b[0m: a",
+    ],
+)
+def test_logs_and_progress_bars_are_written_as_they_are(text):
+    assert escape_controls(text) == text
+
+
+def test_marks_that_turn_the_direction_of_text_are_escaped():
+    assert escape_controls("a\u202egnp.exe") == r"a\u202egnp.exe"
 
 
 def test_a_full_disk_is_told_once(redirect):

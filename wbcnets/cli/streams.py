@@ -2,12 +2,19 @@
 
 import io
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
+from wbcnets.errors import CONTROLS, one_line
+
 _NAMES = {"stdout": "standard output", "stderr": "standard error"}
+# The control characters that commands write: lines, the colors of logs, the returns of progress
+# bars. Names from files may hold others, which tell a terminal to do anything.
+_CONTROLS = re.compile(rf"(^\r|\r?\n|\r$|\t|\x1b\[[01345]?[1-7]?m)|{CONTROLS.pattern}")
+_CURSOR_UP = re.compile(r"(\x1b\[A)+")  # tqdm writes it alone
 
 
 class _Output(io.FileIO):
@@ -40,13 +47,29 @@ class _Output(io.FileIO):
             return memoryview(data).nbytes
 
 
+class _Text(io.TextIOWrapper):
+    """A stream of text that escapes control characters, as in names of files."""
+
+    def write(self, text: str, /) -> int:
+        """Writes a text; returns the number of its characters."""
+        super().write(escape_controls(text))
+        return len(text)
+
+
+def escape_controls(text: str) -> str:
+    """Returns a text in which the control characters that no command writes are escaped."""
+    if text.isprintable() or _CURSOR_UP.fullmatch(text):
+        return text
+    return _CONTROLS.sub(lambda found: found[1] or one_line(found[0]), text)
+
+
 @contextmanager
 def standard_streams() -> Iterator[None]:
     """Makes output to the standard streams safe, for a ``with`` block.
 
     A pipe whose reader has ended, as in ``wbcnets check X | head -1``, costs the rest of the output
     and nothing else: the command goes on and returns its own exit code. A closed stream leads to
-    nowhere. Characters that cannot be encoded, as in names of files, are escaped.
+    nowhere. Control characters and what cannot be encoded, as in names of files, are escaped.
     """
     before = sys.stdin, sys.stdout, sys.stderr
     with open(os.devnull, "r+", encoding="utf-8") as nowhere:
@@ -70,7 +93,7 @@ def _tolerant(stream: TextIO, name: str) -> TextIO:
     with suppress(OSError):
         stream.flush()
     is_error = name == "stderr"
-    return io.TextIOWrapper(
+    return _Text(
         io.BufferedWriter(_Output(stream.fileno(), _NAMES[name], quiet=is_error)),
         encoding=stream.encoding,
         errors="backslashreplace",
