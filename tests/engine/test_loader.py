@@ -1,6 +1,7 @@
 import gc
 import multiprocessing
 import os
+import resource
 import signal
 import time
 
@@ -68,6 +69,17 @@ def test_a_hung_worker_is_named_with_its_image():
     with pytest.raises(DataError, match=r"gave no batch for 3 s, while reading image_6\.png"):
         load(6, hang, timeout=3)
     assert time.monotonic() - start < 3 + 5
+
+
+def limit_files():
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+
+
+def test_a_worker_that_cannot_hand_on_its_batch_ends_at_once():
+    start = time.monotonic()
+    with pytest.raises(DataError, match=r"cannot hand on a batch \(.*Error: .*Too many open files"):
+        load(6, limit_files, timeout=40)
+    assert time.monotonic() - start < 20
 
 
 def test_errors_of_items_come_through_and_leave_no_worker():

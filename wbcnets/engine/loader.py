@@ -1,15 +1,18 @@
 """A data loader that names the files its workers were reading when one dies or hangs."""
 
 import atexit
+import multiprocessing.queues
 import multiprocessing.util
 import os
 import signal
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import cv2
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from wbcnets.engine.signals import SIGNALS
@@ -19,6 +22,7 @@ T = TypeVar("T")
 # Seconds in which a worker must give a batch; an image takes milliseconds, a slow disk seconds
 DEFAULT_TIMEOUT = 300.0
 MAX_WORKERS = 64
+_NOTICE_BYTES = 400
 
 
 def check_workers(workers: int, name: str, setting: str = "") -> int:
@@ -68,7 +72,7 @@ class WatchedLoader(DataLoader[Any]):
                 "timeout": timeout,
                 "prefetch_factor": prefetch_factor,
                 "persistent_workers": True,
-                "worker_init_fn": _start_worker,
+                "worker_init_fn": partial(_start_worker, self.items.notice),
             }
         super().__init__(self.items, num_workers=num_workers, **options)
 
@@ -94,6 +98,11 @@ class WatchedLoader(DataLoader[Any]):
 
     def _explain(self, text: str) -> str | None:
         """Returns the message for an error about workers, None for other errors."""
+        if "exited unexpectedly" in text and self.items.notice.any():
+            reason = bytes(self.items.notice.tolist()).rstrip(b"\0").decode(errors="replace")
+            return (
+                f"a worker cannot hand on a batch ({reason}): use fewer workers, or raise the limit"
+            )
         items = self.items.in_progress()
         where = f"while reading {', '.join(items)}" if items else "between two items"
         if "timed out" in text:
@@ -116,6 +125,8 @@ class _NotedItems(Dataset[T], Generic[T]):
         self.dataset = dataset
         self.describe = describe
         self._current = torch.full((MAX_WORKERS,), -1, dtype=torch.int64).share_memory_()
+        # A worker's last words, UTF-8
+        self.notice = torch.zeros(_NOTICE_BYTES, dtype=torch.uint8).share_memory_()
         self._pids = torch.zeros(MAX_WORKERS, dtype=torch.int64).share_memory_()
 
     def __len__(self) -> int:
@@ -140,12 +151,23 @@ class _NotedItems(Dataset[T], Generic[T]):
         return set(self._pids.tolist())
 
 
-def _start_worker(worker: int) -> None:
+def _start_worker(notice: Tensor, worker: int) -> None:
     """Limits a worker to one thread; the main process handles signals and ends its workers."""
+    # The queue drops a batch that it cannot send, and the main process would wait for it
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(  # type: ignore[attr-defined]
+        partial(_end_worker, notice)
+    )
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def _end_worker(notice: Tensor, error: Exception, item: object) -> None:
+    """Ends a worker that cannot send a batch, as without memory or files for it."""
+    text = f"{type(error).__name__}: {error}".encode()[:_NOTICE_BYTES]
+    notice[: len(text)] = torch.tensor(list(text), dtype=torch.uint8)
+    os._exit(1)
 
 
 def _kill_workers(pids: Collection[int] | None = None) -> None:
