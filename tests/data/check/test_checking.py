@@ -171,6 +171,21 @@ def test_unknown_categories_are_named_in_order(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("neu\ntrophil",), r"'neu\\ntrophil' holds '\\n', which breaks lines"),
+        (("a\x1b[2J",), r"holds '\\x1b'"),
+        (("x" * 201,), "has 201 characters, 200 are allowed"),
+        (("neutrophil", "Neutrophil"), "neutrophil, Neutrophil are the same"),
+    ],
+)
+def test_given_classes_are_names(tmp_path, names, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        check_one(write_coco(tmp_path), class_names=names)
+    assert error.value.setting == "class_names"
+
+
 def test_the_classes_of_a_manifest_have_an_order(tmp_path):
     found = check_one(manifest_of_cells(tmp_path), class_names=("neutrophil", "lymphocyte"))
     assert found.problems == [

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from wbcnets.data.cards.classes import ClassTable
+from wbcnets.data.cards.classes import ClassTable, explain_class_name, normalize_name
 from wbcnets.data.cards.paths import DATASET_NAMES, dataset_paths, dataset_root
 from wbcnets.data.cells.checks import CellReport, CheckedCells, check_cells, fingerprint_manifest
 from wbcnets.data.cells.listing import list_cells
@@ -30,7 +30,7 @@ from wbcnets.data.duplicates.leaks import (
     find_leaks,
     smear_sides,
 )
-from wbcnets.errors import DataError
+from wbcnets.errors import ConfigError, DataError
 from wbcnets.io.archives import unpacked
 from wbcnets.io.image_files import IMAGE_SUFFIXES, find_image_files
 from wbcnets.io.outputs import check_folder
@@ -52,6 +52,9 @@ class CheckOptions:
         leaks: Whether to search for images that two sets or splits share.
         group_pattern: Regular expression with a part ``(?P<group>...)``, the patient or slide, in
             the names of the files.
+
+    Raises:
+        ConfigError: if a class is named twice, or its name cannot be used.
     """
 
     images: Path | None = None
@@ -62,6 +65,18 @@ class CheckOptions:
     strict: bool = False
     leaks: bool = True
     group_pattern: str = ""
+
+    def __post_init__(self) -> None:
+        odd = [problem for problem in map(explain_class_name, self.class_names) if problem]
+        if odd:
+            raise ConfigError(odd[0], setting="class_names")
+        table = Counter(map(normalize_name, self.class_names))
+        twice = [name for name in self.class_names if table[normalize_name(name)] > 1]
+        if twice:
+            raise ConfigError(
+                f"the classes {', '.join(twice)} are the same; name each class once",
+                setting="class_names",
+            )
 
 
 def check_datasets(paths: Sequence[Path], options: CheckOptions) -> CheckResult:
