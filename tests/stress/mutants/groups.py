@@ -43,10 +43,9 @@ GROUPS = {
     "cells": Group(
         ("wbcnets/data/cells/checks.py", "wbcnets/data/cells/splits.py"),
         (
+            "tests/data/cells/test_checks.py",
             "tests/data/cells/test_listing.py",
-            "tests/data/cells/test_loading.py",
             "tests/data/cells/test_splits.py",
-            "tests/data/duplicates/test_leaks.py",
         ),
     ),
     "boxes": Group(
