@@ -41,24 +41,17 @@ GROUPS = {
     ),
     "attention": Group(("wbcnets/ops/ms_deform_attn/*.py",), ("tests/ops/test_ms_deform_attn.py",)),
     "cells": Group(
-        ("wbcnets/data/cells/checks.py", "wbcnets/data/cells/splits.py"),
-        (
-            "tests/data/cells/test_checks.py",
-            "tests/data/cells/test_listing.py",
-            "tests/data/cells/test_splits.py",
-        ),
+        ("wbcnets/data/cells/checks.py",),
+        ("tests/data/cells/test_checks.py", "tests/data/cells/test_listing.py"),
     ),
+    "splits": Group(("wbcnets/data/cells/splits.py",), ("tests/data/cells/test_splits.py",)),
     "boxes": Group(
-        (
-            "wbcnets/data/detection/box_checks.py",
-            "wbcnets/data/detection/builder.py",
-            "wbcnets/data/detection/coco.py",
-        ),
-        (
-            "tests/data/detection/test_box_checks.py",
-            "tests/data/detection/test_builder.py",
-            "tests/data/detection/test_coco.py",
-        ),
+        ("wbcnets/data/detection/box_checks.py", "wbcnets/data/detection/builder.py"),
+        ("tests/data/detection/test_box_checks.py", "tests/data/detection/test_builder.py"),
+    ),
+    "coco": Group(
+        ("wbcnets/data/detection/coco.py",),
+        ("tests/data/detection/test_coco.py",),
     ),
     "check": Group(
         ("wbcnets/data/check/*.py",),

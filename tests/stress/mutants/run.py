@@ -4,6 +4,7 @@
 Examples:
   make mutants
   make mutants ARGS='metrics matcher'                only these groups
+  make mutants ARGS='metrics --survivors'            what no test noticed, with the present tests
   make mutants ARGS='metrics --report'               the results of their last run again
 
 mutmut makes the changes and runs the tests that reach them. For each group of modules this script
@@ -58,13 +59,12 @@ class Mutant(NamedTuple):
 def copy_sources(folder: Path, group: Group) -> None:
     """Copies the repository, with mfds_detr beside wbcnets as it is imported, to change a group."""
     shutil.rmtree(folder, ignore_errors=True)
-    skipped = shutil.ignore_patterns("__pycache__", "*.pyc")
     for name in COPIED:
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, folder / name, ignore=skipped)
+            copy_folder(ROOT / name, folder / name)
         else:
             shutil.copy2(ROOT / name, folder / name)
-    shutil.copytree(ROOT / "projects/mfds_detr/mfds_detr", folder / "mfds_detr", ignore=skipped)
+    copy_folder(ROOT / "projects/mfds_detr/mfds_detr", folder / "mfds_detr")
     settings = folder / "pyproject.toml"
     table = "[tool.mutmut]\n"
     selected = (
@@ -72,6 +72,11 @@ def copy_sources(folder: Path, group: Group) -> None:
         f"pytest_add_cli_args_test_selection = {json.dumps(group.tests)}\n"
     )
     settings.write_text(settings.read_text().replace(table, table + selected))
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    skipped = shutil.ignore_patterns("__pycache__", "*.pyc")
+    shutil.copytree(source, target, ignore=skipped, dirs_exist_ok=True)
 
 
 def read_mutants(folder: Path) -> Iterator[tuple[str, list[Mutant]]]:
@@ -128,6 +133,12 @@ def table(files: list[tuple[str, list[Mutant]]]) -> str:
     return "\n".join(rows)
 
 
+def survivors_of(folder: Path) -> list[str]:
+    """Returns the names of the mutants of a run that no test noticed."""
+    found = (mutant for _, mutants in read_mutants(folder) for mutant in mutants)
+    return [mutant.name for mutant in found if mutant.survived]
+
+
 def too_low(files: list[tuple[str, list[Mutant]]]) -> list[str]:
     """Returns the files in which tests notice too few changes."""
     return [
@@ -156,6 +167,21 @@ def report(folders: Iterable[Path]) -> int:
     return 1 if low or not files else 0
 
 
+def run_mutmut(name: str, processes: int, survivors: bool) -> int:
+    """Tests the mutants of a group, or only those that survived; returns mutmut's exit code."""
+    folder = COPIES / name
+    selected: list[str] = []
+    if survivors:
+        copy_folder(ROOT / "tests", folder / "tests")
+        selected = survivors_of(folder)
+        if not selected:
+            return 0
+    else:
+        copy_sources(folder, GROUPS[name])
+    mutmut = [sys.executable, "-m", "mutmut", "run", "--max-children", str(processes)]
+    return subprocess.run([*mutmut, *selected], cwd=folder).returncode
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -163,22 +189,18 @@ def main() -> int:
     add = parser.add_argument
     add("groups", nargs="*", help=f"default: {' '.join(GROUPS)}")
     add("--processes", type=int, default=1, help="mutants to test at once, default %(default)s")
+    add("--survivors", action="store_true", help="test only those of the last run again")
     add("--report", action="store_true", help="print the results of the last run again")
     args = parser.parse_args()
     names = args.groups or list(GROUPS)
     unknown = sorted(set(names) - set(GROUPS))
     if unknown:
         parser.error(f"no groups of modules: {', '.join(unknown)}; use {', '.join(GROUPS)}")
-    folders = [COPIES / name for name in names]
-    mutmut = [sys.executable, "-m", "mutmut", "run", "--max-children", str(args.processes)]
-    for name, folder in zip(names, folders):
-        if args.report:
-            continue
-        copy_sources(folder, GROUPS[name])
-        done = subprocess.run(mutmut, cwd=folder)
-        if done.returncode:
-            return done.returncode
-    return report(folders)
+    for name in [] if args.report else names:
+        code = run_mutmut(name, args.processes, args.survivors)
+        if code:
+            return code
+    return report(COPIES / name for name in names)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,14 @@
 
 import ast
 import json
+import tomllib
+from subprocess import CompletedProcess
 
+import pytest
+
+from tests.conftest import REPOSITORY
 from tests.stress.mutants import run
+from tests.stress.mutants.groups import GROUPS
 
 SOURCE = """
 def x_area__mutmut_orig(w, h):
@@ -59,3 +65,46 @@ def test_a_run_without_survivors_passes(tmp_path, capsys):
 
 def test_a_run_of_nothing_fails(tmp_path):
     assert run.report([tmp_path]) == 1
+
+
+def test_survivors_are_tested_again_with_the_present_tests(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "COPIES", tmp_path)
+    calls = []
+    monkeypatch.setattr(
+        run.subprocess,
+        "run",
+        lambda call, cwd: calls.append((call, cwd)) or CompletedProcess(call, 3),
+    )
+    write_run(tmp_path / "metrics", [1, 0])
+    assert run.run_mutmut("metrics", 2, survivors=True) == 3
+    ((call, folder),) = calls
+    assert call[1:] == [
+        "-m",
+        "mutmut",
+        "run",
+        "--max-children",
+        "2",
+        "shapes.area.x_area__mutmut_2",
+    ]
+    assert (folder / "tests" / "conftest.py").is_file()
+    write_run(tmp_path / "matcher", [1, 1])
+    assert run.run_mutmut("matcher", 2, survivors=True) == 0
+    assert len(calls) == 1
+
+
+def test_a_copy_is_set_to_one_group(tmp_path):
+    group = GROUPS["attention"]
+    run.copy_sources(tmp_path / "copy", group)
+    settings = tomllib.loads((tmp_path / "copy" / "pyproject.toml").read_text())["tool"]["mutmut"]
+    assert settings["only_mutate"] == list(group.sources)
+    assert settings["pytest_add_cli_args_test_selection"] == list(group.tests)
+    assert (tmp_path / "copy" / "mfds_detr" / "modeling" / "matcher.py").is_file()
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_groups_name_sources_and_tests_that_are_there(name):
+    for pattern in GROUPS[name].sources:
+        folder = REPOSITORY / "projects/mfds_detr" if pattern.startswith("mfds") else REPOSITORY
+        assert list(folder.glob(pattern)), pattern
+    for path in GROUPS[name].tests:
+        assert (REPOSITORY / path).exists(), path
