@@ -105,12 +105,67 @@ def test_small_classes_are_named():
         "class1: 3 images in 3 groups, 5 splits",
         "class3: 4 images in 4 groups, 5 splits",
     )
+    assert caught.value.setting == "allow_rare"
+    assert str(caught.value).startswith(
+        "set: classes are too small to be in every split - merge them, leave them out, use fewer "
+        "splits, or allow rare classes\n"
+    )
     result = split_cells(manifest, "5 folds", 0, prints, allow_rare=True)
     assert result.counts() == (40, 3, 0, 4)
     assert max(result.split(f"fold{k}").counts()[1] for k in range(5)) == 1
 
 
-@pytest.mark.parametrize("protocol", ["", "8", "8:0", "8-2", "1 folds", "1:1:1:1", "given"])
+def split_groups(sizes, protocol, seed=0, singles=0):
+    """Splits one class of groups of these sizes and of single images; returns sizes per split."""
+    groups = [f"g{number}" for number, size in enumerate(sizes) for _ in range(size)]
+    groups += [""] * singles
+    manifest = make((len(groups),), groups)
+    result = split_cells(manifest, protocol, seed, unlike(len(groups)), allow_rare=True)
+    assert set(result.splits) <= set(parse_protocol(protocol))
+    return [result.splits.get(name, 0) for name in parse_protocol(protocol)]
+
+
+@pytest.mark.parametrize(
+    ("count", "protocol", "expected"),
+    [
+        (3, "8:1:1", [1, 1, 1]),
+        (4, "20:1:1", [2, 1, 1]),
+        (2, "8:2", [1, 1]),
+        # 5.6, 2.3 and 1.1: the largest remainder gets the odd image
+        (9, "5:2:1", [6, 2, 1]),
+        (5, "1:1", [3, 2]),
+    ],
+)
+def test_few_images_reach_every_split_if_possible(count, protocol, expected):
+    assert split_groups([], protocol, singles=count) == expected
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_large_groups_are_assigned_first(seed):
+    # 3 and 3 first would leave 7 to 3
+    for sizes in ([4, 3, 3], [3, 3, 4]):
+        assert sorted(split_groups(sizes, "5:5", seed)) == [4, 6]
+    assert split_groups([2, 2], "5:5", seed) == [2, 2]
+    assert split_groups([6, 2, 2], "6:4", seed) == [6, 4]
+
+
+@pytest.mark.parametrize(("size", "singles"), [(4, 6), (12, 6)])
+def test_single_images_fill_the_fractions_beside_groups(size, singles):
+    total = size + singles
+    assert split_groups([size], "5:5", 0, singles) == [
+        max(size, total // 2),
+        min(singles, total // 2),
+    ]
+
+
+@pytest.mark.parametrize("number", [2, 100])
+def test_folds_are_equal_parts(number):
+    assert parse_protocol(f" {number} folds ") == {f"fold{k}": 1 / number for k in range(number)}
+
+
+@pytest.mark.parametrize(
+    "protocol", ["", "8", "8:0", "8-2", "1 folds", "101 folds", "1:1:1:1", "given"]
+)
 def test_unknown_protocols(protocol):
     with pytest.raises(ConfigError, match="split protocol"):
         parse_protocol(protocol)
