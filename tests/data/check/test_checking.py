@@ -63,6 +63,12 @@ def test_a_folder_that_cannot_be_listed_costs_no_other_set(tmp_path, monkeypatch
     assert found.exit_code == 2
 
 
+def test_a_given_format_is_not_detected(tmp_path):
+    write_coco(tmp_path)
+    found = check_one(tmp_path, format="cells")
+    assert (found.format, found.classes) == ("cells", {"images": 3})
+
+
 @pytest.mark.parametrize("kind", ["", "voc"])
 def test_a_missing_set_costs_no_other_set(tmp_path, kind):
     (tmp_path / "voc").mkdir()
@@ -275,9 +281,9 @@ def test_names_of_prepared_sets(prepared, tmp_path):
     assert check_one(Path("bccd")).name == "bccd/annotations/test.json"
     assert check_one(Path("bccd_test")).name == "bccd_test"
     assert "wbcnets prepare" in check_one(Path("bccd_trainval")).error
-    assert check_one(Path("nobody")).error == (
-        "nobody: there is no such file or folder - correct the path"
-    )
+    missing = check_one(Path("nobody"))
+    assert missing.name == "nobody"
+    assert missing.error == "nobody: there is no such file or folder - correct the path"
 
 
 def test_a_path_goes_before_the_name_of_a_prepared_set(prepared, tmp_path):
@@ -302,10 +308,14 @@ def test_cells_and_smears_are_compared_among_themselves(tmp_path):
     shutil.copy(first / "train" / "neutrophil" / "0.png", first / "val" / "neutrophil" / "9.png")
     smears = write_coco(tmp_path / "smears")
     shutil.copy(first / "train" / "neutrophil" / "1.png", tmp_path / "smears" / "images" / "x.png")
-    found = check(first, smears)
-    assert found.leaks == [
-        "train/neutrophil/0.png [cells train] and val/neutrophil/9.png [cells val]: equal pixels"
-    ]
+    (tmp_path / "more").mkdir()
+    found = check(first, smears, write_labelme(tmp_path / "more"))
+    leak = "train/neutrophil/0.png [cells train] and val/neutrophil/9.png [cells val]: equal pixels"
+    assert leak in found.leaks
+    assert not any("1.png" in line for line in found.leaks)
+    other = first.rename(tmp_path / "others")
+    shutil.copytree(other / "train", tmp_path / "cells")
+    assert len(check(other, tmp_path / "cells").leaks) == 4
     assert check(first, leaks=False).leaks == []
 
 
@@ -319,7 +329,8 @@ def test_near_duplicates_are_suspicions(tmp_path):
     found = check(train, val)
     assert (found.leaks, found.exit_code) == ([], 0)
     near, unknown = found.suspicions
-    assert "near duplicate" in near
+    assert "near duplicate (" in near
+    assert "of 64 bits differ)" in near
     assert unknown == (
         "patients or slides: unknown; a group pattern finds them in the names of the files"
     )

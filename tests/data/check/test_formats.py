@@ -68,6 +68,14 @@ def test_annotations_in_their_own_folder_are_told_from_other_files(tmp_path, par
     assert find_sets(tmp_path) == [FoundSet(path, "coco", tmp_path / "images", (path,))]
 
 
+def test_annotations_may_be_links_to_files_elsewhere(tmp_path):
+    original = write(tmp_path / "elsewhere" / "train.json", "{}")
+    (tmp_path / "set").mkdir()
+    link = tmp_path / "set" / "train.json"
+    link.symlink_to(original)
+    assert find_sets(tmp_path / "set") == [FoundSet(link, "coco", tmp_path / "set", (link,))]
+
+
 def test_voc_in_its_own_folder_is_told_from_other_files(tmp_path):
     write(tmp_path / "pom.xml", "<project/>")
     path = write(tmp_path / "annotations.xml" / "a.xml", voc_text())
