@@ -57,7 +57,7 @@ soak: $(READY)  ## kill trainings, fuzz readers and commands, read thousands of 
 	@WBCNETS_SOAK=1 $(PYTEST) -s tests/stress/soak tests/stress/commands tests/io/test_atomic_files.py \
 		tests/train/test_failures.py tests/mfds_detr/engine/test_failures.py $(ARGS)
 
-mutants: $(READY)  ## change single operators and numbers, and see the tests fail (two hours)
+mutants: $(READY)  ## change single operators and numbers, and see the tests fail (hours)
 	@$(BIN)/python -m pip install --quiet -e '.[mutants]'
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/stress/mutants/run.py $(ARGS)
 
