@@ -154,18 +154,18 @@ def test_an_image_in_several_classes_is_dropped_from_all_under_skip(tmp_path):
 
 
 def test_classes_left_out_and_ignored_files_are_noted(tmp_path):
-    make_class_folders(tmp_path, {"a": 1, "Artefact": 2, "smudge_cell": 1})
+    make_class_folders(tmp_path, {"a": 1, "Debris": 2, "smudge_cell": 1})
     for number in range(6):
         (tmp_path / "a" / f"{number}.txt").touch()
-    checked = check(tmp_path, ["a"], left_out=["artefact", "Smudge cell"])
+    checked = check(tmp_path, ["a"], left_out=["debris", "Smudge cell"])
     first, second = checked.report.notes
-    assert first == "3 images of artefact, Smudge cell left out, as requested"
+    assert first == "3 images of debris, Smudge cell left out, as requested"
     assert second.startswith("ignored: 6: a/0.txt")
     assert second.endswith(" and 1 more")
     assert checked.report.counts == Counts(1, 1, 0, 0)
     # A class that is not there needs no note
-    shutil.rmtree(tmp_path / "Artefact")
-    assert len(check(tmp_path, ["a", "smudge cell"], left_out=["artefact"]).report.notes) == 1
+    shutil.rmtree(tmp_path / "Debris")
+    assert len(check(tmp_path, ["a", "smudge cell"], left_out=["debris"]).report.notes) == 1
 
 
 def test_all_problems_of_names_at_once(tmp_path):
