@@ -148,7 +148,7 @@ socket.getaddrinfo = lambda *args, **kwargs: print("LOOKUP", args) or []
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "projects" / "mfds_detr")!r}]
 import wbcnets, timm
 for module in pkgutil.walk_packages(wbcnets.__path__, "wbcnets."):
-    if module.name.split(".")[-1] not in ("__main__", "triton_kernels"):
+    if module.name.split(".")[-1] != "__main__":
         importlib.import_module(module.name)
 timm.create_model("resnext_cc_26.pbc", pretrained=True)
 try:

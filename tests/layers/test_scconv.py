@@ -205,12 +205,16 @@ def test_autocast_is_finite_at_every_scale(dtype, gate, scale):
     features.requires_grad_()
     with torch.autocast("cpu", dtype=dtype):
         output = layer(features)
-        assert layer.sru(features).dtype == output.dtype == torch.float32
+        assert layer.sru(features).dtype == torch.float32
+        # Sums of bfloat16 have float32's range
+        assert output.dtype == (torch.float32 if dtype == torch.float16 else dtype)
         output.sum().backward()
     gradients = [p.grad for p in layer.parameters() if p.requires_grad]
     for tensor in (output, features.grad, *gradients):
         assert torch.isfinite(tensor).all()
-    torch.testing.assert_close(output, layer(features.float()), rtol=1e-4, atol=1e-6)
+    expected = layer(features.float())
+    tolerance = 1e-4 if dtype == torch.float16 else 0.01
+    assert (output - expected).abs().max() <= tolerance * expected.abs().max()
 
 
 def test_bfloat16_parameters_give_bfloat16():

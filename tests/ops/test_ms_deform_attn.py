@@ -201,8 +201,6 @@ def test_backend_by_device_environment_and_argument(monkeypatch):
     monkeypatch.delenv("WBCNETS_MSDA", raising=False)
     assert select_backend(CPU) == ("fused" if is_available() else "bag")
     assert select_backend(torch.device("cuda")) == "grid_sample"
-    monkeypatch.setattr(ms_deform_attn_module, "wants_triton", lambda device: device.type == "cuda")
-    assert select_backend(torch.device("cuda")) == "fused"
     monkeypatch.setattr(ms_deform_attn_module, "is_available", lambda: False)
     assert select_backend(CPU) == "bag"
     monkeypatch.setenv("WBCNETS_MSDA", "grid_sample")
@@ -236,6 +234,13 @@ def test_unknown_backend_is_named(monkeypatch):
     monkeypatch.setenv("WBCNETS_MSDA", "fast")
     with pytest.raises(ConfigError, match="WBCNETS_MSDA='fast' is unknown"):
         select_backend(CPU)
+
+
+def test_loops_for_cpus_are_refused_on_other_devices(monkeypatch):
+    monkeypatch.setenv("WBCNETS_MSDA", "fused")
+    with pytest.raises(ConfigError, match="WBCNETS_MSDA='fused' runs on CPUs only, not on cuda"):
+        select_backend(torch.device("cuda"))
+    assert select_backend(torch.device("meta")) == "fused"
 
 
 def test_shapes_that_do_not_fit_are_refused():

@@ -49,14 +49,14 @@ class SqueezeExcite(ChannelBottleneck):
         averages = x.mean(dim=(2, 3)).to(self.fc1.weight.dtype)
         with autocast_off(x):
             weights = self.gate(self.fc2(self.act(self.fc1(averages))))  # (B, C)
-            return multiply_(x, weights[:, :, None, None])
+        return multiply_(x, weights.to(x.dtype)[:, :, None, None])
 
 
 class InvertedResidual(nn.Module):
     """Local features of a map by depth-wise convolution: (B, C, H, W) -> (B, C, H, W).
 
     Equations 13 to 15: widen, depth-wise 3x3, narrow, each with batch norm; the map itself is added
-    to the result. No norm precedes the convolutions, so under autocast they scale large inputs.
+    to the result. No norm precedes the convolutions, so in float16 they scale large inputs.
 
     Args:
         dim: C.

@@ -18,7 +18,7 @@ Differences from the paper:
 Differences from the released code:
 
 - Coefficients are drawn directly, not fitted to drawn values, so construction needs no ``lstsq``.
-- Inputs are clamped to the outer knots before powers are taken, and splines run in float32.
+- Inputs are clamped to the outer knots before powers are taken, and bases are found in float32.
 - ``update_grid`` preserves the function; the code's refit applies the scaler twice.
 """
 
@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from wbcnets.errors import ConfigError, DataError
-from wbcnets.ops.autocast import autocast_off, is_autocast_on
+from wbcnets.ops.autocast import autocast_off, is_autocast_on, product_dtype
 from wbcnets.ops.kan_spline import kan_spline
 from wbcnets.ops.kan_spline.knots import (
     adaptive_knots,
@@ -45,9 +45,9 @@ class KANLinear(nn.Module):
     """One KAN layer, with a learned function per edge: (..., in_features) -> (..., out_features).
 
     Bases are 0 outside the grid's outer knots (beyond +-2.2 by default). Only the base branch
-    responds there, so put a norm before the layer. The layer runs in float32 under autocast and for
-    half inputs. Under autocast its output is float32 too, because the base branch is unbounded and
-    would leave float16's range.
+    responds there, so put a norm before the layer. Under autocast and in half layers, positions on
+    the grid are found in float32 and matrix products run in the half type, if the hardware has
+    them. Under autocast to float16 the output is float32, because the base branch is unbounded.
 
     After an in-place change of ``grid`` from outside, for instance by an exponential moving average
     of all buffers, call ``refresh_grid``. With several processes, call ``update_grid`` in all of
@@ -124,23 +124,20 @@ class KANLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
+        dtype = product_dtype(x, self.base_weight)
         with autocast_off(x):
-            y = self._forward_wide(x)
+            wide = x.to(torch.promote_types(dtype, torch.float32))
+            y = kan_spline(
+                wide,
+                self.grid,
+                self.spline_weight,
+                self.spline_scaler,
+                self.spline_order,
+                uniform=self.uniform_grid,
+                linear=(self.base_activation(wide), self.base_weight),
+                dtype=dtype,
+            )
         return y if is_autocast_on(x) else y.to(x.dtype)
-
-    def _forward_wide(self, x: Tensor) -> Tensor:
-        wide = torch.promote_types(x.dtype, torch.float32)
-        wide = torch.promote_types(wide, self.base_weight.dtype)
-        x = x.to(wide)
-        return kan_spline(
-            x,
-            self.grid,
-            self.spline_weight,
-            self.spline_scaler,
-            self.spline_order,
-            uniform=self.uniform_grid,
-            linear=(self.base_activation(x), self.base_weight),
-        )
 
     def regularization_loss(
         self, activation_weight: float = 1.0, entropy_weight: float = 1.0

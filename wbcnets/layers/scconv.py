@@ -24,6 +24,7 @@ Differences from the paper:
   common divisor as groups. By default, no multiple of 16 is affected.
 """
 
+from contextlib import nullcontext
 from math import gcd
 from typing import Any
 
@@ -32,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wbcnets.errors import ConfigError
-from wbcnets.ops.autocast import autocast_off, widened
+from wbcnets.ops.autocast import autocast_off, is_autocast_to_float16, widened
 
 GATES = ("soft", "hard")
 FUSIONS = ("joint", "pairwise")
@@ -141,7 +142,7 @@ class SRU(nn.Module):
 class CRU(nn.Module):
     """Channel reconstruction unit: (B, C, H, W) -> (B, C, H, W).
 
-    Runs in its parameters' type even under autocast: float16 cannot hold its sums.
+    Runs in its parameters' type under autocast to float16, which cannot hold its sums.
 
     Args:
         channels: C.
@@ -211,7 +212,7 @@ class CRU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Returns the map with its redundant channels rebuilt from cheaper ones."""
         x = x.to(self.squeeze_upper.weight.dtype)
-        with autocast_off(x):
+        with autocast_off(x) if is_autocast_to_float16(x) else nullcontext():
             return self._fuse(*self._transform(x))
 
     def _transform(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -237,7 +238,7 @@ class CRU(nn.Module):
 class SCConv(nn.Module):
     """SRU, then CRU: (B, C, H, W) -> (B, C, H, W).
 
-    Under autocast the result is float32, like that of a norm.
+    Under autocast to float16 the result is float32, like that of a norm.
 
     Args:
         channels: C, an even number.

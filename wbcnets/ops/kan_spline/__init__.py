@@ -10,12 +10,12 @@ compilers) or the fast path, which stores no bases for the backward pass (``reco
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from wbcnets.ops.autocast import autocast_off
+from wbcnets.ops.autocast import autocast_off, product_dtype, scaled_into_float16
 from wbcnets.ops.kan_spline.fused import fused_spline, has_loops
 from wbcnets.ops.kan_spline.plain import bspline_bases, plain_spline
 from wbcnets.ops.kan_spline.recompute import recomputed_spline
-from wbcnets.ops.triton_switch import wants_triton
 
 __all__ = ["bspline_bases", "kan_spline", "plain_spline", "recomputed_spline"]
 
@@ -29,13 +29,14 @@ def kan_spline(
     *,
     uniform: bool = False,
     linear: tuple[Tensor, Tensor] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Returns ``y_o = sum_i scaler_oi * sum_j weight_oij * B_j(x_i)``: (..., I) -> (..., O).
 
-    Runs in float32 or wider even under autocast: a bfloat16 input has too few digits to find its
-    knots. Bases are 0 outside the knots, so inputs of any size, and infinite ones, give finite
-    results and gradients. NaN stays NaN. The result has the widest type of the arguments, and
-    float32 for half types.
+    Bases are found in float32 or wider, because a half type has too few digits to tell knots apart.
+    They lie in [0, 1], and fit a half type as well as a weight does: the matrix products may be
+    half ones, with sums in float32. Bases are 0 outside the knots, so inputs of any size, and
+    infinite ones, give finite results and gradients. NaN stays NaN.
 
     Args:
         x: Inputs (..., I).
@@ -47,29 +48,47 @@ def kan_spline(
             the grid would stop compilers and wait for the device.
         linear: Inputs (..., J) and a matrix (O, J) whose product is added, like the base branch of
             a KAN layer; cheaper here than as a sum of two results.
+        dtype: Type of the matrix products and of the result; None for autocast's or else the widest
+            type of ``x`` and the spline's parameters. With a linear part, which has no bound, a
+            float16 result comes in float32.
 
     Raises:
         ValueError: if the shapes do not match.
     """
     _check_shapes(x, grid, spline_weight, spline_scaler, order)
-    wide = torch.promote_types(x.dtype, torch.float32)
-    for tensor in (spline_weight, spline_scaler):
-        wide = torch.promote_types(wide, tensor.dtype)
-    tensors = (x.to(wide), grid.to(wide), spline_weight.to(wide), spline_scaler.to(wide))
-    if linear is not None:
-        linear = (linear[0].to(wide), linear[1].to(wide))
-    if wants_triton(x.device) and uniform and order == 3 and wide == torch.float32:
-        return fused_spline(*tensors, linear)
+    dtype = dtype or product_dtype(x, spline_weight, spline_scaler)
+    wide = torch.promote_types(dtype, torch.float32)
+    spline = (x.to(wide), grid.to(wide), spline_weight.to(wide), spline_scaler.to(wide))
+    nothing = (x.new_empty(*x.shape[:-1], 0), spline_weight.new_empty(len(spline_weight), 0))
+    activated, base_weight = nothing if linear is None else linear
+    with autocast_off(x):
+        if linear is not None and dtype == torch.float16:
+            activated, scale = scaled_into_float16(activated)
+            base = F.linear(activated.to(dtype), base_weight.to(dtype)).to(wide) * scale
+            return base + _evaluate(*spline, order, uniform, nothing, dtype)
+        joined = (activated.to(wide), base_weight.to(wide))
+        return _evaluate(*spline, order, uniform, joined, dtype)
+
+
+def _evaluate(
+    x: Tensor,
+    grid: Tensor,
+    spline_weight: Tensor,
+    spline_scaler: Tensor,
+    order: int,
+    uniform: bool,
+    linear: tuple[Tensor, Tensor],
+    dtype: torch.dtype,
+) -> Tensor:
+    tensors = (x, grid, spline_weight, spline_scaler)
     # Compilers fuse the plain form and decide what to recompute; an exported graph must run
     # without this library
     exporting = torch.compiler.is_exporting() or torch.jit.is_tracing()
-    compiling = torch.compiler.is_compiling() or exporting
-    with autocast_off(x):
-        if not compiling:
-            return recomputed_spline(*tensors, order, uniform, linear)
-        if not exporting and x.device.type == "cpu" and uniform and order == 3 and has_loops():
-            return fused_spline(*tensors, linear)
-        return plain_spline(*tensors, order, uniform, linear)
+    if not (torch.compiler.is_compiling() or exporting):
+        return recomputed_spline(*tensors, order, uniform, linear, dtype)
+    if not exporting and x.device.type == "cpu" and uniform and order == 3 and has_loops():
+        return fused_spline(*tensors, linear, dtype)
+    return plain_spline(*tensors, order, uniform, linear, dtype)
 
 
 def _check_shapes(

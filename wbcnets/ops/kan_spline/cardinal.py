@@ -7,6 +7,7 @@ With u the distance to the middle of a basis in knot spacings,
 """
 
 import ctypes
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -67,45 +68,51 @@ class CardinalCubic:
     def __init__(self, grid: Tensor, rows: int) -> None:
         features, self.knots = grid.shape
         self.grid = grid
-        self._bases = grid.new_empty(rows, self.knots - 4, features)
-        self._steps = grid.new_empty(4, rows, features)
+        self._steps = grid.new_empty(5, rows, features)
         self._two = grid.new_full((), 2.0)
 
-    def bases(self, x: Tensor) -> Tensor:
-        """(r, I) -> (r, n * I); overwritten by the next call."""
+    def bases(self, x: Tensor, out: Tensor) -> None:
+        """Writes the bases: (r, I) -> (r, n * I), of the grid's type or narrower."""
         position = cardinal_position(x, self.grid)
-        bases = self._bases[: len(x)]
-        outer, inner = self._steps[:2, : len(x)].unbind()
-        for index, basis in enumerate(bases.unbind(1)):
+        outer, inner, cube = self._steps[:3, : len(x)].unbind()
+        for index, basis in enumerate(self._split(out)):
             torch.sub(position, cardinal_center(index, self.knots), out=outer).abs_()
             self._distances_to_parts(outer, inner)
-            torch.mul(outer, outer, out=basis).mul_(outer)
+            torch.mul(outer, outer, out=cube).mul_(outer)
             torch.mul(inner, inner, out=outer).mul_(inner)
-            basis.sub_(outer, alpha=4)
-        return bases.flatten(1)
+            torch.sub(cube, outer, alpha=4, out=basis)
 
-    def bases_and_input_gradient(self, x: Tensor, grad: Tensor, x_grad: Tensor) -> Tensor:
-        """(r, I), (r, n * I) -> (r, n * I); ``x_grad`` receives the sum of ``grad * slope``."""
+    def bases_and_input_gradient(
+        self, x: Tensor, grad: Tensor, x_grad: Tensor, out: Tensor
+    ) -> None:
+        """Writes the bases, and the sum of ``grad * slope`` into ``x_grad``.
+
+        Args:
+            x: Inputs (r, I).
+            grad: Gradient of the bases, (r, n * I), of the grid's type or narrower.
+            x_grad: Result (r, I).
+            out: Bases (r, n * I) in the type of ``grad``.
+        """
         position = cardinal_position(x, self.grid)
-        bases = self._bases[: len(x)]
-        outer, inner, sign, slope = self._steps[:, : len(x)].unbind()
+        outer, inner, sign, slope, cube = self._steps[:, : len(x)].unbind()
         x_grad.zero_()
-        for index, (basis, basis_grad) in enumerate(
-            zip(bases.unbind(1), grad.view_as(bases).unbind(1))
-        ):
+        for index, (basis, basis_grad) in enumerate(zip(self._split(out), self._split(grad))):
             torch.sub(position, cardinal_center(index, self.knots), out=sign)
             torch.abs(sign, out=outer)
             sign.sign_()
             self._distances_to_parts(outer, inner)
             torch.mul(outer, outer, out=slope)
-            torch.mul(slope, outer, out=basis)
+            torch.mul(slope, outer, out=cube)
             torch.mul(inner, inner, out=outer)
             slope.sub_(outer, alpha=4).mul_(sign)
-            basis.sub_(outer.mul_(inner), alpha=4)
-            x_grad.addcmul_(slope, basis_grad, value=-3)
+            torch.sub(cube, outer.mul_(inner), alpha=4, out=basis)
+            x_grad.addcmul_(slope, basis_grad.to(slope.dtype), value=-3)
         spacings = (self.grid[:, -1] - self.grid[:, 0]) / (self.knots - 1)
         x_grad.div_(spacings)
-        return bases.flatten(1)
+
+    def _split(self, rows: Tensor) -> Sequence[Tensor]:
+        """(r, n * I) -> n tensors (r, I)."""
+        return rows.chunk(self.knots - 4, dim=1)
 
     def _distances_to_parts(self, outer: Tensor, inner: Tensor) -> None:
         """Turns the distances ``|u|`` in ``outer`` into a, and fills ``inner`` with b."""
@@ -116,43 +123,42 @@ class CardinalCubic:
 class NativeCardinalCubic:
     """``CardinalCubic`` in C++ (``wbcnets/ops/native/kan_spline.cpp``): one pass for all bases.
 
+    Rows of bases and of their gradients may be parts of longer rows.
+
     Args:
         library: Result of ``find_native``.
         grid: Uniform knots (I, K) on a CPU.
-        rows: Largest number of rows in a block.
     """
 
     scale = 1 / 6
 
-    def __init__(self, library: ctypes.CDLL, grid: Tensor, rows: int) -> None:
-        features, knots = grid.shape
+    def __init__(self, library: ctypes.CDLL, grid: Tensor) -> None:
+        knots = grid.shape[1]
         first, last = grid[:, 0], grid[:, -1]
         self.count = knots - 4
         self._middle = (first + last) / 2
         self._spacings = (knots - 1) / (last - first)
-        self._bases = grid.new_empty(rows, self.count * features)
         self._library = library
 
-    def bases(self, x: Tensor) -> Tensor:
-        """(r, I) -> (r, n * I); overwritten by the next call."""
-        bases = self._bases[: len(x)]
-        self._call("bases", x.contiguous(), self._middle, self._spacings, bases)
-        return bases
+    def bases(self, x: Tensor, out: Tensor) -> None:
+        """See ``CardinalCubic``."""
+        self._call("bases", out, x=x)
 
-    def bases_and_input_gradient(self, x: Tensor, grad: Tensor, x_grad: Tensor) -> Tensor:
-        """(r, I), (r, n * I) -> (r, n * I); ``x_grad`` receives the sum of ``grad * slope``."""
-        bases = self._bases[: len(x)]
-        tensors = (grad, self._middle, self._spacings, bases, x_grad)
-        self._call("bases_and_input_gradient", x.contiguous(), *tensors)
-        return bases
+    def bases_and_input_gradient(
+        self, x: Tensor, grad: Tensor, x_grad: Tensor, out: Tensor
+    ) -> None:
+        """See ``CardinalCubic``."""
+        self._call("bases_and_input_gradient", out, grad, x_grad, x=x)
 
-    def _call(self, name: str, x: Tensor, *others: Tensor) -> None:
-        sizes = map(ctypes.c_int64, (*x.shape, self.count))
-        call(self._library, name, [x, *others], *sizes)
+    def _call(self, name: str, out: Tensor, *others: Tensor, x: Tensor) -> None:
+        tensors = [out, *others, x.contiguous(), self._middle, self._spacings]
+        sizes = map(ctypes.c_int64, (*x.shape, self.count, out.stride(0)))
+        call(self._library, name, tensors, *sizes)
 
 
-def find_native(grid: Tensor) -> ctypes.CDLL | None:
-    """Returns the compiled loops; None if there are none for the grid's device and type."""
-    if grid.device.type != "cpu" or grid.dtype not in TYPES:
+def find_native(grid: Tensor, dtype: torch.dtype) -> ctypes.CDLL | None:
+    """Returns the compiled loops; None if there are none for a grid and bases of a type."""
+    known = dtype == grid.dtype or (grid.dtype, dtype) == (torch.float32, torch.bfloat16)
+    if grid.device.type != "cpu" or grid.dtype not in TYPES or not known:
         return None
     return load_library(LIBRARY)

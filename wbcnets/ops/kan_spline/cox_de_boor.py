@@ -67,12 +67,14 @@ class CoxDeBoor:
     def __init__(self, grid: Tensor, order: int) -> None:
         self.grid, self.order = grid, order
 
-    def bases(self, x: Tensor) -> Tensor:
-        """(r, I) -> (r, n * I)."""
-        return cox_de_boor_bases(x, self.grid, self.order).flatten(1)
+    def bases(self, x: Tensor, out: Tensor) -> None:
+        """Writes the bases: (r, I) -> (r, n * I), of the grid's type or narrower."""
+        out.copy_(cox_de_boor_bases(x, self.grid, self.order).flatten(1))
 
-    def bases_and_input_gradient(self, x: Tensor, grad: Tensor, x_grad: Tensor) -> Tensor:
-        """(r, I), (r, n * I) -> (r, n * I); ``x_grad`` receives the sum of ``grad * slope``."""
+    def bases_and_input_gradient(
+        self, x: Tensor, grad: Tensor, x_grad: Tensor, out: Tensor
+    ) -> None:
+        """Writes the bases, and the sum of ``grad * slope`` into ``x_grad``."""
         bases, slopes = cox_de_boor_bases_and_slopes(x, self.grid, self.order)
-        torch.sum(grad.view_as(slopes) * slopes, dim=1, out=x_grad)
-        return bases.flatten(1)
+        torch.sum(grad.unflatten(1, slopes.shape[1:]) * slopes, dim=1, out=x_grad)
+        out.copy_(bases.flatten(1))

@@ -1,4 +1,4 @@
-"""The spline branch as a PyTorch operator: C++ loops on CPUs, Triton on CUDA.
+"""The KAN layer's splines as a PyTorch operator, by C++ loops on CPUs.
 
 ``torch.ops.wbcnets.kan_spline`` is opaque to compilers and has meta shapes. Its backward operator
 recomputes the bases.
@@ -10,10 +10,14 @@ import torch
 from torch import Tensor
 
 from wbcnets.ops.kan_spline.cardinal import LIBRARY
-from wbcnets.ops.kan_spline.recompute import blockwise_forward, blockwise_gradients
+from wbcnets.ops.kan_spline.recompute import (
+    Gradients,
+    as_rows,
+    blockwise_forward,
+    blockwise_gradients,
+)
 from wbcnets.ops.native import load_library
 
-Gradients = tuple[Tensor, Tensor, Tensor]
 ORDER = 3
 
 
@@ -28,17 +32,16 @@ def fused_spline(
     grid: Tensor,
     spline_weight: Tensor,
     spline_scaler: Tensor,
-    linear: tuple[Tensor, Tensor] | None = None,
+    linear: tuple[Tensor, Tensor],
+    dtype: torch.dtype,
 ) -> Tensor:
-    """(..., I) -> (..., O) on uniform cubic knots, in float32 or wider; on GPUs in float32 only.
+    """(..., I) -> (..., O) on uniform cubic knots on CPUs.
 
     See ``wbcnets.ops.kan_spline.kan_spline`` for the arguments.
     """
-    activated, base_weight = (None, None) if linear is None else linear
-    if activated is not None:
-        activated = activated.reshape(-1, activated.shape[-1])
-    rows = x.reshape(-1, x.shape[-1])
-    y = _forward(rows, grid, spline_weight, spline_scaler, activated, base_weight)
+    y = _forward(
+        as_rows(x), grid, spline_weight, spline_scaler, as_rows(linear[0]), linear[1], dtype
+    )
     return y.view(*x.shape[:-1], spline_weight.shape[0])
 
 
@@ -48,64 +51,51 @@ def _forward(
     grid: Tensor,
     spline_weight: Tensor,
     spline_scaler: Tensor,
-    activated: Tensor | None,
-    base_weight: Tensor | None,
+    activated: Tensor,
+    base_weight: Tensor,
+    dtype: torch.dtype,
 ) -> Tensor:
-    return blockwise_forward(
-        x, grid, spline_weight, spline_scaler, activated, base_weight, ORDER, True
-    )
+    parameters = (spline_weight, spline_scaler, activated, base_weight)
+    return blockwise_forward(x, grid, *parameters, ORDER, True, dtype)
 
 
 @torch.library.custom_op("wbcnets::kan_spline_backward", mutates_args=(), device_types="cpu")
 def _backward(
-    grad: Tensor, x: Tensor, grid: Tensor, spline_weight: Tensor, spline_scaler: Tensor
+    grad: Tensor,
+    x: Tensor,
+    grid: Tensor,
+    spline_weight: Tensor,
+    spline_scaler: Tensor,
+    activated: Tensor,
+    base_weight: Tensor,
+    dtype: torch.dtype,
 ) -> Gradients:
-    return blockwise_gradients(grad, x, grid, spline_weight, spline_scaler, ORDER, True)
-
-
-@_forward.register_kernel("cuda")
-def _forward_cuda(*arguments: Any) -> Tensor:
-    from wbcnets.ops.kan_spline.triton_kernels import triton_forward
-
-    *spline, activated, base_weight = arguments
-    y = triton_forward(*spline)
-    if activated is None or base_weight is None:
-        return y
-    return torch.addmm(y, activated, base_weight.t())
-
-
-@_backward.register_kernel("cuda")
-def _backward_cuda(*arguments: Any) -> Gradients:
-    from wbcnets.ops.kan_spline.triton_kernels import triton_backward
-
-    return triton_backward(*arguments)
+    parameters = (spline_weight, spline_scaler, activated, base_weight)
+    return blockwise_gradients(grad, x, grid, *parameters, ORDER, True, dtype)
 
 
 @_forward.register_fake
 def _forward_fake(x: Tensor, grid: Tensor, spline_weight: Tensor, *others: Any) -> Tensor:
-    return x.new_empty(x.shape[0], spline_weight.shape[0])
+    return x.new_empty(x.shape[0], spline_weight.shape[0], dtype=others[-1])
 
 
 @_backward.register_fake
-def _backward_fake(grad: Tensor, x: Tensor, grid: Tensor, *parameters: Tensor) -> Gradients:
+def _backward_fake(grad: Tensor, x: Tensor, grid: Tensor, *parameters: Any) -> Gradients:
     contiguous = torch.contiguous_format
-    of_x, of_weight, of_scaler = (
-        torch.empty_like(tensor, memory_format=contiguous) for tensor in (x, *parameters)
+    x_grad, *others = (
+        torch.empty_like(tensor, memory_format=contiguous) for tensor in (x, *parameters[:4])
     )
-    return of_x, of_weight, of_scaler
+    return x_grad, others[0], others[1], others[2], others[3]
 
 
 def _keep_arguments(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
+    *tensors, ctx.dtype = inputs
+    ctx.save_for_backward(*tensors)
 
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    *spline, activated, base_weight = ctx.saved_tensors
-    x_grad, weight_grad, scaler_grad = _backward(grad.contiguous(), *spline)
-    if activated is None or base_weight is None:
-        return x_grad, None, weight_grad, scaler_grad, None, None
-    base = (grad @ base_weight, grad.t() @ activated)
-    return x_grad, None, weight_grad, scaler_grad, *base
+    x_grad, *others = _backward(grad.contiguous(), *ctx.saved_tensors, ctx.dtype)
+    return x_grad, None, *others, None
 
 
 _forward.register_autograd(_differentiate, setup_context=_keep_arguments)

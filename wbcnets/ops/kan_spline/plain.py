@@ -4,6 +4,7 @@ Inside this package the bases precede the features, (..., n, I): each basis is o
 and a row of blocks times a matrix (n * I, O) is the layer.
 """
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -35,12 +36,17 @@ def plain_spline(
     order: int,
     uniform: bool,
     linear: tuple[Tensor, Tensor] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """(..., I) -> (..., O); see ``wbcnets.ops.kan_spline.kan_spline`` for the arguments."""
     bases = _stacked_bases(x, grid, order, uniform)  # (..., n, I)
     matrix = (spline_weight * spline_scaler.unsqueeze(-1)).transpose(1, 2)  # (O, n, I)
-    spline = F.linear(bases.flatten(-2), matrix.flatten(1))
-    return spline if linear is None else F.linear(*linear) + spline
+    factors, matrix = bases.flatten(-2), matrix.flatten(1)
+    if linear is not None:
+        factors = torch.cat([factors, linear[0]], dim=-1)
+        matrix = torch.cat([matrix, linear[1]], dim=-1)
+    dtype = dtype or factors.dtype
+    return F.linear(factors.to(dtype), matrix.to(dtype))
 
 
 def _stacked_bases(x: Tensor, grid: Tensor, order: int, uniform: bool) -> Tensor:

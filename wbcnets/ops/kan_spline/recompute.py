@@ -1,12 +1,14 @@
-"""The spline branch with bases computed block by block, and again in the backward pass.
+"""The KAN layer with bases computed block by block, and again in the backward pass.
 
 A cubic layer with 8 bases makes 8 numbers of every input. Stored for autograd, they and their
 intermediate values are the largest part of a KAN's memory. Computed in place on some hundred rows
 at a time, they stay in the cache, and only the input is stored.
+
+The inputs of the linear part stand behind the bases, so one matrix product makes the layer, and two
+its gradients.
 """
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,6 +24,8 @@ from wbcnets.ops.kan_spline.plain import plain_spline
 CPU_BLOCK_PER_THREAD = 98_304
 DEVICE_BLOCK = 4_194_304
 
+Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
 
 def recomputed_spline(
     x: Tensor,
@@ -30,15 +34,27 @@ def recomputed_spline(
     spline_scaler: Tensor,
     order: int,
     uniform: bool,
-    linear: tuple[Tensor, Tensor] | None = None,
+    linear: tuple[Tensor, Tensor],
+    dtype: torch.dtype,
 ) -> Tensor:
     """(..., I) -> (..., O); see ``wbcnets.ops.kan_spline.kan_spline`` for the arguments."""
-    rows = _as_rows(x)
-    activated, base_weight = (None, None) if linear is None else (_as_rows(linear[0]), linear[1])
     y = _RecomputedSpline.apply(
-        rows, grid, spline_weight, spline_scaler, activated, base_weight, order, uniform
+        as_rows(x),
+        grid,
+        spline_weight,
+        spline_scaler,
+        as_rows(linear[0]),
+        linear[1],
+        order,
+        uniform,
+        dtype,
     )
     return y.view(*x.shape[:-1], spline_weight.shape[0])
+
+
+def as_rows(x: Tensor) -> Tensor:
+    """(..., I) -> (R, I)."""
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 def blockwise_forward(
@@ -46,23 +62,61 @@ def blockwise_forward(
     grid: Tensor,
     spline_weight: Tensor,
     spline_scaler: Tensor,
-    activated: Tensor | None,
-    base_weight: Tensor | None,
+    activated: Tensor,
+    base_weight: Tensor,
     order: int,
     uniform: bool,
+    dtype: torch.dtype,
 ) -> Tensor:
-    """(R, I) -> (R, O): the spline branch plus ``activated`` times ``base_weight``."""
-    block = _block_rows(x)
-    form = _select_form(grid, order, uniform, block)
-    matrix = _weight_matrix(spline_weight, spline_scaler * form.scale)
-    y = x.new_empty(len(x), len(spline_weight))
-    # The blocks below add to y: a second array of its size would cost more than the sum
-    if activated is not None and base_weight is not None:
-        torch.mm(activated, base_weight.t(), out=y)
-    for x_block, y_block in zip(x.split(block), y.split(block)):
-        beta = 0 if activated is None else 1
-        torch.addmm(y_block, form.bases(x_block), matrix, beta=beta, out=y_block)
+    """(R, I) -> (R, O) in ``dtype``: the spline branch plus ``activated`` times ``base_weight``."""
+    layer = _BlockwiseLayer(x, grid, activated, order, uniform, dtype)
+    matrix = layer.join_weights(spline_weight, spline_scaler, base_weight)
+    y = x.new_empty(len(x), len(matrix), dtype=dtype)
+    for start in range(0, len(x), layer.block):
+        rows = slice(start, start + layer.block)
+        factors = layer.fill(x[rows], activated[rows])
+        torch.mm(factors, matrix.t(), out=y[rows])
     return y
+
+
+def blockwise_gradients(
+    grad: Tensor,
+    x: Tensor,
+    grid: Tensor,
+    spline_weight: Tensor,
+    spline_scaler: Tensor,
+    activated: Tensor,
+    base_weight: Tensor,
+    order: int,
+    uniform: bool,
+    dtype: torch.dtype,
+) -> Gradients:
+    """Returns the gradients of x, the weight, the scaler, the linear part's inputs and its matrix.
+
+    The matrix's gradient is summed over blocks in the type of ``x``.
+    """
+    layer = _BlockwiseLayer(x, grid, activated, order, uniform, dtype)
+    matrix = layer.join_weights(spline_weight, spline_scaler, base_weight)
+    matrix_grad = torch.zeros_like(matrix, dtype=x.dtype)
+    x_grad, activated_grad = (
+        torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in (x, activated)
+    )
+    factors_grad = x.new_empty(layer.block, matrix.shape[1], dtype=dtype)
+    for start in range(0, len(x), layer.block):
+        rows = slice(start, start + layer.block)
+        block_grad = torch.mm(grad[rows], matrix, out=factors_grad[: len(x[rows])])
+        factors = layer.fill(x[rows], activated[rows], block_grad, x_grad[rows])
+        activated_grad[rows] = block_grad[:, layer.bases :]
+        if dtype == x.dtype:
+            matrix_grad.addmm_(grad[rows].t(), factors)
+        else:
+            matrix_grad += grad[rows].t() @ factors
+    outputs, features, count = spline_weight.shape
+    spline_grad = matrix_grad[:, : layer.bases].view(outputs, count, features).transpose(1, 2)
+    scaled_grad = spline_grad * layer.form.scale
+    weight_grad = torch.mul(scaled_grad, spline_scaler.unsqueeze(-1)).contiguous()
+    scaler_grad = (scaled_grad * spline_weight).sum(dim=-1)
+    return x_grad, weight_grad, scaler_grad, activated_grad, matrix_grad[:, layer.bases :].clone()
 
 
 class _RecomputedSpline(torch.autograd.Function):
@@ -74,85 +128,107 @@ class _RecomputedSpline(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *tensors, ctx.order, ctx.uniform = inputs
-        ctx.save_for_backward(*tensors)
+        ctx.save_for_backward(*inputs[:6])
+        ctx.options = inputs[6:]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        *arguments, activated, base_weight = ctx.saved_tensors
-        spline = (*arguments, ctx.order, ctx.uniform)
-        gradients: Sequence[Tensor | None]
-        if torch.is_grad_enabled():  # second derivatives are needed
-            gradients = _differentiable_gradients(grad, *spline)
+        gradients = (
+            # Second derivatives are needed
+            _differentiable_gradients if torch.is_grad_enabled() else blockwise_gradients
+        )
+        with autocast_off(grad):
+            x_grad, *others = gradients(grad, *ctx.saved_tensors, *ctx.options)
+        return x_grad, None, *others, None, None, None
+
+
+class _BlockwiseLayer:
+    """The left factor of the layer's matrix product for one block of rows, (r, n * I + J).
+
+    Args:
+        x: All inputs (R, I).
+        grid: Knots (I, K).
+        activated: Inputs of the linear part, (R, J).
+        order: Degree of the polynomial pieces.
+        uniform: Whether the knots are evenly spaced.
+        dtype: Type of the factor.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        grid: Tensor,
+        activated: Tensor,
+        order: int,
+        uniform: bool,
+        dtype: torch.dtype,
+    ) -> None:
+        features, knots = grid.shape
+        self.block = _block_rows(x, dtype)
+        self.form = _select_form(grid, order, uniform, self.block, dtype)
+        self.bases = (knots - order - 1) * features
+        width = self.bases + activated.shape[1]
+        self._factors = x.new_empty(self.block, width, dtype=dtype)
+
+    def join_weights(
+        self, spline_weight: Tensor, spline_scaler: Tensor, base_weight: Tensor
+    ) -> Tensor:
+        """(O, I, n), (O, I), (O, J) -> (O, n * I + J) in the factor's type."""
+        scaled = spline_weight * (spline_scaler * self.form.scale).unsqueeze(-1)
+        matrix = self._factors.new_empty(len(spline_weight), self._factors.shape[1])
+        matrix[:, : self.bases].unflatten(1, scaled.shape[:0:-1]).copy_(scaled.transpose(1, 2))
+        matrix[:, self.bases :] = base_weight
+        return matrix
+
+    def fill(
+        self,
+        x: Tensor,
+        activated: Tensor,
+        grad: Tensor | None = None,
+        x_grad: Tensor | None = None,
+    ) -> Tensor:
+        """(r, I), (r, J) -> (r, n * I + J); overwritten by the next call.
+
+        Args:
+            x: A block of inputs.
+            activated: The block of the linear part.
+            grad: The result's gradient, (r, n * I + J).
+            x_grad: Receives the gradient of ``x`` that follows from ``grad``, (r, I).
+        """
+        factors = self._factors[: len(x)]
+        bases = factors[:, : self.bases]
+        if grad is None or x_grad is None:
+            self.form.bases(x, bases)
         else:
-            with autocast_off(grad):
-                gradients = blockwise_gradients(grad, *spline)
-        x_grad, weight_grad, scaler_grad = gradients
-        activated_grad = base_grad = None
-        if activated is not None and base_weight is not None:
-            activated_grad, base_grad = grad @ base_weight, grad.t() @ activated
-        return x_grad, None, weight_grad, scaler_grad, activated_grad, base_grad, None, None
-
-
-def blockwise_gradients(
-    grad: Tensor,
-    x: Tensor,
-    grid: Tensor,
-    spline_weight: Tensor,
-    spline_scaler: Tensor,
-    order: int,
-    uniform: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the gradients of x, the weight and the scaler."""
-    block = _block_rows(x)
-    form = _select_form(grid, order, uniform, block)
-    matrix = _weight_matrix(spline_weight, spline_scaler * form.scale)
-    matrix_grad = torch.zeros_like(matrix)
-    x_grad = torch.empty_like(x, memory_format=torch.contiguous_format)
-    bases_grad = x.new_empty(block, len(matrix))
-    for x_block, grad_block, x_grad_block in zip(
-        x.split(block), grad.split(block), x_grad.split(block)
-    ):
-        block_grad = torch.mm(grad_block, matrix.t(), out=bases_grad[: len(x_block)])
-        bases = form.bases_and_input_gradient(x_block, block_grad, x_grad_block)
-        matrix_grad.addmm_(bases.t(), grad_block)
-    outputs, features, count = spline_weight.shape
-    scaled_grad = matrix_grad.view(count, features, outputs).permute(2, 1, 0) * form.scale
-    weight_grad = torch.mul(scaled_grad, spline_scaler.unsqueeze(-1)).contiguous()
-    return x_grad, weight_grad, (scaled_grad * spline_weight).sum(dim=-1)
+            self.form.bases_and_input_gradient(x, grad[:, : self.bases], x_grad, bases)
+        factors[:, self.bases :] = activated
+        return factors
 
 
 def _differentiable_gradients(grad: Tensor, *arguments: Any) -> list[Tensor | None]:
     """Returns the same through the plain form, which autograd can differentiate again."""
-    x, grid, spline_weight, spline_scaler, order, uniform = arguments
+    x, grid, *parameters, order, uniform, dtype = arguments
     # Views, so the arguments' dependence on each other is not counted
-    inputs = [tensor.view_as(tensor) for tensor in (x, spline_weight, spline_scaler)]
-    y = plain_spline(inputs[0], grid, inputs[1], inputs[2], order, uniform)
+    inputs = [tensor.view_as(tensor) for tensor in (x, *parameters)]
+    x, weight, scaler, *linear = inputs
+    y = plain_spline(x, grid, weight, scaler, order, uniform, (linear[0], linear[1]), dtype)
     followed = [tensor for tensor in inputs if tensor.requires_grad]
     found = iter(torch.autograd.grad(y, followed, grad, create_graph=True, materialize_grads=True))
     return [next(found) if tensor.requires_grad else None for tensor in inputs]
 
 
-def _as_rows(x: Tensor) -> Tensor:
-    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-
-
-def _block_rows(x: Tensor) -> int:
+def _block_rows(x: Tensor, dtype: torch.dtype) -> int:
     on_cpu = x.device.type == "cpu"
     block = CPU_BLOCK_PER_THREAD * torch.get_num_threads() if on_cpu else DEVICE_BLOCK
+    # Sums over blocks are in the type of x, and adding to them costs as much as narrow products
+    block *= x.element_size() // dtype.itemsize
     return max(1, min(block // max(1, x.shape[1]), len(x)))
 
 
 def _select_form(
-    grid: Tensor, order: int, uniform: bool, rows: int
+    grid: Tensor, order: int, uniform: bool, rows: int, dtype: torch.dtype
 ) -> CardinalCubic | NativeCardinalCubic | CoxDeBoor:
     if not uniform or order != 3:
         return CoxDeBoor(grid, order)
-    library = find_native(grid)
-    return NativeCardinalCubic(library, grid, rows) if library else CardinalCubic(grid, rows)
-
-
-def _weight_matrix(spline_weight: Tensor, factors: Tensor) -> Tensor:
-    """(O, I, n), (O, I) -> (n * I, O)."""
-    scaled = spline_weight * factors.unsqueeze(-1)
-    return scaled.permute(2, 1, 0).reshape(-1, len(spline_weight))
+    library = find_native(grid, dtype)
+    return NativeCardinalCubic(library, grid) if library else CardinalCubic(grid, rows)

@@ -17,7 +17,6 @@ from wbcnets.ops.ms_deform_attn.bag import bag_attention
 from wbcnets.ops.ms_deform_attn.fused import fused_attention
 from wbcnets.ops.ms_deform_attn.grid_sample import Shapes, grid_sample_attention
 from wbcnets.ops.ms_deform_attn.native import is_available
-from wbcnets.ops.triton_switch import wants_triton
 
 __all__ = ["BACKENDS", "ms_deform_attn", "select_backend"]
 
@@ -54,17 +53,15 @@ def ms_deform_attn(
             ``WBCNETS_MSDA``, or else the fastest one for the device.
 
     Raises:
-        ConfigError: if the backend's name is unknown.
+        ConfigError: if the backend's name is unknown, or it does not run on the device.
         ValueError: if the shapes do not match.
     """
     _check_shapes(value, spatial_shapes, sampling_locations, attention_weights)
     attend = BACKENDS[select_backend(value.device, backend)]
     with autocast_off(value):
         wide = torch.promote_types(value.dtype, torch.float32)
-        # The GPU kernels themselves sum half values in float32
-        in_kernel = attend is fused_attention and value.is_cuda
         sampled = attend(
-            value if in_kernel else value.to(wide),
+            value.to(wide),
             spatial_shapes,
             sampling_locations.to(wide),
             attention_weights.to(wide),
@@ -78,22 +75,25 @@ def select_backend(device: torch.device, requested: str | None = None) -> str:
     Export and tracing always use ``grid_sample``, whose operators every runtime knows.
 
     Raises:
-        ConfigError: if the requested name, or the one in ``WBCNETS_MSDA``, is unknown.
+        ConfigError: if the requested name, or the one in ``WBCNETS_MSDA``, is unknown, or that
+            backend does not run on the device.
     """
     if torch.compiler.is_exporting() or torch.jit.is_tracing():
         return "grid_sample"
     name = requested or os.environ.get(ENVIRONMENT_VARIABLE)
     if not name:
         return _fastest(device)
+    origin = "backend" if requested else ENVIRONMENT_VARIABLE
     if name not in BACKENDS:
-        origin = "backend" if requested else ENVIRONMENT_VARIABLE
         raise ConfigError(f"{origin}={name!r} is unknown; use one of {sorted(BACKENDS)}")
+    if name == "fused" and device.type not in ("cpu", "meta"):
+        raise ConfigError(f"{origin}='fused' runs on CPUs only, not on {device}; use 'grid_sample'")
     return name
 
 
 def _fastest(device: torch.device) -> str:
     if device.type != "cpu":
-        return "fused" if wants_triton(device) else "grid_sample"
+        return "grid_sample"
     return "fused" if is_available() else "bag"
 
 

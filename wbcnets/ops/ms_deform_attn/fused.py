@@ -1,4 +1,4 @@
-"""Deformable attention as a PyTorch operator: C++ loops on CPUs, Triton on CUDA.
+"""Deformable attention as a PyTorch operator, by C++ loops on CPUs.
 
 ``torch.ops.wbcnets.ms_deform_attn`` is opaque to compilers and has meta shapes. It has its own
 backward operator, so autograd stores no graph of the arithmetic inside.
@@ -23,7 +23,6 @@ def fused_attention(
 
     Raises:
         RuntimeError: if there are no loops for this machine, see ``wbcnets.ops.native``.
-        ModuleNotFoundError: if the tensors are on a GPU and triton is not installed.
     """
     flat_shapes = [side for shape in spatial_shapes for side in shape]
     return _forward(value, flat_shapes, sampling_locations, attention_weights)
@@ -41,20 +40,6 @@ def _backward(
     grad: Tensor, value: Tensor, spatial_shapes: Sequence[int], locations: Tensor, weights: Tensor
 ) -> Gradients:
     return native_backward(grad, value, spatial_shapes, locations, weights)
-
-
-@_forward.register_kernel("cuda")
-def _forward_cuda(*arguments: Any) -> Tensor:
-    from wbcnets.ops.ms_deform_attn.triton_kernels import triton_forward
-
-    return triton_forward(*arguments)
-
-
-@_backward.register_kernel("cuda")
-def _backward_cuda(*arguments: Any) -> Gradients:
-    from wbcnets.ops.ms_deform_attn.triton_kernels import triton_backward
-
-    return triton_backward(*arguments)
 
 
 @_forward.register_fake

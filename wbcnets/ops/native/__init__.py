@@ -29,7 +29,8 @@ from wbcnets.io.content_cache import cache_folder
 __all__ = ["ENVIRONMENT_VARIABLE", "TYPES", "call", "load_library"]
 
 ENVIRONMENT_VARIABLE = "WBCNETS_NATIVE"
-TYPES = {torch.float32: "float32", torch.float64: "float64"}
+# Types that every loop knows; some know others, too
+TYPES = (torch.float32, torch.float64)
 Number = Any  # a ctypes number; their common base class is private
 COMPILERS = ("c++", "g++", "clang++")
 COMPILE_SECONDS = 120
@@ -80,10 +81,11 @@ def call(library: ctypes.CDLL, name: str, tensors: Sequence[Tensor], *numbers: N
     Args:
         library: Result of ``load_library``.
         name: Name of the function without its type suffix.
-        tensors: Contiguous tensors of one type among ``TYPES``.
+        tensors: Contiguous tensors; the type of the first one is the suffix.
         numbers: Further arguments of the function; the number of threads is added.
     """
-    function = getattr(library, f"{name}_{TYPES[tensors[0].dtype]}")
+    suffix = str(tensors[0].dtype).removeprefix("torch.")
+    function = getattr(library, f"{name}_{suffix}")
     pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors)
     function(*pointers, *numbers, ctypes.c_int(torch.get_num_threads()))
 
