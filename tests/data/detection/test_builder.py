@@ -72,8 +72,9 @@ def test_images_and_boxes_become_arrays(build, tmp_path):
     ):
         found = getattr(image, name)
         assert (found.tolist(), found.dtype) == (expected, kind)
+        assert getattr(empty, name).dtype == kind
     assert (empty.id, empty.width, empty.fingerprint) == (2, 30, None)
-    assert (empty.boxes.shape, empty.boxes.dtype) == ((0, 4), np.float32)
+    assert empty.boxes.shape == (0, 4)
     assert builder.report is dataset.report
     assert dataset.counts == Counts(2, 2, 0, 0)
     assert dataset.report.lines() == []
@@ -116,6 +117,7 @@ def test_repairs_of_reader_and_builder_are_told_together(build):
         "labels: two: its id was text",
     ]
     assert report.counts == Counts(3, 1, 2, 0)
+    assert report.kept == {"WBC": 3}
 
 
 def test_dropped_boxes_are_counted_under_their_class(build):
@@ -313,6 +315,18 @@ def test_boxes_of_one_class_that_cover_nearly_the_same_are_noted(build, by, near
         builder.finish("x: ").report.notes
         == ["x: a and b cover nearly the same box (IoU over 0.95)"] * near
     )
+
+
+def test_nearly_the_same_boxes_of_several_images_are_noted(build):
+    builder = build()
+    for name in ("a.png", "b.png"):
+        image = add_image(builder, name)
+        builder.add_box(image, box(f"first of {name}", xywh=(5, 5, 40, 40)))
+        builder.add_box(image, box(f"second of {name}", xywh=(5, 5, 40, 40.5)))
+    assert [line.partition(" and")[0] for line in builder.finish().report.notes] == [
+        "first of a.png",
+        "first of b.png",
+    ]
 
 
 def test_nearly_the_same_box_in_height(build):
