@@ -51,6 +51,16 @@ def test_images_are_seen_in_hsv(small, make_images):
     assert not torch.allclose(hsv(x)[0], rgb(x)[0])
 
 
+def test_white_balance_makes_the_logits_independent_of_the_lamp(small, make_images):
+    model = small("resnext_cc_26", white_balance=True)
+    x = make_images("resnext_cc_26")
+    x[:, :, :8, :8] = 1.0
+    lamp = torch.tensor([0.9, 0.7, 0.8]).view(1, 3, 1, 1)
+    torch.testing.assert_close(model(x * lamp), model(x))
+    plain = small("resnext_cc_26")
+    assert not torch.allclose(plain(x * lamp), plain(x))
+
+
 @pytest.mark.parametrize(("fusion", "early"), [("conv5_1+conv5_3", 0), ("conv5_2+conv5_3", 1)])
 def test_fused_map_is_made_of_the_named_blocks(fusion, early, small, make_images):
     model, x = small("resnext_cc_50", fusion=fusion), make_images("resnext_cc_50")

@@ -21,6 +21,7 @@ from wbcnets.layers.scconv import CRU, SRU, SCConv
 from wbcnets.layers.self_attention import SelfAttention
 from wbcnets.layers.sparse_attention import SparseAttention
 from wbcnets.layers.transformer_block import Block
+from wbcnets.layers.white_balance import WhiteBalance
 
 __all__ = [
     "CRU",
@@ -49,6 +50,7 @@ __all__ = [
     "SelectiveFeatureFusion",
     "SelfAttention",
     "SparseAttention",
+    "WhiteBalance",
     "create_neck",
     "eca_kernel_size",
     "neck_names",

@@ -27,6 +27,7 @@ from wbcnets.errors import ConfigError
 from wbcnets.layers.cross_layer_fusion import CrossLayerFusion
 from wbcnets.layers.eca import EfficientChannelAttention
 from wbcnets.layers.rgb_to_hsv import RgbToHsv
+from wbcnets.layers.white_balance import WhiteBalance
 from wbcnets.models.factory import build_model, shipped_weights
 from wbcnets.models.recompute import run_block
 
@@ -46,6 +47,13 @@ PBC_CLASSES = (
     "platelet",
 )
 
+_SMALL: dict[str, Any] = {
+    "layers": (2, 2, 2, 2),
+    "cardinality": 8,
+    "base_width": 16,
+    "channels": (32, 64, 128, 192),
+}
+
 
 class ResNeXtCC(ResNet):
     """The ResNeXt-CC: (B, in_chans, H, W) in [0, 1] -> (B, num_classes).
@@ -62,6 +70,8 @@ class ResNeXtCC(ResNet):
         num_classes: Number of classes; 0 for no classifier.
         global_pool: "avg", "max", "avgmax", "catavgmax" or "".
         color_space: "hsv", or "rgb" for unchanged images (table 4).
+        white_balance: Whether the channels are scaled to a white background first; not from the
+            paper, for images of several laboratories.
         strided_stem: Whether the stem has a strided convolution in place of max pooling.
         eca: Whether efficient channel attention follows each down-sampling (table 7).
         fusion: Maps of the last stage to multiply: "conv5_1+conv5_3", "conv5_2+conv5_3", or "none"
@@ -87,6 +97,7 @@ class ResNeXtCC(ResNet):
         num_classes: int = 1000,
         global_pool: str = "avg",
         color_space: str = "hsv",
+        white_balance: bool = False,
         strided_stem: bool = True,
         eca: bool = True,
         fusion: str = "conv5_1+conv5_3",
@@ -115,6 +126,7 @@ class ResNeXtCC(ResNet):
         )
         if strided_stem:
             nn.init.dirac_(cast(nn.Conv2d, cast(nn.Sequential, self.maxpool)[0]).weight)
+        self.white_balance = WhiteBalance() if white_balance else nn.Identity()
         self.to_color_space = RgbToHsv() if color_space == "hsv" else nn.Identity()
         self.attention = nn.ModuleDict()
         if eca:
@@ -222,7 +234,7 @@ class ResNeXtCC(ResNet):
         return pooled if pre_logits else self.fc(pooled)
 
     def _run_stem(self, x: Tensor) -> Tensor:
-        return self.act1(self.bn1(self.conv1(self.to_color_space(x))))
+        return self.act1(self.bn1(self.conv1(self.to_color_space(self.white_balance(x)))))
 
     def _run_pool(self, x: Tensor) -> Tensor:
         x = self.maxpool(x)
@@ -290,16 +302,20 @@ def _cfg(hf_hub_id: str) -> dict[str, Any]:
     }
 
 
+def _small_cfg(name: str, class_names: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        **_cfg(""),
+        **shipped_weights(name, class_names),
+        "input_size": (3, 112, 112),
+        "pool_size": (4, 4),
+        "crop_pct": 1.0,
+        "interpolation": "bilinear",
+    }
+
+
 default_cfgs = generate_default_cfgs(
     {
-        "resnext_cc_26.pbc": {
-            **_cfg(""),
-            **shipped_weights("resnext_cc_26.pbc", PBC_CLASSES),
-            "input_size": (3, 112, 112),
-            "pool_size": (4, 4),
-            "crop_pct": 1.0,
-            "interpolation": "bilinear",
-        },
+        "resnext_cc_26.pbc": _small_cfg("resnext_cc_26.pbc", PBC_CLASSES),
         "resnext_cc_50.a1h_in1k": {
             **_cfg("timm/resnext50_32x4d.a1h_in1k"),
             "license": "apache-2.0",
@@ -325,13 +341,7 @@ def _create(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
 @register_model
 def resnext_cc_26(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ResNeXt-CC of 26 layers and half the width, for CPUs; not from the paper."""
-    size = {
-        "layers": (2, 2, 2, 2),
-        "cardinality": 8,
-        "base_width": 16,
-        "channels": (32, 64, 128, 192),
-    }
-    return _create("resnext_cc_26", pretrained, **{**size, **kwargs})
+    return _create("resnext_cc_26", pretrained, **{**_SMALL, **kwargs})
 
 
 @register_model
