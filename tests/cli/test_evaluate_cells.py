@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 from timm.models import save_for_hf
 
+from tests.data.cells.cell_images import make_class_folders
+from tests.evaluation.small_classifier import save_run, small_model
 from wbcnets.cli.main import main
 from wbcnets.errors import ConfigError
 from wbcnets.evaluation.evaluate import evaluate_classifier
@@ -202,3 +204,27 @@ def test_numbers_out_of_range_are_errors(option, setting, model_folder, cells, t
     with pytest.raises(ConfigError, match=f"{setting} -1 is out of range") as error:
         evaluate_classifier(model_folder, cells, **{setting: -1})
     assert error.value.setting == setting
+
+
+def test_a_laboratory_with_a_few_of_the_classes(tmp_path, capsys):
+    save_run(tmp_path / "best.pth", small_model())
+    make_class_folders(tmp_path / "cells" / "one", {"a": 3, "c": 2, "unknown": 2})
+    make_class_folders(tmp_path / "cells" / "two", {"a": 1}, start=50)
+    table = ["file,label,split"]
+    table += [
+        f"{path.relative_to(tmp_path).as_posix()},{path.parent.name},lab_{path.parent.parent.name}"
+        for path in sorted((tmp_path / "cells").rglob("*.png"))
+    ]
+    (tmp_path / "cells.csv").write_text("\n".join(table))
+    words = ["--weights", str(tmp_path / "best.pth"), "--data", str(tmp_path / "cells.csv")]
+    words += ["--split", "lab_one+lab_two", "--bootstrap", "0", "--workers", "0"]
+    assert main(["evaluate", "cells", *words, "--output", str(tmp_path / "out")]) == 1
+    assert "classes that the model lacks" in capsys.readouterr().err
+    assert (
+        main(["evaluate", "cells", *words, "--only-present", "--output", str(tmp_path / "report")])
+        == 0
+    )
+    report = (tmp_path / "report" / "report.md").read_text()
+    assert "6 images, 2 left out by the class map, 2 unknown" in report
+    assert "| a |" in report
+    assert "| b |" not in report

@@ -21,7 +21,9 @@ def test_several_classes_may_become_one_and_others_none():
 
 
 def test_different_names_without_a_map_are_an_error_that_lists_both():
-    with pytest.raises(DataError, match=r"different classes(.|\n)*dataset: a, b(.|\n)*model: a, c"):
+    with pytest.raises(
+        DataError, match=r"classes that the model lacks(.|\n)*dataset: a, b(.|\n)*model: a, c"
+    ):
         match_classes(("a", "b"), ("a", "c"))
 
 

@@ -72,18 +72,18 @@ def match_classes(
     Args:
         data_classes: The dataset's class names.
         model_classes: The model's class names.
-        class_map: Class of the dataset -> one or several of the model; None if both have the same
-            names, in any order.
+        class_map: Class of the dataset -> one or several of the model; None if the model has all
+            classes of the dataset, in any order.
 
     Raises:
         DataError: if the names differ without a map, a name in the map is unknown, or two classes
             of the dataset share only some of their classes of the model.
     """
     if class_map is None:
-        if set(data_classes) != set(model_classes):
+        if not set(data_classes) <= set(model_classes):
             raise DataError(
-                "the dataset and the model have different classes; map those of the dataset to "
-                "those of the model",
+                "the dataset has classes that the model lacks; map those of the dataset to those "
+                "of the model",
                 [f"dataset: {', '.join(data_classes)}", f"model: {', '.join(model_classes)}"],
                 setting="class_map",
             )

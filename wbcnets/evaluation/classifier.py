@@ -20,13 +20,14 @@ from wbcnets.data.cells.dataset import PixelNormalization
 from wbcnets.engine.device import choose_device
 from wbcnets.errors import CheckpointError, ConfigError, DataError
 from wbcnets.evaluation.metadata import (
+    Calibration,
     ClassifierMetadata,
     no_class_names,
     read_folder,
     read_run_metadata,
 )
 from wbcnets.evaluation.predictions import CellPrediction, Predictions, check_at_least, predict
-from wbcnets.io.checkpoints import load_into, read_state_dict
+from wbcnets.io.checkpoints import load_into, read_checkpoint, read_state_dict
 from wbcnets.io.images import ImageLike, NamedReader, RgbImage, named_readers
 from wbcnets.models.keywords import create_checked, with_img_size
 from wbcnets.models.limits import limit_by_weights
@@ -49,6 +50,7 @@ class Classifier:
         std: Per channel, in [0, 1].
         preset: The augmentation preset, without randomness, that resizes images.
         model_args: The keywords that created the model.
+        calibration: Scales the probabilities, and tells which cells a person should look at.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Classifier:
     std: tuple[float, ...]
     preset: str = "none"
     model_args: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Calibration = field(default_factory=Calibration)
 
     @property
     def device(self) -> torch.device:
@@ -134,6 +137,7 @@ class Classifier:
                 self._batches(readers, batch_size, unreadable),
                 device=self.device,
                 total=-(-len(readers) // batch_size),
+                temperature=self.calibration.temperature,
                 **options,
             )
         except DataError:
@@ -141,7 +145,10 @@ class Classifier:
                 raise
             probabilities, indices = np.zeros((0, len(self.class_names))), np.zeros(0, np.int64)
         files = tuple(readers[index][0] for index in indices)
-        return Predictions(self.class_names, files, probabilities), unreadable
+        review_below = self.calibration.review_below
+        return Predictions(
+            self.class_names, files, probabilities, review_below=review_below
+        ), unreadable
 
     def _batches(
         self, readers: Sequence[NamedReader], batch_size: int, unreadable: Unreadable
@@ -215,6 +222,7 @@ def _from_metadata(source: str, metadata: ClassifierMetadata, weights: Path) -> 
         std=tuple(data.std),
         preset=data.augmentation,
         model_args=architecture.kwargs,
+        calibration=metadata.calibration,
     )
 
 
@@ -251,4 +259,11 @@ def _from_registry(name: str) -> Classifier:
         image_size=data["input_size"][-1],
         mean=data["mean"],
         std=data["std"],
+        calibration=_shipped_calibration(registered.file),
     )
+
+
+def _shipped_calibration(file: str | None) -> Calibration:
+    """Returns the calibration in the header of a file of the package; weights may have none."""
+    stored = read_checkpoint(Path(file)).get("calibration") if file else None
+    return Calibration.model_validate(stored or {})

@@ -3,8 +3,12 @@
 import os
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
+from wbcnets.data.cards.classes import OTHER
 from wbcnets.data.cells.dataset import CellDataset
 from wbcnets.data.cells.loading import load_cells
 from wbcnets.data.cells.manifest import CellManifest
@@ -12,6 +16,7 @@ from wbcnets.engine.loader import WatchedLoader, check_workers
 from wbcnets.errors import ConfigError
 from wbcnets.evaluation.class_map import ClassMap, match_classes, read_class_map
 from wbcnets.evaluation.classifier import Classifier, load_classifier
+from wbcnets.evaluation.metadata import Calibration
 from wbcnets.evaluation.metrics import ClassifierMetrics, compute_metrics
 from wbcnets.evaluation.predictions import Predictions, check_at_least, predict
 from wbcnets.evaluation.report import COMMAND, write_evaluation
@@ -27,6 +32,7 @@ def evaluate_classifier(
     split: str = "val",
     output: StrPath | None = None,
     class_map: ClassMap | StrPath | None = None,
+    only_present: bool = False,
     compare_with: StrPath | None = None,
     tta: str = "none",
     amp: str = "none",
@@ -41,10 +47,12 @@ def evaluate_classifier(
     Args:
         weights: See ``load_classifier``.
         data: Name of a prepared dataset, manifest, folder or table.
-        split: The split to evaluate; empty for all images.
+        split: The split to evaluate, or several such as "bccd_train+bccd_val"; empty for all.
         output: Folder for tables, plots and the report; None writes nothing.
-        class_map: The dataset's classes to the model's, or a YAML file of them; None if both have
-            the same names.
+        class_map: The dataset's classes to the model's, or a YAML file of them; None if the
+            model has all classes of the dataset.
+        only_present: Whether images of classes that the model lacks are left out, and the model
+            chooses among the classes that the images have.
         compare_with: The ``predictions.csv`` of another classifier, for McNemar's test.
         tta: See ``predict``.
         amp: See ``predict``.
@@ -71,16 +79,21 @@ def evaluate_classifier(
         baseline = None if compare_with is None else Predictions.from_csv(Path(compare_with))
         manifest = load_cells(data).split(split) if split else load_cells(data)
         classifier = load_classifier(weights, device)
+        if only_present and class_map is None:
+            shared = set(manifest.class_names) & set(classifier.class_names) - {OTHER}
+            class_map = {name: name for name in shared}
         match = match_classes(manifest.class_names, classifier.class_names, class_map)
         manifest, left_out = match.select(manifest)
         predictions = match.merge(
-            _predict(classifier, manifest, batch_size, workers, tta=tta, amp=amp)
+            predict_manifest(classifier, manifest, batch_size, workers, tta=tta, amp=amp)
         )
+        if only_present:
+            manifest, predictions = _keep_present(manifest, predictions)
         groups = [image.group for image in manifest.images]
         metrics = compute_metrics(
             manifest.labels,
             predictions.probabilities,
-            match.class_names,
+            predictions.class_names,
             groups,
             resamples=resamples,
         )
@@ -89,6 +102,7 @@ def evaluate_classifier(
                 f"Model: {classifier.name}",
                 _describe_data(data, split, manifest, left_out),
                 f"Test-time augmentation: {tta}",
+                *(["Choice among the classes that the images have"] if only_present else []),
                 # The run's own log may use another precision, which changes a few predictions
                 f"Precision: {'float32' if amp == 'none' else amp}",
                 *([f"Command: `{command}`"] if command else []),
@@ -97,17 +111,57 @@ def evaluate_classifier(
         return metrics
 
 
-def _predict(
-    classifier: Classifier, manifest: CellManifest, batch_size: int, workers: int, **options: str
+def predict_manifest(
+    classifier: Classifier,
+    manifest: CellManifest,
+    batch_size: int = 64,
+    workers: int = 2,
+    *,
+    calibrated: bool = True,
+    **options: str,
 ) -> Predictions:
-    """Returns predictions in the classifier's classes, with the labels of the manifest."""
+    """Returns predictions in the classifier's classes, with the labels of the manifest.
+
+    Args:
+        classifier: The model.
+        manifest: The images.
+        batch_size: Images per batch.
+        workers: Processes that load images.
+        calibrated: Whether to apply the classifier's temperature.
+        options: ``tta`` and ``amp`` of ``predict``.
+
+    Raises:
+        DataError: if images cannot be read.
+    """
+    calibration = classifier.calibration if calibrated else Calibration()
     dataset = CellDataset(manifest, classifier.resize, classifier.mean, classifier.std)
     loader = WatchedLoader(dataset, dataset.describe, workers, batch_size=batch_size)
     probabilities, labels = predict(
-        classifier.model, loader, device=classifier.device, total=len(loader), **options
+        classifier.model,
+        loader,
+        device=classifier.device,
+        total=len(loader),
+        temperature=calibration.temperature,
+        **options,
     )
     files = tuple(image.file for image in manifest.images)
-    return Predictions(classifier.class_names, files, probabilities, labels)
+    return Predictions(
+        classifier.class_names, files, probabilities, labels, calibration.review_below
+    )
+
+
+def _keep_present(
+    manifest: CellManifest, predictions: Predictions
+) -> tuple[CellManifest, Predictions]:
+    """Leaves out the classes without images, and scales the probabilities of the others to 1."""
+    present = [index for index, count in enumerate(manifest.counts()) if count]
+    names = tuple(manifest.class_names[index] for index in present)
+    kept = predictions.probabilities[:, present].clip(1e-12)
+    images = tuple(replace(image, label=present.index(image.label)) for image in manifest.images)
+    labels = np.array([image.label for image in images], dtype=np.int64)
+    probabilities = kept / kept.sum(axis=1, keepdims=True)
+    chosen = replace(predictions, class_names=names, probabilities=probabilities, labels=labels)
+    return replace(manifest, class_names=names, images=images), chosen
 
 
 def _describe_data(

@@ -69,6 +69,7 @@ def export_classifier(classifier: Classifier, output: Path) -> None:
             names,
             architecture={"name": architecture, "kwargs": model_args},
             data_config={**data_config, "augmentation": classifier.preset},
+            calibration=classifier.calibration.model_dump(),
         )
         return
     with claim_folder(output, COMMAND, [classifier.name], results=["*.safetensors"]):
@@ -78,7 +79,9 @@ def export_classifier(classifier: Classifier, output: Path) -> None:
             "architecture": architecture,
             "num_classes": len(names),
             "label_names": names,
-            "augmentation": classifier.preset,  # timm does not know it and ignores it
+            # timm does not know these two and ignores them
+            "augmentation": classifier.preset,
+            "calibration": classifier.calibration.model_dump(),
             "model_args": model_args,
             "pretrained_cfg": {
                 **pretrained_cfg,

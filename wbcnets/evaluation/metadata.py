@@ -16,6 +16,8 @@ from wbcnets.io.schema import Mean, Side, Std, describe_violations
 from wbcnets.io.strict_json import read_json
 from wbcnets.models.factory import find_weight_file
 
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False, frozen=True)
@@ -49,12 +51,20 @@ class Preprocessing(_Section):
         return check_val_preset(preset, "data_config.augmentation")
 
 
+class Calibration(_Section):
+    """The scale of the logits, and the probability below which a person should look at a cell."""
+
+    temperature: float = Field(1.0, ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE)
+    review_below: float = Field(0.0, ge=0, le=1)
+
+
 class ClassifierMetadata(_Section):
     """All that prediction needs beside the weights."""
 
     architecture: Architecture
     class_names: Sequence[str]
     data_config: Preprocessing
+    calibration: Calibration = Calibration()
 
     @field_validator("class_names", mode="before")
     @classmethod
@@ -105,6 +115,7 @@ def read_folder(folder: Path) -> tuple[ClassifierMetadata, Path]:
             "architecture": {"name": config.get("architecture"), "kwargs": arguments},
             "class_names": names,
             "data_config": {**data, "augmentation": config.get("augmentation", "none")},
+            "calibration": config.get("calibration", {}),
         },
     )
     return metadata, find_weight_file(folder)

@@ -11,11 +11,13 @@ from wbcnets.io.outputs import StrPath, claim_file
 from wbcnets.io.tables import write_csv
 
 UNREADABLE = "unreadable.csv"
+REVIEW = "review.csv"
 _COLUMNS = ("file", "reason")
+_REVIEW_COLUMNS = ("file", "predicted", "probability")
 
 
 def claim_tables(output: Path, inputs: Sequence[StrPath]) -> Path:
-    """Checks the files of ``predict_files`` before any work; returns the path of the second one.
+    """Checks the files of ``predict_files`` before any work; returns the unreadable images' path.
 
     Args:
         output: The CSV file; its folder is created.
@@ -24,7 +26,7 @@ def claim_tables(output: Path, inputs: Sequence[StrPath]) -> Path:
     Raises:
         ConfigError: if a file cannot be written, or is an input or a file of others.
     """
-    if output.name == UNREADABLE:
+    if output.name in (UNREADABLE, REVIEW):
         raise ConfigError(
             f"output {output}: is not a name for the table; use another one, such as cells.csv",
             setting="output",
@@ -32,6 +34,7 @@ def claim_tables(output: Path, inputs: Sequence[StrPath]) -> Path:
     claim_file(output, inputs, TABLE_MARKER)
     table = output.with_name(UNREADABLE)
     claim_file(table, inputs, ",".join(_COLUMNS))
+    claim_file(output.with_name(REVIEW), inputs, ",".join(_REVIEW_COLUMNS))
     return table
 
 
@@ -44,7 +47,8 @@ def predict_files(
 ) -> tuple[Predictions, Unreadable]:
     """Writes the probabilities of all readable images; returns them, and the unreadable images.
 
-    ``unreadable.csv`` beside the table lists the unreadable images with reasons.
+    ``unreadable.csv`` beside the table lists the unreadable images with reasons, ``review.csv``
+    those that a person should look at, the unsurest first.
 
     Args:
         classifier: The model.
@@ -62,5 +66,18 @@ def predict_files(
     # First, so that the table never looks complete; an empty one replaces that of an earlier call
     if unreadable or table.exists():
         write_csv(table, [_COLUMNS, *unreadable])
+    _write_review(predictions, output.with_name(REVIEW))
     predictions.to_csv(output)
     return predictions, unreadable
+
+
+def _write_review(predictions: Predictions, path: Path) -> None:
+    rows = [
+        (file, label, f"{probability:.6f}")
+        for (file, _, label, probability), review in zip(
+            predictions.top_predictions(), predictions.review
+        )
+        if review
+    ]
+    if rows or path.exists():
+        write_csv(path, [_REVIEW_COLUMNS, *sorted(rows, key=lambda row: row[2])])

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from wbcnets.data.cards.classes import OTHER
 from wbcnets.engine.precision import AMP_DTYPES, autocast
 from wbcnets.errors import CheckpointError, ConfigError, DataError
 from wbcnets.io.tables import read_cell, read_text, write_csv
@@ -30,11 +31,13 @@ class CellPrediction:
         label: The most probable class.
         probability: Its probability.
         probabilities: Class name -> probability, in the order of the model's outputs.
+        review: Whether a person should look at the cell, see ``Predictions.review``.
     """
 
     label: str
     probability: float
     probabilities: dict[str, float]
+    review: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,24 +49,33 @@ class Predictions:
         files: N file names.
         probabilities: (N, K); rows sum to 1.
         labels: True classes, (N,); None if they are unknown.
+        review_below: The probability below which a person should look at a cell.
     """
 
     class_names: tuple[str, ...]
     files: tuple[str, ...]
     probabilities: npt.NDArray[np.float64]
     labels: npt.NDArray[np.int64] | None = None
+    review_below: float = 0.0
 
     @property
     def predicted(self) -> npt.NDArray[np.int64]:
         """The most probable class of each image, (N,)."""
         return self.probabilities.argmax(axis=1)
 
+    @property
+    def review(self) -> npt.NDArray[np.bool_]:
+        """Whether each image is no cell of a known type, or an unsure one, (N,)."""
+        other = np.array([name == OTHER for name in self.class_names], dtype=bool)
+        unsure = self.probabilities.max(axis=1, initial=0.0) < self.review_below
+        return np.asarray(unsure | other[self.predicted], dtype=np.bool_)
+
     def to_list(self) -> list[CellPrediction]:
         """Returns one object per image."""
         return [
-            CellPrediction(label, probability, dict(zip(self.class_names, row)))
-            for (_, _, label, probability), row in zip(
-                self.top_predictions(), self.probabilities.tolist()
+            CellPrediction(label, probability, dict(zip(self.class_names, row)), review)
+            for (_, _, label, probability), row, review in zip(
+                self.top_predictions(), self.probabilities.tolist(), self.review.tolist()
             )
         ]
 
@@ -122,6 +134,7 @@ def predict(
     amp: str = "none",
     tta: str = "none",
     total: int | None = None,
+    temperature: float = 1.0,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """Returns the probabilities of all images, (N, K), and their numbers, (N,).
 
@@ -133,6 +146,7 @@ def predict(
         tta: Test-time augmentation, which averages probabilities: "none", "flips" (over the image
             and its three mirror images) or "d4" (over these and their quarter turns, eight in all).
         total: Number of batches, for the progress bar.
+        temperature: Divides the logits.
 
     Raises:
         ConfigError: if ``tta`` or ``amp`` is unknown.
@@ -146,7 +160,7 @@ def predict(
     device = torch.device(device)
     for images, second in tqdm(batches, desc="predicting", total=total, disable=_hide_progress()):
         with torch.inference_mode():
-            parts.append(_mean_over_tta(model, images.to(device), amp, tta).cpu())
+            parts.append(_mean_over_tta(model, images.to(device), amp, tta, temperature).cpu())
         numbers.append(second)
     if not parts:
         raise DataError("there are no images to predict")
@@ -182,9 +196,12 @@ def tta_images(images: Tensor, tta: str) -> list[Tensor]:
     return [*turned, *(view.flip(3) for view in turned)]
 
 
-def _mean_over_tta(model: nn.Module, images: Tensor, amp: str, tta: str) -> Tensor:
+def _mean_over_tta(
+    model: nn.Module, images: Tensor, amp: str, tta: str, temperature: float
+) -> Tensor:
     with autocast(images.device.type, amp):
-        views = [model(view).float().softmax(dim=1) for view in tta_images(images, tta)]
+        logits = [model(view).float() for view in tta_images(images, tta)]
+    views = [(view / temperature).softmax(dim=1) for view in logits]
     return torch.stack(views).mean(dim=0)
 
 

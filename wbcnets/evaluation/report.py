@@ -5,12 +5,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from wbcnets.data.cells.manifest import CellManifest
 from wbcnets.evaluation.metrics import ClassifierMetrics, Interval
 from wbcnets.evaluation.plots import draw_confusion, draw_mistakes, draw_reliability, draw_roc
 from wbcnets.evaluation.predictions import Predictions
 from wbcnets.evaluation.significance import McNemarResult, mcnemar_test, write_disagreements
+from wbcnets.evaluation.weighted_metrics import rejection_curve
 from wbcnets.io.atomic_files import write_text
 from wbcnets.io.images import read_image
 from wbcnets.io.outputs import write_readme
@@ -27,6 +29,7 @@ predictions.csv       one row per image: true and predicted class, all probabili
 confusion_matrix.png  which classes are mistaken for which
 roc.png               sensitivity against specificity, per class
 reliability.png       whether a probability of 0.9 is right nine times out of ten
+rejection.csv         accuracy of the surest images, by the fraction of images that is kept
 worst_mistakes.png    the mistakes with the highest probability; missing if there are no mistakes
 disagreements.csv     only after a comparison: images for which the two classifiers disagree
 """
@@ -68,6 +71,7 @@ def write_evaluation(
     draw_confusion(truth, predictions, folder / "confusion_matrix.png")
     draw_roc(truth, predictions, folder / "roc.png")
     draw_reliability(truth, predictions, folder / "reliability.png")
+    write_csv(folder / "rejection.csv", _rejection_rows(truth, predictions))
     draw_mistakes(
         truth,
         predictions,
@@ -121,6 +125,17 @@ def _format_value(value: float | None) -> str:
     if value is None:
         return "undefined"
     return str(value) if isinstance(value, int) else f"{value:.4f}"
+
+
+def _rejection_rows(
+    truth: npt.NDArray[np.int64], predictions: Predictions
+) -> Iterator[Sequence[object]]:
+    """Yields the rejection curve at whole percentages of coverage."""
+    yield "coverage", "accuracy", "threshold"
+    _, accuracy, threshold = rejection_curve(predictions.probabilities, truth)
+    for percent in range(1, 101):
+        index = max(0, -(-percent * len(truth) // 100) - 1)
+        yield f"{percent / 100:.2f}", f"{accuracy[index]:.6f}", f"{threshold[index]:.6f}"
 
 
 def _metric_rows(metrics: ClassifierMetrics) -> Iterator[Sequence[object]]:

@@ -157,3 +157,14 @@ def _mean(values: Array, where: npt.NDArray[np.bool_]) -> Array:
     """(R, K) -> (R,): means over the classes that ``where`` marks."""
     total = np.where(where, values, 0).sum(axis=1)
     return _ratio(total, where.sum(axis=1).astype(np.float64))
+
+
+def rejection_curve(
+    probabilities: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Returns coverage, accuracy and threshold, (N,) each, as the surest images come first."""
+    confidence = probabilities.max(axis=1)
+    order = np.argsort(-confidence, kind="stable")
+    right = (probabilities.argmax(axis=1) == labels)[order]
+    taken = np.arange(1, len(labels) + 1)
+    return taken / len(labels), right.cumsum() / taken, confidence[order]

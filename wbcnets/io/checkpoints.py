@@ -41,7 +41,7 @@ _FOLDER = 0x10
 _AVERAGED = ("state_dict_ema", "model_ema")
 _PLAIN = ("model", "state_dict")
 # The keys that ``write_weights`` may put into the header of a safetensors file, as JSON
-_DESCRIPTION = ("class_names", "architecture", "data_config", "config")
+_DESCRIPTION = ("class_names", "architecture", "data_config", "calibration", "config")
 
 
 def read_state_dict(path: Path, averaged: bool = True) -> dict[str, torch.Tensor]:
@@ -237,8 +237,9 @@ def write_weights(
         state: Weights by name.
         class_names: In the order of the outputs.
         dtype: The type of the floating-point weights in the file.
-        description: Plain values: ``architecture`` and ``data_config`` of a classifier, as in the
-            checkpoints of its training, or the ``config`` of a detector, a YAML text.
+        description: Plain values: ``architecture``, ``data_config`` and ``calibration`` of a
+            classifier, the first two as in the checkpoints of its training, or the ``config`` of a
+            detector, a YAML text.
 
     Raises:
         CheckpointError: if a weight overflows, or the file cannot be written.

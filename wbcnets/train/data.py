@@ -70,7 +70,7 @@ def find_splits(data: DataConfig) -> CellSplits:
     if set(manifest.splits) == {""}:
         logger.info("%s has no splits: dividing it %s", manifest.name, data.split_protocol)
         manifest = split_cells(manifest, data.split_protocol, data.split_seed)
-    train, val = _join_splits(manifest, data.train_split), _join_splits(manifest, data.val_split)
+    train, val = manifest.split(data.train_split), manifest.split(data.val_split)
     shared = {image.file for image in train.images} & {image.file for image in val.images}
     if shared:
         raise DataError(
@@ -83,11 +83,6 @@ def find_splits(data: DataConfig) -> CellSplits:
     logger.info("training images:\n%s", train.table())
     logger.info("evaluation images:\n%s", val.table())
     return CellSplits(train, val)
-
-
-def _join_splits(manifest: CellManifest, names: str) -> CellManifest:
-    parts = [manifest.split(name.strip()) for name in names.split("+")]
-    return replace(manifest, images=tuple(image for part in parts for image in part.images))
 
 
 def _check_leaks(train: CellManifest, val: CellManifest, data: DataConfig) -> None:

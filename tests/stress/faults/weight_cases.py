@@ -69,6 +69,15 @@ for title, changes, pattern in (
     ("architecture of another type", {"architecture": "5"}, "architecture"),
     ("nested 200,000 deep", {"architecture": "[" * 200_000}, "damaged"),
     ("no size", {"data_config": "{}"}, "input_size"),
+    ("temperature of 0", {"calibration": '{"temperature": 0.0}'}, r"calibration\.temperature"),
+    ("temperature NaN", {"calibration": '{"temperature": NaN}'}, r"calibration\.temperature"),
+    (
+        "temperature of a text",
+        {"calibration": '{"temperature": "hot"}'},
+        r"calibration\.temperature",
+    ),
+    ("threshold above 1", {"calibration": '{"review_below": 1.5}'}, r"calibration\.review_below"),
+    ("calibration of another type", {"calibration": "[1]"}, "calibration"),
 ):
     add("T28", f"exported file, {title}", described(changes), "error",
         rf"(?s)x\.safetensors.*{pattern}", reader="load classifier")  # fmt: skip

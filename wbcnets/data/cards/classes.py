@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from unicodedata import category
 
 MAX_NAME = 200
+# The class of crops that show no leukocyte and no platelet: red cells, debris, empty field. A model
+# that has it sends them to review; a dataset need not have it.
+OTHER = "other"
 # Control and format characters, line and paragraph separators, parts of broken UTF-8
 _UNPRINTABLE = frozenset({"Cc", "Cf", "Zl", "Zp", "Cs"})
 # Letters of some scripts need them

@@ -66,16 +66,24 @@ class CellManifest:
     images: tuple[CellImage, ...]
 
     def split(self, name: str) -> "CellManifest":
-        """Returns the images of one split, with all class names.
+        """Returns the images of one split, or of several such as "fold1+fold2".
+
+        All class names stay.
 
         Raises:
-            DataError: if the split has no image; the message lists the splits.
+            DataError: if a split has no image; the message lists the splits.
         """
-        images = tuple(image for image in self.images if image.split == name)
-        if not images:
-            known = ", ".join(f"{key or '(none)'} {count}" for key, count in self.splits.items())
-            raise DataError(f'{self.name}: no image is in the split "{name}" - known are: {known}')
-        return replace(self, images=images)
+        wanted = [part.strip() for part in name.split("+")]
+        for part in wanted:
+            if not any(image.split == part for image in self.images):
+                known = ", ".join(
+                    f"{key or '(none)'} {count}" for key, count in self.splits.items()
+                )
+                raise DataError(
+                    f'{self.name}: no image is in the split "{part}" - known are: {known}'
+                )
+        images = (image for part in wanted for image in self.images if image.split == part)
+        return replace(self, images=tuple(images))
 
     @property
     def splits(self) -> dict[str, int]:
