@@ -9,8 +9,12 @@ import torch
 from PIL import Image
 
 from tests.data.cells.cell_images import save_cell
+from tests.data.cells.test_cutting import FIELD, write_fields
+from tests.evaluation.small_classifier import save_run, small_model
 from wbcnets.cli.main import main
+from wbcnets.data.cells.cutting import cut_cell
 from wbcnets.evaluation.classifier import load_classifier
+from wbcnets.evaluation.predictions import Predictions
 
 NAMES = ("lymphocyte", "monocyte", "platelet")
 
@@ -159,3 +163,23 @@ def test_weights_without_classes_are_an_error(cells, tmp_path, capsys):
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet10t"}))
     assert predict(str(tmp_path), [cells], tmp_path / "cells.csv") == 2
     assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_cells_in_boxes_are_cut_as_for_training(tmp_path, capsys):
+    save_run(tmp_path / "best.pth", small_model())
+    (tmp_path / "fields").mkdir()
+    boxes = write_fields(tmp_path / "fields")
+    words = ["--weights", str(tmp_path / "best.pth"), "--boxes", str(boxes), "--context", "2"]
+    words += ["--input", str(tmp_path / "fields"), "--output", str(tmp_path / "cells.csv")]
+    assert main(["predict", "cells", *words]) == 0
+    found = Predictions.from_csv(tmp_path / "cells.csv")
+    assert found.files == ("a.png#0", "a.png#1")
+    crop = cut_cell(FIELD, (30, 20, 10, 10), 2.0)
+    [expected] = load_classifier(tmp_path / "best.pth").predict(crop)
+    np.testing.assert_allclose(
+        found.probabilities[0], list(expected.probabilities.values()), atol=1e-5
+    )
+    assert main(["predict", "cells", *words, "--context", "0.5"]) == 2
+    assert "must lie in [1, 8]" in capsys.readouterr().err
+    assert main(["predict", "cells", *words, "--input", "a", "b"]) == 2
+    assert "one folder of fields" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from wbcnets.data.cells.cutting import DEFAULT_CONTEXT
 from wbcnets.engine.precision import AMP_DTYPES
 from wbcnets.evaluation.predictions import TTA_MODES
 
@@ -74,6 +75,11 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "choices": tuple(AMP_DTYPES),
         "default": "none",
         "help": "the type of automatic mixed precision",
+    },
+    "context": {
+        "type": float,
+        "default": DEFAULT_CONTEXT,
+        "help": "of cells in boxes: the side of a crop over the longer side of its box",
     },
     "resume": {"action": "store_true", "help": "continue the training in the output folder"},
 }

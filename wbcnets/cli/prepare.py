@@ -21,14 +21,16 @@ from wbcnets.cli.options import add_option
 from wbcnets.data.cards import CARDS
 from wbcnets.data.cards.card import ClassificationCard, DatasetCard, LeakPolicy
 from wbcnets.data.cards.classification import CLASSIFICATION_CARDS
+from wbcnets.data.cells.cutting import DEFAULT_CONTEXT
 from wbcnets.data.prepare import PrepareOptions, prepare_dataset
 
 _OPTIONS = {field.name for field in fields(PrepareOptions)}
 _CELLS = """\
 Any images that show one cell each: class folders, split folders of class folders, a CSV table with
 the columns file and label (and optionally split and group), or a zip file of any of these. Paths in
-a table are relative to its folder. Unreadable images, images below 8 px and duplicates within a
-class are left out and named."""
+a table are relative to its folder. A COCO file of fields with boxes is also a source: the cells are
+cut out, as squares of --context times the longer side of a box. Unreadable images, images below
+8 px and duplicates within a class are left out and named."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             _add_classes(command, card)
         if isinstance(card, ClassificationCard):
             _add_split(command, card.leaks)
+        if name == "txl_pbc_cells":
+            _add_contexts(command)
     title = "any other images that show one cell each"
     command = names.add_parser("cells", help=title, description=_CELLS)
     _add_shared(command)
@@ -58,6 +62,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="REGEX",
         help="find the patient or slide in a file name, such as '^(?P<group>P[0-9]+)_'",
     )
+    command.add_argument(
+        "--images",
+        type=Path,
+        metavar="FOLDER",
+        help="the fields of a COCO file, by default beside it",
+    )
+    _add_contexts(command)
     _add_split(command, "refuse")
 
 
@@ -94,6 +105,15 @@ def _add_classes(command: argparse.ArgumentParser, card: DatasetCard) -> None:
 
 def _selections(name: str) -> dict[str, DatasetCard]:
     return {card.selection: card for card in CARDS.values() if name in (card.name, card.base)}
+
+
+def _add_contexts(command: argparse.ArgumentParser) -> None:
+    help_text = (
+        "of cells in boxes: the side of a crop over the box's longer side; one crop for each"
+    )
+    add_option(
+        command, "context", dest="contexts", nargs="+", default=[DEFAULT_CONTEXT], help=help_text
+    )
 
 
 def _add_split(command: argparse.ArgumentParser, leaks: str) -> None:

@@ -152,3 +152,28 @@ def test_an_evaluation_leaves_nothing_out(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert load_cells(tmp_path).counts() == (2, 2)
     assert "twice.png" in caplog.text or "2.png" in caplog.text
+
+
+def test_joined_sources_share_classes_and_splits(tmp_path):
+    for number, name in enumerate(("first", "second")):
+        counts = {"b": 3} if number else {"b": 1, "c": 2}
+        make_class_folders(tmp_path / name / "train", counts, start=10 * number)
+    source = f"{tmp_path / 'first'} + {tmp_path / 'second'}"
+    joint = load_cells(source)
+    assert joint.name == "first+second"
+    assert joint.class_names == ("b", "c")
+    assert joint.splits == {"train": 6}
+    assert joint.counts() == (4, 2)
+    assert all(joint.path(image).is_file() for image in joint.images)
+    assert {joint.path(image).parent.name for image in joint.split("train").images} == {"b", "c"}
+
+
+def test_a_plus_in_a_folders_name_joins_nothing(tmp_path):
+    folder = make_class_folders(tmp_path / "a+b", {"x": 1, "y": 1})
+    assert load_cells(folder).class_names == ("x", "y")
+
+
+def test_every_part_of_a_joined_source_must_exist(tmp_path):
+    folder = make_class_folders(tmp_path / "a", {"x": 1, "y": 1})
+    with pytest.raises(DataError, match="nothing: there is no such folder"):
+        load_cells(f"{folder}+{tmp_path / 'nothing'}")

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from wbcnets.data.cards.bone_marrow import BONE_MARROW_CLASSES, BONE_MARROW_COUNTS
 from wbcnets.data.cards.card import ClassificationCard
-from wbcnets.data.cards.classes import CellClass
+from wbcnets.data.cards.classes import OTHER, CellClass
 
 _BASOPHIL = CellClass("basophil", "basophil", "BA", "granulocytic", ("baso", "basophils"))
 _EOSINOPHIL = CellClass("eosinophil", "eosinophil", "EO", "granulocytic", ("eosi", "eosinophils"))
@@ -23,6 +23,7 @@ _IMMATURE = CellClass(
     ),
 )
 _PLATELET = CellClass("platelet", "platelet", "PLT", "megakaryocytic", ("platelets", "thrombocyte"))
+_OTHER = CellClass(OTHER, "neither leukocyte nor platelet", "OTH", "none")
 _FIVE = (_BASOPHIL, _EOSINOPHIL, _LYMPHOCYTE, _MONOCYTE, _NEUTROPHIL)
 _EIGHT = (*_FIVE[:2], _ERYTHROBLAST, _IMMATURE, *_FIVE[2:], _PLATELET)
 
@@ -240,6 +241,25 @@ _CARDS = (
         notes=(
             "11,959 training, 1,712 validation and 3,421 test images, split as published",
             "these are the images of PBC: never train on one and test on the other",
+        ),
+    ),
+    ClassificationCard(
+        name="txl_pbc_cells",
+        title="TXL-PBC, cells cut from the fields of four laboratories",
+        layout="images/, labels/ and metadata.csv",
+        classes=(*_EIGHT, _OTHER),
+        counts={},
+        license="MIT",
+        source="the repository of TXL-PBC, version 2",
+        citation="Gan et al., TXL-PBC: a freely accessible labeled peripheral blood cell dataset",
+        protocol="given",
+        leaks="keep",  # fields of one slide are on both sides as published
+        notes=(
+            "splits are a laboratory and a part: pbc_train, pbc_val, bccd_train, raabin_val, ...",
+            "types of Raabin-WBC follow from the order of its images, ours; six unclear cells are "
+            "left out",
+            "the leukocytes of BCDD have no type: its crops are red cells and empty field only",
+            "pbc_train and pbc_val are images of PBC: never train on one and test on the other",
         ),
     ),
     ClassificationCard(

@@ -79,6 +79,39 @@ PRESETS: dict[str, CellPreset] = {
             },
         ),
     ),
+    "laboratories": CellPreset(
+        "other laboratories: crops from tight to wide, any angle, and the stain, light, camera and "
+        "compression of others; a quarter of the images keep their crop, a fifth their colors",
+        # A tight crop of a wide image is enlarged by less
+        scale=1.4,
+        steps=(
+            {"name": "D4", "p": 1.0},
+            {
+                "name": "Affine",
+                "scale": (0.85, 2.3),
+                "keep_ratio": True,
+                "rotate": (-180, 180),
+                "translate_percent": (-0.05, 0.05),
+                "border_mode": cv2.BORDER_REFLECT_101,
+                "p": 0.75,
+            },
+            {
+                "name": "ColorJitter",
+                "brightness": (0.8, 1.2),
+                "contrast": (0.75, 1.35),
+                "saturation": (0.5, 1.5),
+                "hue": (-0.06, 0.06),
+                "p": 0.6,
+            },
+            {"name": "RandomToneCurve", "scale": 0.2, "per_channel": True, "p": 0.5},
+            {"name": "RandomGamma", "gamma_limit": (75, 135), "p": 0.2},
+            {"name": "GaussianBlur", "blur_limit": (3, 5), "p": 0.15},
+            {"name": "Downscale", "scale_range": (0.5, 0.9), "p": 0.1},
+            {"name": "Sharpen", "p": 0.1},
+            {"name": "GaussNoise", "std_range": (0.01, 0.04), "p": 0.15},
+            {"name": "ImageCompression", "quality_range": (40, 95), "p": 0.15},
+        ),
+    ),
     "sckansformer": CellPreset(
         "SCKansformer, section III-G: random crop of 224 and horizontal flip; the crop is taken "
         "from 256, the size that the paper names for validation",
@@ -136,7 +169,7 @@ class CellAugmentation:
     """Turns an image of any size into a square one; the caller gives the seed.
 
     Args:
-        preset: "none" (also for evaluation), "flips", "stain", "sckansformer",
+        preset: "none" (also for evaluation), "flips", "stain", "laboratories", "sckansformer",
             "sckansformer_eval", "resnext_cc" or "conv_sparse_vit", see ``PRESETS``.
         image_size: Side of the result in px.
         transforms: Further albumentations transforms, such as

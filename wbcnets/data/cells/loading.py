@@ -3,7 +3,9 @@
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from wbcnets.data.cards import unknown_name
 from wbcnets.data.cards.classes import ClassTable
@@ -33,7 +35,8 @@ def load_cells(
     Args:
         source: The name of a prepared dataset such as "pbc", a manifest, a folder with a manifest,
             a folder of class folders or of split and class folders, or a table with the columns
-            file, label and optionally split and group.
+            file, label and optionally split and group. "pbc+mine" joins two or more; equal names of
+            splits are one split.
         class_names: The classes in the order of their labels, such as those of a model. A manifest
             must have exactly these. The classes of a folder or table must be among them; names are
             compared by ``ClassTable``. By default the classes of the source in natural order.
@@ -46,6 +49,10 @@ def load_cells(
     Raises:
         DataError: if there is no such source, or it has problems; all are listed.
     """
+    parts = _joined(source, root)
+    if len(parts) > 1:
+        options: dict[str, Any] = {"root": root, "group_pattern": group_pattern}
+        return join_manifests([load_cells(part, class_names, **options) for part in parts])
     path = _find(source, root)
     if path.is_file() and is_manifest(path):
         manifest = read_manifest(path)
@@ -65,8 +72,40 @@ def load_cells(
 
 def is_prepared(source: str | os.PathLike[str]) -> bool:
     """Tells whether a source is a prepared dataset, which was checked when it was written."""
+    if len(_joined(source, None)) > 1:
+        return False  # the parts were not compared with each other
     path = _find(source, None)
     return os.path.isfile(path) and is_manifest(path)
+
+
+def join_manifests(manifests: Sequence[CellManifest]) -> CellManifest:
+    """Returns the images of several manifests as one; classes of the same name are one class.
+
+    Args:
+        manifests: One or more.
+    """
+    names = list(dict.fromkeys(name for part in manifests for name in part.class_names))
+    root = Path(os.path.commonpath([part.root.resolve() for part in manifests]))
+    images = tuple(
+        replace(
+            image,
+            file=part.path(image).resolve().relative_to(root).as_posix(),
+            label=names.index(part.class_names[image.label]),
+        )
+        for part in manifests
+        for image in part.images
+    )
+    return CellManifest("+".join(part.name for part in manifests), root, tuple(names), images)
+
+
+def _joined(
+    source: str | os.PathLike[str], root: str | os.PathLike[str] | None
+) -> list[str | os.PathLike[str]]:
+    """Returns the parts of a source such as "pbc+mine", or the source alone."""
+    text = os.fspath(source)
+    if "+" not in text or os.path.exists(text) or (dataset_root(root) / text).exists():
+        return [source]
+    return [part.strip() for part in text.split("+")]
 
 
 def _find(source: str | os.PathLike[str], root: str | os.PathLike[str] | None) -> Path:

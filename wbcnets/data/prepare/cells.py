@@ -10,9 +10,11 @@ from wbcnets.data.cards.classes import ClassTable
 from wbcnets.data.cards.paths import dataset_root
 from wbcnets.data.cells.checks import CheckedCells, check_cells
 from wbcnets.data.cells.copying import copy_cells
+from wbcnets.data.cells.cutting import list_cut_cells
 from wbcnets.data.cells.listing import CellListing, list_cells
 from wbcnets.data.cells.manifest import CellManifest
 from wbcnets.data.cells.splits import GIVEN, cap_classes, split_cells
+from wbcnets.data.detection.coco import load_coco
 from wbcnets.data.duplicates.leaks import Leak, cell_sides, describe_leaks, find_leaks
 from wbcnets.data.prepare.all_idb2 import list_all_idb2
 from wbcnets.data.prepare.bloodmnist import list_bloodmnist
@@ -25,6 +27,7 @@ from wbcnets.data.prepare.options import (
     check_counts,
     write_report,
 )
+from wbcnets.data.prepare.txl_pbc_cells import list_txl_pbc_cells
 from wbcnets.errors import ConfigError, DataError
 from wbcnets.io.archives import scratch_folder, unpack
 from wbcnets.io.outputs import check_folder, claim_folder
@@ -49,7 +52,8 @@ def prepare_cells(
     Args:
         card: The dataset; without a card, the classes are those of the source.
         source: The published folder or zip file; without a lister of its own, a folder of class
-            folders or of split and class folders, a CSV table, or a zip file of either.
+            folders or of split and class folders, a CSV table, a COCO file whose boxes are cut out,
+            or a zip file of folders or a table.
         output: The folder of the dataset; by default ``<dataset root>/<name>``.
         options: See ``PrepareOptions``.
 
@@ -85,6 +89,11 @@ def _list(
 ) -> CellListing:
     if card and card.name in _LISTERS:
         return _LISTERS[card.name](source, card, scratch)
+    if source.suffix.lower() == ".json":
+        fields = load_coco(source, options.images or source.parent)
+        return list_cut_cells(fields, scratch / "cells", options.contexts)
+    if card and card.name == "txl_pbc_cells":
+        return list_txl_pbc_cells(source, card, scratch, options.contexts)
     pattern = options.group_pattern or (card.group_pattern if card else "")
     if source.suffix.lower() == ".csv":
         return list_cells(source, pattern)

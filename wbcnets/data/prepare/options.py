@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from wbcnets.data.cards.card import DatasetCard, LeakPolicy
+from wbcnets.data.cells.cutting import DEFAULT_CONTEXT
 from wbcnets.errors import DataError
 from wbcnets.io.atomic_files import write_text
 from wbcnets.io.outputs import write_readme
@@ -33,6 +34,8 @@ class PrepareOptions:
         allow_rare: Whether a class may have fewer images than there are splits.
         name: The name of the manifest; by default that of the card, else of the output folder.
         group_pattern: See ``wbcnets.data.cells.listing.list_cells``; by default that of the card.
+        contexts: Of cells that are cut from fields, see ``wbcnets.data.cells.cutting.cut_cell``.
+        images: Folder of the fields of a COCO file; None for the folder of the file.
     """
 
     allow_other_counts: bool = False
@@ -42,6 +45,8 @@ class PrepareOptions:
     allow_rare: bool = False
     name: str = ""
     group_pattern: str = ""
+    contexts: Sequence[float] = (DEFAULT_CONTEXT,)
+    images: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def read_txl_pbc(card: DetectionCard, folder: Path, images: Path) -> dict[str, C
         DataError: if images, labels or rows of metadata.csv are missing or cannot be used.
     """
     layout = find_layout(folder, "metadata.csv")
-    metadata = _read_metadata(layout / "metadata.csv")
+    metadata = read_metadata(layout / "metadata.csv")
     splits = {}
     for name in card.splits:
         # In plain order, so that image ids stay those of earlier releases
@@ -51,7 +51,12 @@ def read_txl_pbc(card: DetectionCard, folder: Path, images: Path) -> dict[str, C
     return splits
 
 
-def _read_metadata(path: Path) -> Metadata:
+def read_metadata(path: Path) -> Metadata:
+    """Returns the rows of metadata.csv by image name, in their order.
+
+    Raises:
+        DataError: if it cannot be read, or lacks a column.
+    """
     reader = csv.DictReader(io.StringIO(read_text(path, "the table"), newline=""))
     missing = {"image", "source", "wbc_subtype_if_known"}.difference(reader.fieldnames or ())
     if missing:
