@@ -18,6 +18,7 @@ from wbcnets.models.factory import load_weights
 from wbcnets.models.keywords import create_checked, with_img_size
 from wbcnets.models.limits import limit_by_memory
 from wbcnets.train.config import TrainConfig
+from wbcnets.train.start import take_known_classes
 
 logger = logging.getLogger(__name__)
 
@@ -108,8 +109,15 @@ def check_model(config: TrainConfig, model: nn.Module, images: int) -> None:
     model.train(was_training)
 
 
-def create_classifier(config: TrainConfig, num_classes: int) -> nn.Module:
+def create_classifier(
+    config: TrainConfig, num_classes: int, class_names: Sequence[str] = ()
+) -> nn.Module:
     """Creates the model, with weights if the settings name some.
+
+    Args:
+        config: All settings.
+        num_classes: Number of classes.
+        class_names: Their names; the outputs of those that the weights know are kept.
 
     Raises:
         ConfigError: if the name or a keyword is unknown.
@@ -137,6 +145,9 @@ def create_classifier(config: TrainConfig, num_classes: int) -> nn.Module:
         state = read_state_dict(Path(config.model.weights))
         report = load_weights(model, state, lambda given, _: given)
         logger.info("%s: %s", config.model.weights, report)
+    if config.model.weights and class_names:
+        kept = take_known_classes(model, Path(config.model.weights), class_names)
+        logger.info("classes that the weights know: %s", ", ".join(kept) or "none")
     if config.training.grad_checkpointing:
         turn_on: Any = model.set_grad_checkpointing
         turn_on(True)

@@ -64,7 +64,8 @@ def _train(config: TrainConfig, resumed: Path | None = None) -> Progress:
         start_logging(path if context.is_main else None)
         splits = find_splits(config.data)
         seed_everything(config.training.seed)
-        model = create_classifier(config, len(splits.train.class_names))
+        names = splits.train.class_names
+        model = create_classifier(config, len(names), names)
         data_config = describe_data(config, model)
         data = create_data(config, splits, data_config, context)
         steps = data.sampler.steps_per_epoch
