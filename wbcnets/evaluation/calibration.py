@@ -31,7 +31,8 @@ def calibrate_classifier(
     data: Sequence[StrPath],
     split: str = "val",
     coverage: float = COVERAGE,
-    **options: int,
+    batch_size: int = 64,
+    workers: int = 2,
 ) -> Calibration:
     """Returns the temperature and the review threshold that fit labeled images.
 
@@ -40,7 +41,8 @@ def calibrate_classifier(
         data: Names of prepared datasets, manifests, folders or tables, used together.
         split: The split of each; empty for all images.
         coverage: See ``review_threshold``.
-        options: ``batch_size`` and ``workers`` of ``predict_manifest``.
+        batch_size: Images per batch.
+        workers: Processes that load images.
 
     Raises:
         DataError: if the data cannot be used, or its classes are not the model's.
@@ -50,7 +52,8 @@ def calibrate_classifier(
     for source in data:
         manifest = load_cells(source).split(split) if split else load_cells(source)
         chosen, _ = match_classes(manifest.class_names, names).select(manifest)
-        rows.append(predict_manifest(classifier, chosen, calibrated=False, **options).probabilities)
+        found = predict_manifest(classifier, chosen, batch_size, workers, calibrated=False)
+        rows.append(found.probabilities)
         truth.append(np.asarray(chosen.labels))
     probabilities, labels = np.concatenate(rows), np.concatenate(truth)
     temperature = fit_temperature(probabilities, labels)

@@ -1,6 +1,7 @@
 """Building blocks, one per file, each usable on its own."""
 
 from wbcnets.layers.channel_attention import ChannelAttention
+from wbcnets.layers.color import RgbToHsv, WhiteBalance, rgb_to_hsv
 from wbcnets.layers.conv_attention import ConvAttention, ConvProjection
 from wbcnets.layers.conv_embed import ConvEmbed
 from wbcnets.layers.cross_layer_fusion import CrossLayerFusion
@@ -16,12 +17,10 @@ from wbcnets.layers.necks.fapn import FaPN
 from wbcnets.layers.necks.fpn import FPN
 from wbcnets.layers.necks.hs_fpn import HSFPN, SelectiveFeatureFusion
 from wbcnets.layers.necks.pafpn import PAFPN
-from wbcnets.layers.rgb_to_hsv import RgbToHsv, rgb_to_hsv
 from wbcnets.layers.scconv import CRU, SRU, SCConv
 from wbcnets.layers.self_attention import SelfAttention
 from wbcnets.layers.sparse_attention import SparseAttention
 from wbcnets.layers.transformer_block import Block
-from wbcnets.layers.white_balance import WhiteBalance
 
 __all__ = [
     "CRU",

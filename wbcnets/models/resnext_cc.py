@@ -24,10 +24,9 @@ from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 
 from wbcnets.errors import ConfigError
+from wbcnets.layers.color import RgbToHsv, WhiteBalance
 from wbcnets.layers.cross_layer_fusion import CrossLayerFusion
 from wbcnets.layers.eca import EfficientChannelAttention
-from wbcnets.layers.rgb_to_hsv import RgbToHsv
-from wbcnets.layers.white_balance import WhiteBalance
 from wbcnets.models.factory import build_model, shipped_weights
 from wbcnets.models.recompute import run_block
 
@@ -70,8 +69,8 @@ class ResNeXtCC(ResNet):
         num_classes: Number of classes; 0 for no classifier.
         global_pool: "avg", "max", "avgmax", "catavgmax" or "".
         color_space: "hsv", or "rgb" for unchanged images (table 4).
-        white_balance: Whether the channels are scaled to a white background first; not from the
-            paper, for images of several laboratories.
+        white_balance: Whether the channels are scaled to one background first; not from the paper,
+            for images of several laboratories.
         strided_stem: Whether the stem has a strided convolution in place of max pooling.
         eca: Whether efficient channel attention follows each down-sampling (table 7).
         fusion: Maps of the last stage to multiply: "conv5_1+conv5_3", "conv5_2+conv5_3", or "none"

@@ -5,7 +5,7 @@ At a border it is shifted into the field, so that every pixel is one that the ca
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -40,7 +40,7 @@ def check_contexts(contexts: Sequence[float]) -> None:
         )
 
 
-def cut_cell(field: RgbImage, box: Sequence[float], context: float = DEFAULT_CONTEXT) -> RgbImage:
+def cut_cell(field: RgbImage, box: Iterable[float], context: float = DEFAULT_CONTEXT) -> RgbImage:
     """Returns the crop of one cell, (S, S, 3); a view of the field.
 
     Args:

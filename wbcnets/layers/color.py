@@ -1,13 +1,25 @@
-"""Conversion from RGB to hue, saturation and value (HSV).
+"""Color: conversion from RGB to hue, saturation and value (HSV), and white balance.
 
-Smith, "Color Gamut Transform Pairs", SIGGRAPH 1978. ResNeXt-CC sees its images in this color space,
-each channel in [0, 1] (section "Data enhancement").
+HSV: Smith, "Color Gamut Transform Pairs", SIGGRAPH 1978. ResNeXt-CC sees its images in this color
+space, each channel in [0, 1] (section "Data enhancement"). White balance: Land and McCann,
+"Lightness and Retinex Theory", JOSA 1971. Lamps, filters and cameras scale the channels of all
+images of a laboratory; the brightest patch of each channel tells by how much.
 """
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wbcnets.ops.autocast import widened
+
+# Side of the patches in px; their mean keeps noise and hot pixels from counting as background
+PATCH = 4
+# The background of PBC's images. Not white: white has no hue, and noise would give it any
+BACKGROUND = (1.0, 0.89, 0.8)
+# A darker channel is no background: an unlit image is not brightened without limit
+_DARKEST = 0.1
 
 
 def rgb_to_hsv(rgb: Tensor) -> Tensor:
@@ -57,3 +69,32 @@ class RgbToHsv(nn.Module):
             return x
         hsv = rgb_to_hsv(x[:, :3])
         return hsv if x.shape[1] == 3 else torch.cat([hsv, x[:, 3:]], dim=1)
+
+
+class WhiteBalance(nn.Module):
+    """Gives the brightest patch of each channel a set value: (B, C, H, W), same shape.
+
+    Images have values in [0, 1], and so has the result. Images smaller than a patch count as one.
+
+    Args:
+        background: Value of the brightest patch per channel, in (0, 1]. Images of another number of
+            channels get 1.
+    """
+
+    def __init__(self, background: Sequence[float] = BACKGROUND) -> None:
+        super().__init__()
+        self.background = tuple(background)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the balanced images."""
+        wide = widened(x)
+        side = min(PATCH, *x.shape[-2:])
+        brightest = F.avg_pool2d(wide, side).amax(dim=(2, 3), keepdim=True)
+        channels = x.shape[1]
+        values = self.background if len(self.background) == channels else (1.0,) * channels
+        target = wide.new_tensor(values).view(1, channels, 1, 1)
+        return (wide * (target / brightest.clamp(min=_DARKEST))).clamp(max=1.0).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        """Returns the background for ``print``."""
+        return f"background={self.background}"
