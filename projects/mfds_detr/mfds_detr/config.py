@@ -126,6 +126,12 @@ def _add_model_keys(cfg: CfgNode) -> None:
     model.FEEDFORWARD_DIM = 1024
     model.ENCODER_LAYERS = 6
     model.DECODER_LAYERS = 6
+    model.ENCODER_LEVELS = 0  # the coarsest levels that the encoder refines; 0 for all
+    model.DENOISING_QUERIES = 0  # in training, about so many per image (DINO)
+    model.FIRST_STAGE = CfgNode()
+    model.FIRST_STAGE.CLASSES = False  # proposals have classes
+    model.FIRST_STAGE.TOKEN_CONTENT = False  # queries start with the content of their tokens
+    model.FIRST_STAGE.DENSE = False  # several tokens learn each object (TOOD)
     model.DROPOUT = 0.1
     model.POSITION_ENCODING = "sine"  # sine, learned or none (table 9)
     model.LEVEL_EMBED = True  # the paper's scale encoding (table 9)
@@ -146,6 +152,7 @@ def _add_model_keys(cfg: CfgNode) -> None:
     # class fractions of the training set (equation 9)
     model.LOSS.FOCAL_ALPHA_RULE = "constant"
     model.LOSS.FOCAL_GAMMA = 2.0
+    model.LOSS.QUALITY = False  # scores learn the IoU of their box (DEIM)
 
     # For MODEL.BACKBONE.NAME "build_timm_backbone"
     cfg.MODEL.TIMM = timm = CfgNode()
@@ -177,6 +184,11 @@ def _add_training_keys(cfg: CfgNode) -> None:
     # Smallest height and width of a random crop as fractions of the image, (1.0, 1.0) for no crop
     cfg.INPUT.CROP_FRACTION = (1.0, 1.0)
     cfg.INPUT.CROP_PROBABILITY = 0.5
+    # Height and width of the canvas that training images are scaled to and cropped or filled up to;
+    # (0, 0) leaves the size to MIN_SIZE_TRAIN
+    cfg.INPUT.CANVAS = (0, 0)
+    # The longer side of an image in canvases, lowest and highest
+    cfg.INPUT.CANVAS_SCALE = (1.0, 1.0)
     cfg.INPUT.ALBUMENTATIONS = CfgNode()
     # A name in wbcnets.data.detection.augmentation.PRESETS
     cfg.INPUT.ALBUMENTATIONS.PRESET = "none"

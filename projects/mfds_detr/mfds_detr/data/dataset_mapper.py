@@ -14,6 +14,9 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from wbcnets.data.detection.augmentation import BoxAugmentation, create_augmentation
 from wbcnets.io.images import read_image
 
+# The field's background is brighter, so that a model can tell the two apart
+_CANVAS_GRAY = 128
+
 logger = logging.getLogger("mfds_detr.data.dataset_mapper")
 
 
@@ -106,6 +109,12 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
         augmentations.append(T.RandomFlip(horizontal=horizontal, vertical=not horizontal))
     if cfg.INPUT.VERTICAL_FLIP and cfg.INPUT.RANDOM_FLIP != "vertical":
         augmentations.append(T.RandomFlip(horizontal=False, vertical=True))
+    if any(cfg.INPUT.CANVAS):
+        height, width = cfg.INPUT.CANVAS
+        low, high = cfg.INPUT.CANVAS_SCALE
+        augmentations.append(T.ResizeScale(low, high, height, width))
+        augmentations.append(T.FixedSizeCrop((height, width), pad_value=_CANVAS_GRAY))
+        return augmentations
     # Last, because the resized image is read-only and the flips warn about that
     sizes = (cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING)
     augmentations.append(ResizeShortestEdge(*sizes))

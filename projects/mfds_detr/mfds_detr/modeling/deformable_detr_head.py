@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mfds_detr.modeling.transformer import DeformableTransformer, refine_boxes
+from mfds_detr.modeling.denoising import DenoisingQueries, make_denoising_queries
+from mfds_detr.modeling.transformer import DeformableTransformer, Memory, refine_boxes
 from wbcnets.ops.autocast import widened
 
 
@@ -58,6 +59,10 @@ class DeformableDETRHead(nn.Module):
         num_queries: Number of queries, the most objects that can be found in an image.
         box_refinement: Whether each decoder layer corrects the boxes of the previous one.
         aux_loss: Whether the outputs of the earlier decoder layers are returned for the loss.
+        class_proposals: Whether the first stage ranks its proposals by their best class; else its
+            first class stands for "object".
+        token_content: Whether queries start with the content of the tokens that proposed them.
+        denoising_queries: About how many denoising queries an image gets in training; 0 for none.
     """
 
     def __init__(
@@ -68,6 +73,9 @@ class DeformableDETRHead(nn.Module):
         num_queries: int = 100,
         box_refinement: bool = False,
         aux_loss: bool = True,
+        class_proposals: bool = False,
+        token_content: bool = False,
+        denoising_queries: int = 0,
     ) -> None:
         super().__init__()
         self.transformer = transformer
@@ -76,10 +84,15 @@ class DeformableDETRHead(nn.Module):
         self.num_queries = num_queries
         self.box_refinement = box_refinement
         self.aux_loss = aux_loss
+        self.class_proposals = class_proposals
+        self.token_content = token_content
+        self.denoising_queries = denoising_queries
         dim = transformer.embed_dim
         two_stage = transformer.two_stage
         self.query_embed = None if two_stage else nn.Embedding(num_queries, dim * 2)
         heads = len(transformer.decoder.layers) + int(two_stage)
+        # The last label is that of empty denoising queries
+        self.label_embed = nn.Embedding(num_classes + 1, dim) if denoising_queries else None
         class_embed, bbox_embed = _initial_heads(dim, num_classes, two_stage)
         self.class_embed = _repeat(class_embed, heads, box_refinement)
         self.bbox_embed = _repeat(bbox_embed, heads, box_refinement)
@@ -89,38 +102,49 @@ class DeformableDETRHead(nn.Module):
                 nn.init.zeros_(later.get_parameter("layers.2.bias"))
 
     def forward(
-        self, features: Sequence[Tensor], masks: Sequence[Tensor] | None = None
+        self,
+        features: Sequence[Tensor],
+        masks: Sequence[Tensor] | None = None,
+        targets: Sequence[dict[str, Tensor]] | None = None,
     ) -> dict[str, Any]:
         """L * (B, C, H_l, W_l) and padding masks (B, H_l, W_l) -> predictions.
 
         Args:
             features: One map per level.
             masks: True on padding; None if no image is padded.
+            targets: Per image ``labels`` (T,) and ``boxes`` (T, 4), for denoising queries.
 
         Returns:
             ``pred_logits`` (B, Q, K) and ``pred_boxes`` (B, Q, 4) as (cx, cy, w, h) in fractions
             of the image. With ``aux_loss`` also ``aux_outputs``, a list with such a dictionary for
-            each earlier decoder layer. With two stages also ``enc_outputs``, such a dictionary with
-            one query per encoder token.
+            each earlier decoder layer. In training with two stages also ``enc_outputs``, such a
+            dictionary with one query per encoder token and their ``centers``, infinite for tokens
+            that propose nothing; with denoising queries also ``denoising``, the queries, and
+            ``denoising_outputs``, a dictionary per layer.
         """
         positions = [
             self.position_encoding(mask).to(feature.dtype)
             for feature, mask in zip(features, masks or _empty_masks(features))
         ]
         memory = self.transformer.encode(features, masks, positions)
-        proposals, enc_outputs = None, None
+        boxes, content, enc_outputs = None, None, None
         if self.transformer.two_stage:
-            scores, proposals = self.transformer.propose(
-                memory, self.class_embed[-1], self.bbox_embed[-1]
-            )
-            enc_outputs = {"pred_logits": widened(scores), "pred_boxes": proposals.sigmoid()}
-            best = scores[..., 0].topk(min(self.num_queries, scores.shape[1]), dim=1).indices
-            proposals = proposals.gather(1, best[..., None].expand(-1, -1, 4))
+            boxes, content, enc_outputs = self._propose(memory)
+        noisy = self._denoising(targets, self.num_queries if boxes is None else boxes.shape[1])
+        if noisy is not None and self.label_embed is not None and boxes is not None:
+            boxes = torch.cat([noisy.boxes, boxes], dim=1)
+            labels = self.label_embed(noisy.labels)
+            if content is None:
+                detecting = boxes.shape[1] - labels.shape[1]
+                content = labels.new_zeros(len(labels), detecting, labels.shape[2])
+            content = torch.cat([labels, content], dim=1)
         hidden, references = self.transformer.decode(
             memory,
             None if self.query_embed is None else self.query_embed.weight,
-            proposals,
+            boxes,
             self.bbox_embed if self.box_refinement else None,
+            content,
+            None if noisy is None else noisy.attention_mask,
         )
         outputs = [
             {
@@ -129,12 +153,52 @@ class DeformableDETRHead(nn.Module):
             }
             for layer, state in enumerate(hidden)
         ]
+        denoised = []
+        if noisy is not None:
+            count = noisy.labels.shape[1]
+            denoised = [{k: v[:, :count] for k, v in output.items()} for output in outputs]
+            outputs = [{k: v[:, count:] for k, v in output.items()} for output in outputs]
         predictions: dict[str, Any] = dict(outputs[-1])
         if self.aux_loss:
             predictions["aux_outputs"] = outputs[:-1]
         if enc_outputs is not None:
             predictions["enc_outputs"] = enc_outputs
+        if noisy is not None:
+            predictions["denoising"] = noisy
+            predictions["denoising_outputs"] = denoised
         return predictions
+
+    def _propose(self, memory: Memory) -> tuple[Tensor, Tensor | None, dict[str, Tensor] | None]:
+        """Returns the boxes (B, Q, 4) and contents (B, Q, C) of the best proposals, and all.
+
+        All are for the loss: outside of training, boxes are computed for the best ones only.
+        """
+        found = self.transformer.score_tokens(memory, self.class_embed[-1])
+        scores = found.logits.amax(dim=-1) if self.class_proposals else found.logits[..., 0]
+        best = scores.topk(min(self.num_queries, scores.shape[1]), dim=1).indices[..., None]
+        tokens = found.tokens.gather(1, best.expand(-1, -1, found.tokens.shape[2]))
+        content = tokens.detach() if self.token_content else None
+        if not self.training:
+            anchors = found.anchors.gather(1, best.expand(-1, -1, 4))
+            return (widened(self.bbox_embed[-1](tokens)) + anchors).sigmoid(), content, None
+        boxes = (widened(self.bbox_embed[-1](found.tokens)) + found.anchors).sigmoid()
+        everything = {
+            "pred_logits": widened(found.logits),
+            "pred_boxes": boxes,
+            "centers": found.anchors[..., :2]
+            .sigmoid()
+            .masked_fill(~found.anchors[..., :2].isfinite(), math.inf),
+        }
+        return boxes.gather(1, best.expand(-1, -1, 4)).detach(), content, everything
+
+    def _denoising(
+        self, targets: Sequence[dict[str, Tensor]] | None, num_detecting: int
+    ) -> DenoisingQueries | None:
+        if not (self.training and self.denoising_queries and targets):
+            return None
+        return make_denoising_queries(
+            targets, self.num_classes, self.denoising_queries, num_detecting
+        )
 
 
 def _initial_heads(dim: int, num_classes: int, two_stage: bool) -> tuple[nn.Linear, MLP]:

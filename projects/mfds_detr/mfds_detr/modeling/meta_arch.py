@@ -137,7 +137,7 @@ class MFDSDETR(nn.Module):
         if self.training:
             instances = read_instances(batched_inputs, self.criterion.num_classes)
             targets = [self._target(objects) for objects in instances]
-            return self.criterion(self.predict(images), targets)
+            return self.criterion(self.predict(images, targets), targets)
         if not images:
             return []
         predictions = self.predict(images)
@@ -154,11 +154,16 @@ class MFDSDETR(nn.Module):
             for entry, result in zip(batched_inputs, detections)
         ]
 
-    def predict(self, images: Tensor | Sequence[Tensor]) -> dict[str, Any]:
+    def predict(
+        self,
+        images: Tensor | Sequence[Tensor],
+        targets: Sequence[dict[str, Tensor]] | None = None,
+    ) -> dict[str, Any]:
         """Returns raw predictions for normalized images; no image influences another.
 
         Args:
             images: (B, 3, H, W), or one (3, H_i, W_i) per image.
+            targets: The annotated objects, see ``DeformableDETRHead``; in training.
 
         Returns:
             The output of ``DeformableDETRHead``.
@@ -166,7 +171,7 @@ class MFDSDETR(nn.Module):
         # Models in other types have nothing for autocast to do, and mix badly with its type
         is_wide = self.pixel_mean.dtype == torch.float32
         with nullcontext() if is_wide else autocast_off(self.pixel_mean):
-            return self.detector(*pyramids_by_size(images, self._pyramid))
+            return self.detector(*pyramids_by_size(images, self._pyramid), targets)
 
     def _pyramid(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> the neck's maps, L * (B, C, H_l, W_l)."""
@@ -236,6 +241,7 @@ def _build_detector(model: CfgNode, num_levels: int) -> DeformableDETRHead:
         num_decoder_layers=model.DECODER_LAYERS,
         level_embed=model.LEVEL_EMBED,
         two_stage=model.TWO_STAGE,
+        encoder_levels=model.ENCODER_LEVELS,
     )
     # Only the encoder uses positions; distributed training fails on parameters without a gradient
     position = model.POSITION_ENCODING if model.ENCODER_LAYERS else "none"
@@ -247,6 +253,9 @@ def _build_detector(model: CfgNode, num_levels: int) -> DeformableDETRHead:
         # Two stages imply refinement: every layer corrects the proposed boxes
         box_refinement=model.BOX_REFINEMENT or model.TWO_STAGE,
         aux_loss=model.AUX_LOSS,
+        class_proposals=model.FIRST_STAGE.CLASSES,
+        token_content=model.FIRST_STAGE.TOKEN_CONTENT,
+        denoising_queries=model.DENOISING_QUERIES,
     )
 
 
@@ -266,6 +275,8 @@ def _build_criterion(model: CfgNode) -> SetCriterion:
         giou_weight=loss.GIOU_WEIGHT,
         alpha=torch.tensor(loss.FOCAL_ALPHA),
         gamma=loss.FOCAL_GAMMA,
+        quality=loss.QUALITY,
+        dense_proposals=model.FIRST_STAGE.DENSE,
     )
 
 

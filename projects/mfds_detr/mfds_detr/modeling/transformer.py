@@ -35,6 +35,14 @@ class Memory(NamedTuple):
     valid_ratios: Tensor  # (B, L, 2): fraction of each map's width and height without padding
 
 
+class ScoredTokens(NamedTuple):
+    """The first stage's answer for every token of the memory, without its boxes."""
+
+    tokens: Tensor  # (B, S, C)
+    logits: Tensor  # (B, S, K); padding is never an object
+    anchors: Tensor  # (B, S, 4), logits of one square per token; infinite if it proposes nothing
+
+
 class LayerSizes(NamedTuple):
     """The sizes that encoder and decoder layers share."""
 
@@ -148,11 +156,18 @@ class DeformableDecoderLayer(FeedForwardLayer):
         self.norm3 = nn.LayerNorm(sizes.embed_dim)
 
     def forward(
-        self, target: Tensor, query_position: Tensor, reference_points: Tensor, memory: Memory
+        self,
+        target: Tensor,
+        query_position: Tensor,
+        reference_points: Tensor,
+        memory: Memory,
+        attention_mask: Tensor | None = None,
     ) -> Tensor:
         """(B, Q, C) -> (B, Q, C) with reference points (B, Q, L, 2 or 4)."""
         queries = target + query_position
-        attended, _ = self.self_attn(queries, queries, target, need_weights=False)
+        attended, _ = self.self_attn(
+            queries, queries, target, need_weights=False, attn_mask=attention_mask
+        )
         target = self.norm2(self.add_residual(attended, target))
         attended = self.cross_attn(
             target + query_position,
@@ -184,6 +199,7 @@ class DeformableDecoder(nn.Module):
         reference_points: Tensor,
         memory: Memory,
         bbox_embed: nn.ModuleList | None,
+        attention_mask: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Returns the outputs of all layers, and the references that each layer started from.
 
@@ -197,7 +213,11 @@ class DeformableDecoder(nn.Module):
             if reference_points.shape[-1] == 4:
                 scale = torch.cat([scale, scale], dim=-1)
             target = layer(
-                target, query_position, reference_points[:, :, None] * scale[:, None], memory
+                target,
+                query_position,
+                reference_points[:, :, None] * scale[:, None],
+                memory,
+                attention_mask,
             )
             outputs.append(target)
             if bbox_embed is not None:
@@ -215,6 +235,7 @@ class DeformableTransformer(nn.Module):
         num_encoder_layers: Encoder layers, may be 0.
         num_decoder_layers: Decoder layers, at least 1.
         level_embed: Whether each level has a learned vector (table 9, "scale encoding").
+        encoder_levels: The coarsest levels that the encoder refines; 0 for all.
         two_stage: Whether the queries start from the encoder's best proposals.
     """
 
@@ -225,11 +246,14 @@ class DeformableTransformer(nn.Module):
         num_decoder_layers: int = 6,
         level_embed: bool = True,
         two_stage: bool = False,
+        encoder_levels: int = 0,
     ) -> None:
         super().__init__()
         self.embed_dim = embed_dim = sizes.embed_dim
         self.two_stage = two_stage
-        self.encoder = DeformableEncoder(DeformableEncoderLayer(sizes), num_encoder_layers)
+        self.encoder_levels = encoder_levels or sizes.num_levels
+        coarse = sizes._replace(num_levels=self.encoder_levels)
+        self.encoder = DeformableEncoder(DeformableEncoderLayer(coarse), num_encoder_layers)
         self.decoder = DeformableDecoder(DeformableDecoderLayer(sizes), num_decoder_layers)
         # Only the encoder uses it; distributed training fails on parameters without a gradient
         embeds = level_embed and num_encoder_layers > 0
@@ -286,52 +310,75 @@ class DeformableTransformer(nn.Module):
             spatial_shapes=[(feature.shape[2], feature.shape[3]) for feature in features],
             valid_ratios=valid_ratios,
         )
-        return self.encoder(memory, torch.cat(levels, dim=1))
+        return self._refine(memory, torch.cat(levels, dim=1))
 
-    def propose(
-        self, memory: Memory, class_embed: nn.Module, bbox_embed: nn.Module
-    ) -> tuple[Tensor, Tensor]:
-        """Proposes a box with an objectness logit for every token of the memory (first stage).
+    def _refine(self, memory: Memory, position: Tensor) -> Memory:
+        """Runs the encoder on the coarsest levels; the tokens of the others stay as they are."""
+        kept = len(memory.spatial_shapes) - self.encoder_levels
+        if not kept:
+            return self.encoder(memory, position)
+        first = sum(height * width for height, width in memory.spatial_shapes[:kept])
+        mask = memory.padding_mask
+        coarse = Memory(
+            tokens=memory.tokens[:, first:],
+            padding_mask=None if mask is None else mask[:, first:],
+            spatial_shapes=memory.spatial_shapes[kept:],
+            valid_ratios=memory.valid_ratios[:, kept:],
+        )
+        refined = self.encoder(coarse, position[:, first:]).tokens
+        return memory._replace(tokens=torch.cat([memory.tokens[:, :first], refined], dim=1))
 
-        Returns:
-            Class logits (B, S, K), the first class stands for "object", and box logits (B, S, 4),
-            infinite for tokens without a proposal. Padding is never an object.
-        """
-        proposals, usable = _grid_proposals(memory)
+    def score_tokens(self, memory: Memory, class_embed: nn.Module) -> ScoredTokens:
+        """Returns a square and class logits for every token of the memory (first stage)."""
+        anchors, usable = _grid_proposals(memory)
         tokens = memory.tokens.masked_fill(~usable[..., None], 0.0)
         tokens = self.enc_output_norm(self.enc_output(tokens))
         logits = class_embed(tokens)
         if memory.padding_mask is not None:
             logits = logits.masked_fill(memory.padding_mask[..., None], _NEVER)
-        return logits, widened(bbox_embed(tokens)) + proposals
+        return ScoredTokens(tokens, logits, anchors)
 
     def decode(
         self,
         memory: Memory,
         query_embed: Tensor | None,
-        proposal_logits: Tensor | None,
+        proposal_boxes: Tensor | None,
         bbox_embed: nn.ModuleList | None,
+        content: Tensor | None = None,
+        attention_mask: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Runs the decoder on learned queries (Q, 2C) or on proposals (B, Q, 4).
+
+        Args:
+            memory: The encoder's output.
+            query_embed: Learned queries.
+            proposal_boxes: Boxes to start from.
+            bbox_embed: The heads that refine boxes after each layer.
+            content: Added to the queries' content, (B, Q, C).
+            attention_mask: (Q, Q), True where a query must not look at another.
 
         Returns:
             Outputs (layers, B, Q, C) and the references that each layer started from.
         """
-        if proposal_logits is not None:
-            reference_points = proposal_logits.detach().sigmoid()
+        if proposal_boxes is not None:
+            reference_points = proposal_boxes
             encoded = self.pos_trans_norm(
                 self.pos_trans(
                     _encode_boxes(reference_points, self.embed_dim).to(memory.tokens.dtype)
                 )
             )
             query_position, target = encoded.split(self.embed_dim, dim=2)
+            if content is not None:
+                target = target + content
         elif query_embed is not None:
             queries = query_embed.expand(len(memory.tokens), -1, -1)
             query_position, target = queries.split(self.embed_dim, dim=2)
             reference_points = widened(self.reference_points(query_position)).sigmoid()
         else:
-            raise ValueError("decode needs query_embed or proposal_logits")
-        return self.decoder(target, query_position, reference_points, memory, bbox_embed)
+            raise ValueError("decode needs query_embed or proposal_boxes")
+        return self.decoder(
+            target, query_position, reference_points, memory, bbox_embed, attention_mask
+        )
 
 
 def inverse_sigmoid(x: Tensor, epsilon: float = 1e-5) -> Tensor:
