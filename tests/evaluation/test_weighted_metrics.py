@@ -175,10 +175,9 @@ def test_perfect_confidence_has_no_calibration_error():
 
 def test_bins_include_their_upper_ends():
     confidence = np.array([1 / 20, 1 / 15 + 1e-9, 0.5, 0.6, 1.0])
-    scores = np.stack([confidence, np.zeros(5)], axis=1)
     # (0, 0.0667], (0.0667, 0.1333], (0.4667, 0.5333], (0.5333, 0.6], (0.9333, 1]
-    assert calibration_bins(scores).tolist() == [0, 1, 7, 8, 14]
+    assert calibration_bins(confidence).tolist() == [0, 1, 7, 8, 14]
 
 
 def test_rounding_leads_to_no_bin_outside():
-    assert calibration_bins(np.array([[0.0], [1 + 1e-12]])).tolist() == [0, 14]
+    assert calibration_bins(np.array([0.0, 1 + 1e-12])).tolist() == [0, 14]

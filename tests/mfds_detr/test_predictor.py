@@ -67,7 +67,7 @@ def test_detections_for_supervision(trained, images, monkeypatch):
 def test_a_higher_threshold_keeps_fewer(trained, images):
     predictor = LeukocytePredictor(trained.weights, threshold=0.0)
     (everything,) = predictor.predict(images / "a.png")
-    predictor.threshold = float(np.median(everything.scores))
+    predictor.thresholds = (float(np.median(everything.scores)),) * len(predictor.class_names)
     assert 0 < len(predictor.predict(images / "a.png")[0]) < len(everything)
 
 

@@ -55,8 +55,9 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "config": {"default": "", "metavar": "NAME_OR_FILE", "help": "a preset's name or a YAML file"},
     "threshold": {
         "type": probability,
-        "default": 0.3,
-        "help": "the lowest score that counts as a detection, in [0, 1]",
+        "default": None,
+        "help": "the lowest score that counts as a detection, in [0, 1] (default: one per class, "
+        "chosen after the training, or else 0.3)",
     },
     "device": {"default": "auto", "help": "auto (a GPU if there is one), cpu, cuda or cuda:1"},
     "batch-size": {"type": at_least(1), "default": 64, "help": "images per batch"},

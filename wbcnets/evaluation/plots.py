@@ -12,9 +12,9 @@ from wbcnets.evaluation.weighted_metrics import (
     CALIBRATION_BINS,
     Labels,
     calibration_bins,
+    confidence_gap,
     roc_curve,
     weighted_auroc,
-    weighted_calibration_error,
 )
 from wbcnets.io.atomic_files import write_atomically
 
@@ -104,35 +104,52 @@ def draw_roc(truth: Labels, predictions: Predictions, path: Path) -> None:
 
 def draw_reliability(truth: Labels, predictions: Predictions, path: Path) -> None:
     """Draws accuracy with 95% intervals against confidence, and the number of images per bin."""
-    probabilities = predictions.probabilities
-    bins, confidence = calibration_bins(probabilities), probabilities.max(axis=1)
+    figure = Figure(figsize=(5.5, 6.5), layout="constrained")
+    axes = tuple(figure.subplots(2, 1, sharex=True, height_ratios=(3, 1)))
+    confidence = predictions.probabilities.max(axis=1)
+    plot_reliability(axes, predictions.predicted == truth, confidence, ("accuracy", "images"))
+    _save(figure, path)
+
+
+def plot_reliability(
+    axes: tuple[Axes, Axes],
+    correct: npt.NDArray[np.bool_],
+    confidence: npt.NDArray[np.float64],
+    names: tuple[str, str],
+) -> None:
+    """Plots the share of correct predictions against confidence, and their numbers below it.
+
+    Args:
+        axes: The upper and the lower one, with one x axis.
+        correct: (N,).
+        confidence: (N,) in [0, 1].
+        names: The meaning of the share, and what is counted.
+    """
+    bins = calibration_bins(confidence)
     counts = np.bincount(bins, minlength=CALIBRATION_BINS)
     filled = counts > 0
-    correct = np.bincount(bins, predictions.predicted == truth, CALIBRATION_BINS)[filled]
-    accuracy = correct / counts[filled]
+    hits = np.bincount(bins, correct, CALIBRATION_BINS)[filled]
     mean = np.bincount(bins, confidence, minlength=CALIBRATION_BINS)[filled] / counts[filled]
-    figure = Figure(figsize=(5.5, 6.5), layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    upper, lower = axes
     upper.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="calibrated")
-    low, high = zip(
-        *(
-            binomtest(int(hits), int(count)).proportion_ci(method="wilson")
-            for hits, count in zip(correct, counts[filled])
-        )
-    )
-    upper.vlines(mean, low, high, color=_BLUE, alpha=0.5, linewidth=2)
-    upper.plot(mean, accuracy, marker="o", color=_BLUE, linewidth=1, label="accuracy, 95% interval")
-    error = weighted_calibration_error(truth, probabilities, np.ones((1, len(truth))))[0]
-    upper.set(ylabel="accuracy", ylim=(0, 1.02), title=f"expected calibration error {error:.4f}")
+    ends = [
+        binomtest(int(hit), int(count)).proportion_ci(method="wilson")
+        for hit, count in zip(hits, counts[filled])
+    ]
+    upper.vlines(mean, *zip(*ends), color=_BLUE, alpha=0.5, linewidth=2)
+    label = f"{names[0]}, 95% interval"
+    upper.plot(mean, hits / counts[filled], marker="o", color=_BLUE, linewidth=1, label=label)
+    error = confidence_gap(correct, confidence, np.ones((1, len(correct))))[0]
+    title = f"expected calibration error {error:.4f}"
+    upper.set(ylabel=names[0], ylim=(0, 1.02), title=title)
     upper.grid(alpha=0.3)
     upper.legend(loc="lower right", fontsize=9)
     middles = (np.arange(CALIBRATION_BINS) + 0.5) / CALIBRATION_BINS
     lower.bar(middles, counts, width=0.9 / CALIBRATION_BINS, color=_BLUE)
-    lower.set(xlabel="confidence", ylabel="images", xlim=(0, 1.01))
+    lower.set(xlabel="confidence", ylabel=names[1], xlim=(0, 1.01))
     # From 0.5, so that the bar of a single image is visible
     lower.set_yscale("log")
     lower.set_ylim(0.5, 2 * max(1, counts.max()))
-    _save(figure, path)
 
 
 def draw_mistakes(

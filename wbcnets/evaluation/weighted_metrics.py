@@ -56,12 +56,11 @@ def weighted_metrics(labels: Labels, probabilities: Array, weights: Array) -> We
     return metrics
 
 
-def calibration_bins(probabilities: Array) -> npt.NDArray[np.int64]:
-    """Returns the confidence bin of each image, (N,) in [0, ``CALIBRATION_BINS`` - 1].
+def calibration_bins(confidence: Array) -> npt.NDArray[np.int64]:
+    """Returns the bin of each confidence, (N,) in [0, ``CALIBRATION_BINS`` - 1].
 
     Bins have equal widths and include their upper ends.
     """
-    confidence = probabilities.max(axis=1)
     bins = np.ceil(confidence * CALIBRATION_BINS).astype(np.int64) - 1
     return np.clip(bins, 0, CALIBRATION_BINS - 1)
 
@@ -71,9 +70,20 @@ def weighted_calibration_error(labels: Labels, probabilities: Array, weights: Ar
 
     It is the mean distance between confidence and accuracy over the bins, weighted by images.
     """
-    correct = (probabilities.argmax(axis=1) == labels).astype(np.float64)
-    gap = (correct - probabilities.max(axis=1))[:, None]
-    per_bin = np.eye(CALIBRATION_BINS)[calibration_bins(probabilities)] * gap
+    correct = probabilities.argmax(axis=1) == labels
+    return confidence_gap(correct, probabilities.max(axis=1), weights)
+
+
+def confidence_gap(correct: npt.NDArray[np.bool_], confidence: Array, weights: Array) -> Array:
+    """Returns the mean distance between confidence and share of correct ones over the bins, (R,).
+
+    Args:
+        correct: (N,).
+        confidence: (N,) in [0, 1].
+        weights: (R, N).
+    """
+    gap = (correct - confidence)[:, None]
+    per_bin = np.eye(CALIBRATION_BINS)[calibration_bins(confidence)] * gap
     return np.abs(weights @ per_bin).sum(axis=1) / weights.sum(axis=1)
 
 

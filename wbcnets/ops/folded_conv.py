@@ -1,8 +1,8 @@
 """Convolutions with the constant batch norm behind them folded into their weights.
 
-A frozen batch norm, or any batch norm of a trained model that only predicts, is ``y = scale * x + shift`` with constants per channel. Scaling the weights
-instead of the map gives the same result: weights are fewer than the map's values, and the map is
-written once instead of three times.
+A frozen batch norm, or any batch norm of a model that only predicts, is ``y = scale * x + shift``
+with constants per channel. Scaling the weights instead of the map gives the same result: weights
+are fewer than the map's values, and the map is written once instead of three times.
 """
 
 from collections import Counter
@@ -165,12 +165,17 @@ def _fold(convolution: nn.Conv2d, norm: nn.modules.batchnorm._BatchNorm) -> None
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     shift = -norm.running_mean.double() * scale
     if norm.affine:
-        scale, shift = scale * norm.weight.double(), shift * norm.weight.double() + norm.bias.double()
+        scale, shift = (
+            scale * norm.weight.double(),
+            shift * norm.weight.double() + norm.bias.double(),
+        )
     if convolution.bias is not None:
         shift = shift + convolution.bias.double() * scale
     weight = convolution.weight
     folded = weight.double() * scale.view(-1, 1, 1, 1)
-    layout = torch.channels_last if weight.is_contiguous(memory_format=torch.channels_last) else None
+    layout = (
+        torch.channels_last if weight.is_contiguous(memory_format=torch.channels_last) else None
+    )
     folded = folded.to(weight.dtype)
     if layout is not None:
         folded = folded.contiguous(memory_format=layout)

@@ -184,6 +184,7 @@ def _add_training_keys(cfg: CfgNode) -> None:
     # Smallest height and width of a random crop as fractions of the image, (1.0, 1.0) for no crop
     cfg.INPUT.CROP_FRACTION = (1.0, 1.0)
     cfg.INPUT.CROP_PROBABILITY = 0.5
+    cfg.INPUT.CELL_PASTE = 0.0  # probability that cells of another image are pasted into an image
     # Height and width of the canvas that training images are scaled to and cropped or filled up to;
     # (0, 0) leaves the size to MIN_SIZE_TRAIN
     cfg.INPUT.CANVAS = (0, 0)
@@ -194,6 +195,12 @@ def _add_training_keys(cfg: CfgNode) -> None:
     cfg.INPUT.ALBUMENTATIONS.PRESET = "none"
     cfg.INPUT.ALBUMENTATIONS.TRANSFORMS = []  # or a list such as [{"name": "Blur", "p": 0.1}]
 
+    # The fraction of the training images that are not trained on: they choose the best checkpoint,
+    # calibrate its scores and choose its thresholds. 0 leaves the first to DATASETS.TEST
+    cfg.DATASETS.HELD_OUT = 0.0
+    # A number per class, or none: slope and offset of the logits, and the lowest score to report,
+    # which predictions use and evaluations do not
+    cfg.TEST.CALIBRATION = CfgNode({"SLOPES": [], "OFFSETS": [], "THRESHOLDS": []})
     cfg.TEST.SCORE_THRESHOLD = 0.0
     # Of two boxes of a class with a higher IoU the weaker is dropped; 0 keeps all, as DETR does
     cfg.TEST.NMS_IOU = 0.0

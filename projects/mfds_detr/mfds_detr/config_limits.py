@@ -22,6 +22,7 @@ class Range(NamedTuple):
         or_zero: Whether 0 is in range, too.
         whole: Whether the numbers are whole.
         length: The number of values in a list of numbers; None for one number, 0 for any length.
+        empty: Whether a list of any length may be empty.
     """
 
     low: float
@@ -29,6 +30,7 @@ class Range(NamedTuple):
     or_zero: bool = False
     whole: bool = False
     length: int | None = None
+    empty: bool = False
 
     def __str__(self) -> str:
         numbers = "whole numbers" if self.whole else "numbers"
@@ -40,7 +42,7 @@ class Range(NamedTuple):
         """Returns whether a value lies in the range."""
         if self.length is None:
             return self._holds_number(value)
-        if not isinstance(value, (list, tuple)) or not value:
+        if not isinstance(value, (list, tuple)) or not (value or self.empty):
             return False
         return self.length in (0, len(value)) and all(map(self._holds_number, value))
 
@@ -68,7 +70,9 @@ _RANGES: dict[str, Range] = {
     f"{_MODEL}.NUM_POINTS": _whole(1, 64),
     f"{_MODEL}.FEEDFORWARD_DIM": _whole(1, MAX_NUMBER),
     f"{_MODEL}.ENCODER_LAYERS": _whole(0, 100),
+    f"{_MODEL}.ENCODER_LEVELS": _whole(0, 16),
     f"{_MODEL}.DECODER_LAYERS": _LAYERS,
+    f"{_MODEL}.DENOISING_QUERIES": _whole(0, 10_000),
     f"{_MODEL}.DROPOUT": Range(0, 0.999),
     f"{_MODEL}.MATCHER.CLASS_COST": _FACTOR,
     f"{_MODEL}.MATCHER.L1_COST": _FACTOR,
@@ -104,8 +108,15 @@ _RANGES: dict[str, Range] = {
     # Detectron2's 0 keeps the image as it is
     "INPUT.MIN_SIZE_TEST": _whole(0, _SIDE),
     "INPUT.MAX_SIZE_TEST": _whole(8, _SIDE),
+    "INPUT.CELL_PASTE": _FRACTION,
+    "INPUT.CANVAS": _whole(0, _SIDE, 2),
+    "INPUT.CANVAS_SCALE": Range(0.05, 20, length=2),
     "INPUT.CROP_FRACTION": Range(0.01, 1, length=2),
     "INPUT.CROP_PROBABILITY": _FRACTION,
+    "DATASETS.HELD_OUT": Range(0, 0.9),
+    "TEST.CALIBRATION.SLOPES": Range(1e-3, 100, length=0, empty=True),
+    "TEST.CALIBRATION.OFFSETS": Range(-100, 100, length=0, empty=True),
+    "TEST.CALIBRATION.THRESHOLDS": Range(0, 1, length=0, empty=True),
     "TEST.SCORE_THRESHOLD": _FRACTION,
     "TEST.NMS_IOU": _FRACTION,
     "TEST.DETECTIONS_PER_IMAGE": _COUNT,
@@ -167,6 +178,22 @@ def _find_contradictions(cfg: CfgNode) -> Iterator[str]:
             f"  - {_MODEL}.HIDDEN_DIM={model.HIDDEN_DIM} must be divisible by "
             f"NUM_HEADS={model.NUM_HEADS}"
         )
+    for key, values in cfg.TEST.CALIBRATION.items():
+        if len(values) not in (0, model.NUM_CLASSES or len(values)):
+            yield (
+                f"  - TEST.CALIBRATION.{key} has {len(values)} numbers: give none, or one for each "
+                f"of the {model.NUM_CLASSES} classes"
+            )
+    if not 0 < cfg.INPUT.CANVAS_SCALE[0] <= cfg.INPUT.CANVAS_SCALE[1]:
+        yield f"  - INPUT.CANVAS_SCALE={cfg.INPUT.CANVAS_SCALE!r} should be ascending"
+    if any(cfg.INPUT.CANVAS) and min(cfg.INPUT.CANVAS) < 32:
+        yield f"  - INPUT.CANVAS={cfg.INPUT.CANVAS!r} should be (0, 0) or at least (32, 32)"
+    if model.DENOISING_QUERIES and not model.TWO_STAGE:
+        yield f"  - {_MODEL}.DENOISING_QUERIES need TWO_STAGE True"
+    if any(model.FIRST_STAGE.values()) and not model.TWO_STAGE:
+        yield f"  - {_MODEL}.FIRST_STAGE needs TWO_STAGE True"
+    if model.FIRST_STAGE.DENSE and not model.FIRST_STAGE.CLASSES:
+        yield f"  - {_MODEL}.FIRST_STAGE.DENSE needs FIRST_STAGE.CLASSES True"
     alpha = model.LOSS.FOCAL_ALPHA
     if len(alpha) not in (1, model.NUM_CLASSES or len(alpha)):
         yield (

@@ -21,7 +21,8 @@ from wbcnets.io.tables import write_csv
 COMMAND = "predict smears"
 _MAX_PATH = 1000  # characters of an overlay's path; systems allow 4096 bytes with the output folder
 _README = """\
-Cells that MFDS-DETR found in {images} images, with a score of at least {threshold:g}.
+Cells that MFDS-DETR found in {images} images, with a score of at least
+{thresholds}.
 
 counts.csv        cells per image and class; the last row holds the totals
 predictions.json  the boxes as a COCO dataset: images, categories, and annotations with bbox
@@ -80,11 +81,11 @@ def predict_files(
             found.append(ImageDetections(source.name, (image.shape[1], image.shape[0]), detections))
             if overlays:
                 _draw(detections, image, predictor.class_names, output / "overlays" / overlay)
-        info = {"description": "Detections of MFDS-DETR", "score_threshold": predictor.threshold}
+        thresholds = dict(zip(predictor.class_names, predictor.thresholds))
+        info = {"description": "Detections of MFDS-DETR", "score_thresholds": thresholds}
+        text = ", ".join(f"{value:.3g} ({name})" for name, value in thresholds.items())
         coco = to_coco(found, predictor.class_names, info)
-        readme = _README.format(
-            images=len(found), unreadable=len(unreadable), threshold=predictor.threshold
-        )
+        readme = _README.format(images=len(found), unreadable=len(unreadable), thresholds=text)
         # First, so that counts never look complete while images are missing; also if it is empty,
         # so that the list of an earlier run does not stay
         write_csv(output / "unreadable.csv", [("file", "reason"), *unreadable])

@@ -22,8 +22,10 @@ from wbcnets.engine.device import choose_device
 from wbcnets.errors import CheckpointError, ConfigError, explain_missing
 from wbcnets.io.images import ImageLike, RgbImage, named_readers
 from wbcnets.models.limits import limit_by_weights
+from wbcnets.ops.folded_conv import fold_batch_norms
 
 logger = logging.getLogger("mfds_detr.predictor")
+DEFAULT_THRESHOLD = 0.3
 
 
 @dataclass(frozen=True)
@@ -68,13 +70,14 @@ class LeukocytePredictor:
     Args:
         source: A checkpoint of a training, ``wbcnets://NAME``, or the name of shipped weights.
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1".
-        threshold: The lowest score of a detection, in [0, 1].
+        threshold: The lowest score of a detection, in [0, 1]; None takes the thresholds that were
+            chosen for the classes after the training, or ``DEFAULT_THRESHOLD`` if none were.
         config_file: The config of the training; by default the one in the weights, or else
             ``NAME.yaml`` or ``config.yaml`` beside them.
 
     Attributes:
         class_names: The classes in the order of the labels.
-        threshold: As given; may be changed.
+        thresholds: The lowest score of each class, in their order; may be changed.
 
     Raises:
         CheckpointError: if the weights are missing, damaged, without class names or of another
@@ -87,14 +90,13 @@ class LeukocytePredictor:
         source: str | os.PathLike[str],
         *,
         device: str = "auto",
-        threshold: float = 0.3,
+        threshold: float | None = None,
         config_file: str | os.PathLike[str] | None = None,
     ) -> None:
-        if not 0 <= threshold <= 1:
+        if threshold is not None and not 0 <= threshold <= 1:
             raise ConfigError(f"threshold {threshold} is not in [0, 1]", setting="threshold")
         chosen = choose_device(device)
         weights = read_weights(source)
-        self.threshold = threshold
         self.class_names = _require_class_names(weights)
         cfg = read_config_of(weights, config_file)
         cfg.MODEL.DEVICE = str(chosen)
@@ -102,6 +104,11 @@ class LeukocytePredictor:
         cfg.TEST.SCORE_THRESHOLD = 0.0  # ``threshold`` decides
         self.model: nn.Module = build_detector(cfg, limit_by_weights(weights.state)).eval()
         _load_detector(self.model, weights)
+        same = DEFAULT_THRESHOLD if threshold is None else threshold
+        own = cfg.TEST.CALIBRATION.THRESHOLDS if threshold is None else []
+        self.thresholds = tuple(own or [same] * len(self.class_names))
+        example = torch.zeros(3, 64, 64, dtype=torch.uint8)
+        fold_batch_norms(self.model, [{"image": example}])
         self._resize = T.AugmentationList(build_augmentations(cfg, is_train=False))
         self._image_format = cfg.INPUT.FORMAT
 
@@ -127,7 +134,8 @@ class LeukocytePredictor:
         found = self.model([entry])[0]["instances"].to("cpu")
         if not (found.pred_boxes.tensor.isfinite().all() and found.scores.isfinite().all()):
             raise CheckpointError("the model's boxes are not finite; its weights are damaged")
-        found = one_per_cell(found[found.scores >= self.threshold])
+        lowest = torch.tensor(self.thresholds, dtype=torch.float64)
+        found = one_per_cell(found[found.scores >= lowest[found.pred_classes]])
         labels = found.pred_classes.numpy()
         names = tuple(self.class_names[label] for label in labels)
         return Detections(found.pred_boxes.tensor.numpy(), found.scores.numpy(), labels, names)

@@ -90,7 +90,7 @@ def test_decode_from_queries(box_refinement):
 
 def test_decode_needs_a_start():
     model = transformer()
-    with pytest.raises(ValueError, match="query_embed or proposal_logits"):
+    with pytest.raises(ValueError, match="query_embed or proposal_boxes"):
         model.decode(model.encode(*pyramid()), None, None, None)
 
 
@@ -100,10 +100,8 @@ def test_proposals_by_hand():
     masks[0][1, :, 4:] = True
     masks[1][1, :, 2:] = True
     memory = model.encode(features, masks, positions)
-    zero = torch.nn.Linear(16, 4)
-    torch.nn.init.zeros_(zero.weight)
-    torch.nn.init.zeros_(zero.bias)
-    scores, proposals = model.propose(memory, torch.nn.Linear(16, 3), zero)
+    tokens, scores, proposals = model.score_tokens(memory, torch.nn.Linear(16, 3))
+    assert tokens.shape == (2, 60, 16)
     assert scores.shape == (2, 60, 3)
     boxes = proposals.sigmoid()
     # Row 2, column 3 of the first level of image 0: 8 columns, 6 rows, 5% wide
@@ -120,7 +118,7 @@ def test_proposals_keep_one_percent_from_the_edge():
     # 100 columns: the first and the last center are at 0.005 and 0.995
     model = transformer(two_stage=True, num_levels=1, num_encoder_layers=0)
     memory = model.encode(*pyramid([(2, 100)]))
-    _, proposals = model.propose(memory, torch.nn.Linear(16, 3), torch.nn.Linear(16, 4))
+    proposals = model.score_tokens(memory, torch.nn.Linear(16, 3)).anchors
     unusable = torch.isinf(proposals).all(dim=-1)[0].view(2, 100)
     assert unusable[:, [0, 99]].all()
     assert not unusable[:, 1:99].any()

@@ -1,5 +1,6 @@
 """Detection data in memory: images with boxes, and the report of how they were read."""
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -160,6 +161,42 @@ class CocoDataset:
             ],
         }
 
+    def split(self, fraction: float) -> tuple["CocoDataset", "CocoDataset"]:
+        """Returns two parts; the second has about a fraction of the images.
+
+        The names of the files decide, so that an image stays in its part when others come or go.
+
+        Args:
+            fraction: In (0, 1).
+
+        Raises:
+            DataError: if a part would be empty.
+        """
+        second = [_name_hash(Path(image.file_name).name) < fraction for image in self.images]
+        if all(second) or not any(second):
+            raise DataError(
+                f"{self.source}: {len(self.images)} images are too few to hold {fraction:.0%} out"
+            )
+        parts = [
+            [image for image, chosen in zip(self.images, second) if chosen == wanted]
+            for wanted in (False, True)
+        ]
+        whole = [line.strip() for line in self.report.lines()]
+        return self._part(parts[0], whole), self._part(parts[1], [])
+
+    def _part(self, images: list[CocoImage], notes: list[str]) -> "CocoDataset":
+        """Returns a dataset of some of the images, all of them read as they are."""
+        labels = [self.class_names[label] for image in images for label in image.labels]
+        boxes = Counter(labels)
+        report = DetectionReport(boxes, boxes, len(labels), n_images=len(images), notes=notes)
+        return replace(self, images=images, report=report)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes ``to_json()``; a crash leaves the old file or the new one, never half of it."""
         write_json(self.to_json(), path)
+
+
+def _name_hash(name: str) -> float:
+    """Returns a number in [0, 1) that follows from a name alone."""
+    digest = hashlib.sha256(os.fsencode(name)).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64

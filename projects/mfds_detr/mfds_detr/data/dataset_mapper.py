@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 from detectron2.data import transforms as T
 from detectron2.structures import Boxes, BoxMode, Instances
 
 from wbcnets.data.detection.augmentation import BoxAugmentation, create_augmentation
+from wbcnets.data.detection.cell_paste import CellPaste, DonorImage
 from wbcnets.io.images import read_image
 
 # The field's background is brighter, so that a model can tell the two apart
@@ -36,9 +38,10 @@ class SmearMapper:
 
     Args:
         augmentations: Detectron2's augmentations, applied last.
-        box_augmentation: An albumentations pipeline, applied first, or None.
+        box_augmentation: An albumentations pipeline, applied before them, or None.
         image_format: "RGB" or "BGR", the channel order that the backbone expects.
         is_train: Whether the boxes are returned.
+        cell_paste: Pastes further cells, before all others, or None.
     """
 
     def __init__(
@@ -47,11 +50,13 @@ class SmearMapper:
         box_augmentation: BoxAugmentation | None = None,
         image_format: str = "RGB",
         is_train: bool = True,
+        cell_paste: CellPaste | None = None,
     ) -> None:
         self.augmentations = T.AugmentationList(list(augmentations))
         self.box_augmentation = box_augmentation
         self.image_format = image_format
         self.is_train = is_train
+        self.cell_paste = cell_paste
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool) -> "SmearMapper":
@@ -65,7 +70,8 @@ class SmearMapper:
                 f"Augmentations in training: {box_augmentation or 'no albumentations'}; "
                 f"then {augmentations}"
             )
-        return cls(augmentations, box_augmentation, cfg.INPUT.FORMAT, is_train)
+        paste = _build_cell_paste(cfg) if is_train and cfg.INPUT.CELL_PASTE else None
+        return cls(augmentations, box_augmentation, cfg.INPUT.FORMAT, is_train, paste)
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         """Returns a copy of the record with ``image`` (3, H, W) and, in training, ``instances``.
@@ -78,6 +84,9 @@ class SmearMapper:
         annotations = record.pop("annotations", [])
         # A crowd is not a single object
         boxes, labels = boxes_and_labels([a for a in annotations if not a.get("iscrowd", 0)])
+        if self.cell_paste is not None:
+            random = np.random.RandomState(np.random.randint(2**31))
+            image, boxes, labels = self.cell_paste(image, boxes, labels, random)
         if self.box_augmentation is not None:
             # Detectron2 seeds NumPy per worker; albumentations ignores that
             seed = int(np.random.randint(2**31))
@@ -94,6 +103,17 @@ class SmearMapper:
         if self.is_train:
             record["instances"] = _instances(augmented.boxes, labels, (height, width))
         return record
+
+
+def _build_cell_paste(cfg: CfgNode) -> CellPaste:
+    records = [record for name in cfg.DATASETS.TRAIN for record in DatasetCatalog.get(name)]
+    donors = []
+    for record in records:
+        boxes, labels = boxes_and_labels([a for a in record["annotations"] if not a["iscrowd"]])
+        donors.append(
+            DonorImage(record["file_name"], record["width"], record["height"], boxes, labels)
+        )
+    return CellPaste(donors, read_image, cfg.INPUT.CELL_PASTE)
 
 
 def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
@@ -92,6 +93,7 @@ def register_datasets(
     given: Sequence[DatasetSource],
     cache: Path,
     class_names: Sequence[str] = (),
+    held_out: float = 0.0,
 ) -> dict[str, CocoDataset]:
     """Checks every dataset and registers it, with one class order for all of them.
 
@@ -104,12 +106,15 @@ def register_datasets(
         given: Datasets that are not known by name, or take the place of known ones.
         cache: Folder for the checked annotations.
         class_names: The classes in the order of the labels, if a checkpoint fixes it.
+        held_out: The fraction of each training set that becomes a set of its own, see
+            ``held_out_name``.
 
     Returns:
         The datasets by name.
 
     Raises:
-        DataError: if a dataset is unusable, or its classes differ from those of the others.
+        DataError: if a dataset is unusable, its classes differ from those of the others, or a part
+            of a training set would be empty.
     """
     datasets: dict[str, CocoDataset] = {}
     names = tuple(class_names)
@@ -119,18 +124,42 @@ def register_datasets(
         logger.info(dataset.summary())
         names = names or tuple(dataset.class_names)
         _check_classes(dataset, names)
-        dataset.save(cache / f"{name}.json")
-        category_ids = dict(zip(dataset.class_names, dataset.category_ids))
-        _register(
-            name,
-            partial(to_detectron2, dataset, names),
-            cache / f"{name}.json",
-            source.image_folder,
-            names,
-            [category_ids[class_name] for class_name in names],
-        )
-        datasets[name] = dataset
+        parts = {name: dataset}
+        if held_out and name in train:
+            kept, out = dataset.split(held_out)
+            parts = {name: kept, held_out_name(name): out}
+            logger.info(f"{name}: {len(out.images)} images are held out of the training")
+        for part, content in parts.items():
+            _register_checked(part, content, source.image_folder, cache, names)
+        datasets |= parts
     return datasets
+
+
+def held_out_name(name: str) -> str:
+    """Returns the name of the part of a training set that is not trained on."""
+    return f"{name}_held_out"
+
+
+def choosing_sets(cfg: CfgNode) -> tuple[str, ...]:
+    """Returns the sets that choose the best checkpoint: held-out parts, or else the test sets."""
+    if cfg.DATASETS.HELD_OUT:
+        return tuple(held_out_name(name) for name in cfg.DATASETS.TRAIN)
+    return tuple(cfg.DATASETS.TEST)
+
+
+def _register_checked(
+    name: str, dataset: CocoDataset, image_folder: Path, cache: Path, names: Sequence[str]
+) -> None:
+    dataset.save(cache / f"{name}.json")
+    category_ids = dict(zip(dataset.class_names, dataset.category_ids))
+    _register(
+        name,
+        partial(to_detectron2, dataset, names),
+        cache / f"{name}.json",
+        image_folder,
+        names,
+        [category_ids[class_name] for class_name in names],
+    )
 
 
 def save_data_report(folder: Path, datasets: Mapping[str, CocoDataset]) -> None:

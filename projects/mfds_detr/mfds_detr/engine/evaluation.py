@@ -42,28 +42,40 @@ def amp_type(cfg: CfgNode) -> str:
     return str(cfg.SOLVER.AMP.PRECISION) if cfg.MODEL.DEVICE.startswith("cuda") else "bfloat16"
 
 
-def evaluate(cfg: CfgNode, model: nn.Module, iteration: int | None = None) -> dict[str, Any]:
-    """Computes COCO AP on every test set; writes results and a table into the output folder.
+def evaluate(
+    cfg: CfgNode,
+    model: nn.Module,
+    iteration: int | None = None,
+    datasets: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Computes COCO AP on datasets; writes results and a table into the output folder.
 
     Args:
         cfg: The config, with registered test sets.
         model: The model to evaluate.
         iteration: Iterations that the model was trained for, for the record.
+        datasets: Registered datasets; by default the test sets.
 
     Returns:
         The metrics of ``LeukocyteEvaluator`` by dataset, in percent; empty on other processes.
     """
     results: dict[str, Any] = {}
-    for name in cfg.DATASETS.TEST:
-        loader = build_test_loader(cfg, name, SmearMapper.from_config(cfg, is_train=False))
-        evaluator = LeukocyteEvaluator(name, Path(cfg.OUTPUT_DIR) / "inference" / name)
-        with autocast(cfg.MODEL.DEVICE.split(":")[0], amp_type(cfg)):
-            metrics = inference_on_dataset(model, loader, evaluator)
+    for name in cfg.DATASETS.TEST if datasets is None else datasets:
+        evaluator = run_evaluator(cfg, model, name)
         if comm.is_main_process():
-            results[name] = metrics["bbox"]
+            results[name] = evaluator.metrics
     if comm.is_main_process():
         save_results(Path(cfg.OUTPUT_DIR), results, iteration)
     return results
+
+
+def run_evaluator(cfg: CfgNode, model: nn.Module, name: str) -> "LeukocyteEvaluator":
+    """Detects on a registered dataset, and returns the evaluator with its results."""
+    loader = build_test_loader(cfg, name, SmearMapper.from_config(cfg, is_train=False))
+    evaluator = LeukocyteEvaluator(name, Path(cfg.OUTPUT_DIR) / "inference" / name)
+    with autocast(cfg.MODEL.DEVICE.split(":")[0], amp_type(cfg)):
+        inference_on_dataset(model, loader, evaluator)
+    return evaluator
 
 
 class LeukocyteEvaluator(COCOEvaluator):
@@ -72,7 +84,14 @@ class LeukocyteEvaluator(COCOEvaluator):
     Args:
         dataset_name: A registered dataset.
         output_folder: Gets the predictions as COCO results.
+
+    Attributes:
+        metrics: In percent, in the main process after an evaluation.
+        evaluated: COCO's own account of it; None without any detection.
     """
+
+    metrics: dict[str, float]
+    evaluated: COCOeval | None = None
 
     def __init__(self, dataset_name: str, output_folder: Path) -> None:
         output_folder.mkdir(parents=True, exist_ok=True)
@@ -101,13 +120,14 @@ class LeukocyteEvaluator(COCOEvaluator):
         ]
         self._save(results)
         if not results:
-            self._results["bbox"] = self._nothing_found(names, category_ids)
+            self.metrics = self._nothing_found(names, category_ids)
+            self._results["bbox"] = self.metrics
             return
-        evaluated = self._run_coco(results, img_ids)
+        self.evaluated = evaluated = self._run_coco(results, img_ids)
         metrics = {name: _mean_precision(evaluated, **select) for name, select in _SELECT.items()}
         for index, category in enumerate(evaluated.params.catIds):
             metrics[f"AP-{names[to_label[category]]}"] = _mean_precision(evaluated, category=index)
-        self._results["bbox"] = metrics
+        self._results["bbox"] = self.metrics = metrics
         table = tabulate([metrics.values()], headers=list(metrics), floatfmt=".1f")
         logger.info(f"{len(results)} detections:\n{table}")
 

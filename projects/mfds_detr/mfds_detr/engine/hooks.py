@@ -22,6 +22,7 @@ from torch import nn
 
 from mfds_detr.checkpoint.checkpointer import AtomicCheckpointer
 from mfds_detr.data.dataset_mapper import SmearMapper, boxes_and_labels
+from mfds_detr.data.datasets import choosing_sets
 from wbcnets.engine.non_finite import BadStepCounter
 from wbcnets.io.atomic_files import write_atomically
 from wbcnets.io.drawing import contact_sheet, draw_boxes
@@ -100,7 +101,7 @@ class VisualizationHook(HookBase):
     def _draw(self) -> None:
         folder = Path(self.cfg.OUTPUT_DIR)
         draw_curves(folder / "metrics.json", folder / "curves.png")
-        for name in self.cfg.DATASETS.TEST:
+        for name in choosing_sets(self.cfg):
             draw_predictions(self.cfg, self.model(), name, folder / f"predictions_{name}.png")
 
 

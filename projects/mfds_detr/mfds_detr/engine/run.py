@@ -10,16 +10,19 @@ from detectron2.config import CfgNode
 from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
+from torch import nn
 
 from mfds_detr.checkpoint.checkpointer import AtomicCheckpointer
 from mfds_detr.checkpoint.weights import read_weights
 from mfds_detr.data.datasets import (
     DatasetSource,
+    choosing_sets,
     count_labels,
     most_objects,
     register_datasets,
     save_data_report,
 )
+from mfds_detr.engine.calibration import calibrate, detect_on, set_calibration
 from mfds_detr.engine.evaluation import evaluate
 from mfds_detr.engine.trainer import Trainer
 from mfds_detr.modeling.build import build_detector
@@ -42,6 +45,7 @@ model_0*.pth        checkpoints, from which the training is resumed
 metrics.json        one line of losses and metrics per period
 log.txt             what the terminal showed
 evaluation.*        COCO's metrics of the newest evaluation
+calibration.*       with images held out: what calibrated scores mean, and the threshold per class
 datasets/           the checked annotations
 """
 _EVALUATION_README = """The evaluation of a detector of cells in blood smears.
@@ -139,7 +143,26 @@ def run(cfg: CfgNode, options: RunOptions) -> dict[str, Any]:
     trainer = Trainer(cfg, class_names, options.allowed_changes)
     trainer.resume_or_load(resume=options.resume)
     trainer.train()
+    if cfg.DATASETS.HELD_OUT:
+        _finish(cfg, trainer.eval_model, class_names)
     return {}
+
+
+def _finish(cfg: CfgNode, model: nn.Module, class_names: Sequence[str]) -> None:
+    """Calibrates the best weights on the held-out images, and measures them on the test sets."""
+    folder = Path(cfg.OUTPUT_DIR)
+    AtomicCheckpointer(model, cfg.OUTPUT_DIR, class_names=class_names).load(
+        str(folder / "model_best.pth")
+    )
+    comm.synchronize()
+    found = detect_on(cfg, model, choosing_sets(cfg))
+    if comm.is_main_process():
+        points = calibrate(found, class_names, folder)
+        set_calibration(cfg, points)
+        text = cfg.dump()
+        write_atomically(folder / "config.yaml", lambda file: file.write(text.encode()))
+    if cfg.DATASETS.TEST:
+        evaluate(cfg, model)
 
 
 def _device_name(name: str) -> str:
@@ -181,7 +204,9 @@ def prepare(cfg: CfgNode, options: RunOptions) -> tuple[str, ...]:
     needed = "TEST" if options.eval_only else "TRAIN"
     if not cfg.DATASETS[needed]:
         raise ConfigError(f"DATASETS.{needed} is empty: name a dataset")
-    datasets = register_datasets(train, cfg.DATASETS.TEST, options.datasets, cache, known)
+    datasets = register_datasets(
+        train, cfg.DATASETS.TEST, options.datasets, cache, known, cfg.DATASETS.HELD_OUT
+    )
     if comm.is_main_process():
         if not cfg.DATASETS.ALLOW_LEAKS:
             _refuse_leaks(datasets, train, cfg.DATASETS.TEST)

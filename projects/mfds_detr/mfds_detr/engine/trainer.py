@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from mfds_detr.checkpoint.checkpointer import AtomicCheckpointer
 from mfds_detr.data.dataset_mapper import SmearMapper
+from mfds_detr.data.datasets import choosing_sets
 from mfds_detr.data.loading import build_train_loader
 from mfds_detr.engine.evaluation import amp_type, evaluate
 from mfds_detr.engine.hooks import BestCheckpointer, VisualizationHook
@@ -140,8 +141,9 @@ class Trainer(TrainerBase):
         ]
 
     def evaluate(self) -> dict[str, Any]:
-        """Returns COCO AP on every test set."""
-        return evaluate(self.cfg, self.eval_model, min(self.iter + 1, self.max_iter))
+        """Returns COCO AP on every set that chooses the best checkpoint."""
+        done = min(self.iter + 1, self.max_iter)
+        return evaluate(self.cfg, self.eval_model, done, choosing_sets(self.cfg))
 
     def train(self) -> None:
         """Trains from the start iteration to the last, with all hooks.

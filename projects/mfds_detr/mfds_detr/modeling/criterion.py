@@ -134,7 +134,7 @@ class SetCriterion(nn.Module):
         logits, boxes = found
         pairs = _pair_boxes(boxes, matches, targets)
         if quality is None and self.quality:
-            quality = _paired_iou(*pairs)
+            quality = _paired_iou(*pairs) ** _QUALITY_GAMMA
         classes = self._class_loss(logits, matches, targets, alpha, quality)
         l1, giou = _box_losses(
             boxes,
@@ -169,7 +169,7 @@ class SetCriterion(nn.Module):
             wanted[where] = 1.0
             alpha = self.alpha if alpha is None else alpha
             return sigmoid_focal_loss(logits, wanted, alpha, self.gamma).sum(dim=(1, 2, 3))
-        wanted[where] = quality.to(wanted.dtype) ** _QUALITY_GAMMA
+        wanted[where] = quality.to(wanted.dtype)
         weight = logits.detach().sigmoid() ** _QUALITY_GAMMA
         weight[where] = 1.0
         loss = F.binary_cross_entropy_with_logits(logits, wanted, weight, reduction="none")
@@ -223,7 +223,7 @@ def _box_losses(
     )
     if weight is not None:
         l1, giou = l1 * weight, giou * weight
-    start = boxes.new_zeros(len(boxes))
+    start = l1.new_zeros(len(boxes))
     # Without objects, every box parameter still needs a gradient, of zero
     unused = boxes.flatten(1).sum(dim=1) * 0
     return (

@@ -15,8 +15,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mfds_detr.modeling.denoising import DenoisingQueries, make_denoising_queries
-from mfds_detr.modeling.transformer import DeformableTransformer, Memory, refine_boxes
+from mfds_detr.modeling.transformer import (
+    DeformableTransformer,
+    Memory,
+    ScoredTokens,
+    refine_boxes,
+)
 from wbcnets.ops.autocast import widened
+
+# Times the queries: proposals among which distinct ones are looked for
+_CANDIDATES = 3
 
 
 class MLP(nn.Module):
@@ -61,6 +69,8 @@ class DeformableDETRHead(nn.Module):
         aux_loss: Whether the outputs of the earlier decoder layers are returned for the loss.
         class_proposals: Whether the first stage ranks its proposals by their best class; else its
             first class stands for "object".
+        distinct_proposals: Whether proposals of one object make room for others, see
+            ``distinct_boxes``.
         token_content: Whether queries start with the content of the tokens that proposed them.
         denoising_queries: About how many denoising queries an image gets in training; 0 for none.
     """
@@ -74,6 +84,7 @@ class DeformableDETRHead(nn.Module):
         box_refinement: bool = False,
         aux_loss: bool = True,
         class_proposals: bool = False,
+        distinct_proposals: bool = False,
         token_content: bool = False,
         denoising_queries: int = 0,
     ) -> None:
@@ -85,6 +96,7 @@ class DeformableDETRHead(nn.Module):
         self.box_refinement = box_refinement
         self.aux_loss = aux_loss
         self.class_proposals = class_proposals
+        self.distinct_proposals = distinct_proposals
         self.token_content = token_content
         self.denoising_queries = denoising_queries
         dim = transformer.embed_dim
@@ -117,10 +129,10 @@ class DeformableDETRHead(nn.Module):
         Returns:
             ``pred_logits`` (B, Q, K) and ``pred_boxes`` (B, Q, 4) as (cx, cy, w, h) in fractions
             of the image. With ``aux_loss`` also ``aux_outputs``, a list with such a dictionary for
-            each earlier decoder layer. In training with two stages also ``enc_outputs``, such a
+            each earlier decoder layer. With two stages and gradients also ``enc_outputs``, such a
             dictionary with one query per encoder token and their ``centers``, infinite for tokens
-            that propose nothing; with denoising queries also ``denoising``, the queries, and
-            ``denoising_outputs``, a dictionary per layer.
+            that propose nothing. In training with denoising queries also ``denoising``, the
+            queries, and ``denoising_outputs``, a dictionary per layer.
         """
         positions = [
             self.position_encoding(mask).to(feature.dtype)
@@ -171,25 +183,34 @@ class DeformableDETRHead(nn.Module):
     def _propose(self, memory: Memory) -> tuple[Tensor, Tensor | None, dict[str, Tensor] | None]:
         """Returns the boxes (B, Q, 4) and contents (B, Q, C) of the best proposals, and all.
 
-        All are for the loss: outside of training, boxes are computed for the best ones only.
+        All are for the loss: without gradients, boxes are computed for the best ones only.
         """
         found = self.transformer.score_tokens(memory, self.class_embed[-1])
         scores = found.logits.amax(dim=-1) if self.class_proposals else found.logits[..., 0]
-        best = scores.topk(min(self.num_queries, scores.shape[1]), dim=1).indices[..., None]
-        tokens = found.tokens.gather(1, best.expand(-1, -1, found.tokens.shape[2]))
-        content = tokens.detach() if self.token_content else None
-        if not self.training:
-            anchors = found.anchors.gather(1, best.expand(-1, -1, 4))
-            return (widened(self.bbox_embed[-1](tokens)) + anchors).sigmoid(), content, None
-        boxes = (widened(self.bbox_embed[-1](found.tokens)) + found.anchors).sigmoid()
-        everything = {
+        count = min(self.num_queries, scores.shape[1])
+        candidates = min(_CANDIDATES * count if self.distinct_proposals else count, scores.shape[1])
+        best = scores.detach().topk(candidates, dim=1)
+        chosen = best.indices
+        everything = None
+        if torch.is_grad_enabled():
+            everything = self._all_proposals(found)
+            boxes = _take(everything["pred_boxes"], chosen).detach()
+        else:
+            change = widened(self.bbox_embed[-1](_take(found.tokens, chosen)))
+            boxes = (change + _take(found.anchors, chosen)).sigmoid()
+        if self.distinct_proposals:
+            kept = distinct_boxes(boxes, best.values, count)
+            boxes, chosen = _take(boxes, kept), chosen.gather(1, kept)
+        content = _take(found.tokens, chosen).detach() if self.token_content else None
+        return boxes, content, everything
+
+    def _all_proposals(self, found: ScoredTokens) -> dict[str, Tensor]:
+        centers = found.anchors[..., :2]
+        return {
             "pred_logits": widened(found.logits),
-            "pred_boxes": boxes,
-            "centers": found.anchors[..., :2]
-            .sigmoid()
-            .masked_fill(~found.anchors[..., :2].isfinite(), math.inf),
+            "pred_boxes": (widened(self.bbox_embed[-1](found.tokens)) + found.anchors).sigmoid(),
+            "centers": centers.sigmoid().masked_fill(~centers.isfinite(), math.inf),
         }
-        return boxes.gather(1, best.expand(-1, -1, 4)).detach(), content, everything
 
     def _denoising(
         self, targets: Sequence[dict[str, Tensor]] | None, num_detecting: int
@@ -199,6 +220,35 @@ class DeformableDETRHead(nn.Module):
         return make_denoising_queries(
             targets, self.num_classes, self.denoising_queries, num_detecting
         )
+
+
+def distinct_boxes(boxes: Tensor, scores: Tensor, count: int, max_iou: float = 0.7) -> Tensor:
+    """Returns the indices of the best boxes, (B, count); boxes that a better one covers come last.
+
+    As several tokens learn each object, the best tokens are mostly those of the plainest cells; a
+    small or rare one would get no query. Every better box counts, also one that is covered itself
+    (fast NMS: Bolya et al., "YOLACT", ICCV 2019), so that no step waits for another.
+
+    Args:
+        boxes: (B, N, 4) as (cx, cy, w, h), best first.
+        scores: (B, N), descending.
+        count: Number of boxes to return, at most N.
+        max_iou: IoU above which a box is covered.
+    """
+    low, high = boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2
+    sides = torch.minimum(high[:, :, None], high[:, None]) - torch.maximum(
+        low[:, :, None], low[:, None]
+    )
+    shared = sides.clamp(min=0).prod(dim=-1)  # (B, N, N)
+    area = boxes[..., 2] * boxes[..., 3]
+    covers = shared > max_iou * (area[:, :, None] + area[:, None] - shared)
+    covered = covers.triu(diagonal=1).any(dim=1)
+    return scores.masked_fill(covered, -math.inf).topk(count, dim=1).indices
+
+
+def _take(values: Tensor, chosen: Tensor) -> Tensor:
+    """(B, S, C), (B, N) -> (B, N, C)."""
+    return values.gather(1, chosen[..., None].expand(-1, -1, values.shape[2]))
 
 
 def _initial_heads(dim: int, num_classes: int, two_stage: bool) -> tuple[nn.Linear, MLP]:

@@ -41,10 +41,14 @@ class MFDSDETR(nn.Module):
         score_threshold: The lowest score of a detection.
         nms_iou: IoU above which the weaker of two detections of a class is dropped; 0 keeps all. A
             fully trained DETR needs no NMS; one with two stages and a short training does.
+        calibration: Slopes and offsets that the logits of the classes go through, K numbers each;
+            empty for none.
     """
 
     pixel_mean: Tensor
     pixel_std: Tensor
+    score_slopes: Tensor
+    score_offsets: Tensor
 
     @configurable
     def __init__(
@@ -60,6 +64,7 @@ class MFDSDETR(nn.Module):
         detections_per_image: int = 100,
         score_threshold: float = 0.0,
         nms_iou: float = 0.0,
+        calibration: tuple[Sequence[float], Sequence[float]] = ((), ()),
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -74,6 +79,9 @@ class MFDSDETR(nn.Module):
         for module in (backbone, extra_stage, neck):
             if module is not None:
                 module.to(memory_format=torch.channels_last)
+        slopes, offsets = calibration
+        self.register_buffer("score_slopes", torch.tensor(slopes or [1.0]), persistent=False)
+        self.register_buffer("score_offsets", torch.tensor(offsets or [0.0]), persistent=False)
         mean, std = torch.tensor([pixel_mean, pixel_std])[..., None, None]
         self.register_buffer("pixel_mean", mean, persistent=False)
         self.register_buffer("pixel_std", std, persistent=False)
@@ -107,6 +115,7 @@ class MFDSDETR(nn.Module):
             "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
             "score_threshold": cfg.TEST.SCORE_THRESHOLD,
             "nms_iou": cfg.TEST.NMS_IOU,
+            "calibration": (cfg.TEST.CALIBRATION.SLOPES, cfg.TEST.CALIBRATION.OFFSETS),
         }
 
     @property
@@ -200,7 +209,8 @@ class MFDSDETR(nn.Module):
         self, predictions: dict[str, Any], image_sizes: Sequence[tuple[int, int]]
     ) -> list[Instances]:
         """Returns the best pairs of query and class, in px of the network's input."""
-        scores = predictions["pred_logits"].sigmoid()
+        logits = predictions["pred_logits"]
+        scores = (logits * self.score_slopes + self.score_offsets).sigmoid()
         num_classes = scores.shape[-1]
         flat = scores.flatten(1)
         wanted = self.detections_per_image if not self.nms_iou else flat.shape[1]
@@ -254,6 +264,7 @@ def _build_detector(model: CfgNode, num_levels: int) -> DeformableDETRHead:
         box_refinement=model.BOX_REFINEMENT or model.TWO_STAGE,
         aux_loss=model.AUX_LOSS,
         class_proposals=model.FIRST_STAGE.CLASSES,
+        distinct_proposals=model.FIRST_STAGE.DENSE,
         token_content=model.FIRST_STAGE.TOKEN_CONTENT,
         denoising_queries=model.DENOISING_QUERIES,
     )
