@@ -228,7 +228,9 @@ def test_the_moving_average_moves_and_is_evaluated(make_trainer, monkeypatch):
     )
     evaluated = []
     monkeypatch.setattr(
-        trainer_module, "evaluate", lambda cfg, model, iteration: evaluated.append(model) or {}
+        trainer_module,
+        "evaluate",
+        lambda cfg, model, iteration, names: evaluated.append(model) or {},
     )
     trainer.evaluate()
     assert evaluated == [trainer.ema.module]
