@@ -1,8 +1,9 @@
 """Work on many images in a few threads, with all problems in one error; the memory for it."""
 
 import math
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,6 +13,7 @@ from wbcnets.errors import DataError
 
 _THREADS = 4
 _MOST_AT_ONCE = 32
+_AHEAD = 4
 # From this many images on a person wants to see the progress
 _MANY = 2000
 Item = TypeVar("Item")
@@ -44,6 +46,29 @@ def try_images(
         done = pool.map(lambda part: [attempt(item) for item in part], parts)
         results = (result for part in done for result in part)
         return list(tqdm(results, title, len(images), unit="image", disable=few))
+
+
+def read_ahead(read: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Yields the result of a function for each item, in order; the next ones are under way.
+
+    An error of the function is raised when its item's turn comes.
+
+    Args:
+        read: Handles one item; called in another thread.
+        items: The items.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(read, item))
+                if len(waiting) > _AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def map_images(

@@ -11,11 +11,26 @@ from detectron2.config import CfgNode
 from mfds_detr.checkpoint.weights import read_config_of, read_weights
 from mfds_detr.config import read_config
 from mfds_detr.data.datasets import DatasetSource
-from mfds_detr.engine.run import RunOptions, claim_output, evaluate_weights, prepare, run
+from mfds_detr.engine.calibration import calibrate, detect_on, set_calibration
+from mfds_detr.engine.run import (
+    RunOptions,
+    claim_output,
+    evaluate_weights,
+    load_for_evaluation,
+    prepare,
+    run,
+)
 from mfds_detr.predictor import Detections, LeukocytePredictor
-from wbcnets.io.outputs import check_folder
+from wbcnets.evaluation.operating_points import Goal
+from wbcnets.io.outputs import check_folder, claim_file
 
-__all__ = ["Detections", "evaluate_detector", "load_detector", "train_detector"]
+__all__ = [
+    "Detections",
+    "calibrate_detector",
+    "evaluate_detector",
+    "load_detector",
+    "train_detector",
+]
 
 PathLike = str | os.PathLike[str]
 Data = str | tuple[PathLike, PathLike]
@@ -106,6 +121,50 @@ def evaluate_detector(
             return run(cfg, options)
     with tempfile.TemporaryDirectory() as cfg.OUTPUT_DIR:
         return evaluate_weights(cfg, prepare(cfg, options))
+
+
+def calibrate_detector(
+    weights: PathLike,
+    data: Data | list[Data],
+    *,
+    stem: PathLike,
+    goal: Goal = "f1",
+    at_least: float = 0.0,
+    config: CfgNode | None = None,
+    device: str = "auto",
+) -> CfgNode:
+    """Calibrates a detector's scores, and chooses the score from which each class is reported.
+
+    Args:
+        weights: See ``load_detector``.
+        data: Labeled smears that were not trained on, see ``evaluate_detector``.
+        stem: The path of a report and a picture, without their suffixes.
+        goal: "f1" for the best F1 score; "precision" or "recall" for at least a wanted one.
+        at_least: The wanted precision or recall, in (0, 1].
+        config: By default that of the weights.
+        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1".
+
+    Returns:
+        The config with the calibration, for ``export_weights``.
+
+    Raises:
+        WbcnetsError: if the config, the data or the weights are wrong.
+    """
+    stem = Path(stem)
+    for suffix in (".json", ".png"):
+        claim_file(stem.with_name(stem.name + suffix))
+    cfg = read_config_of(read_weights(weights)) if config is None else config.clone()
+    cfg.defrost()
+    cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = os.fspath(weights), device
+    given = cfg.TEST.CALIBRATION
+    given.SLOPES, given.OFFSETS, given.THRESHOLDS = [], [], []
+    options = RunOptions(_register(cfg, "TEST", data), eval_only=True)
+    with tempfile.TemporaryDirectory() as cfg.OUTPUT_DIR:
+        class_names = prepare(cfg, options)
+        model = load_for_evaluation(cfg, class_names)
+        found = detect_on(cfg, model, cfg.DATASETS.TEST)
+    set_calibration(cfg, calibrate(found, class_names, stem, goal, at_least))
+    return cfg
 
 
 def _register(cfg: CfgNode, key: str, data: Data | list[Data] | None) -> tuple[DatasetSource, ...]:

@@ -2,10 +2,12 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 from tqdm import tqdm
 
@@ -15,10 +17,13 @@ from wbcnets.io.atomic_files import hash_name, shorten_path, write_atomically
 from wbcnets.io.drawing import draw_boxes
 from wbcnets.io.image_sources import ImageSource
 from wbcnets.io.outputs import claim_folder, write_readme
+from wbcnets.io.parallel import read_ahead
 from wbcnets.io.strict_json import write_json
 from wbcnets.io.tables import write_csv
 
 COMMAND = "predict smears"
+_MOST_DRAWINGS = 8  # waiting for their thread
+_MAX_SIDE = 65_000  # px, of an overlay; JPEG ends at 65,535
 _MAX_PATH = 1000  # characters of an overlay's path; systems allow 4096 bytes with the output folder
 _README = """\
 Cells that MFDS-DETR found in {images} images, with a score of at least
@@ -70,17 +75,28 @@ def predict_files(
         overlay_names = name_overlays([source.name for source in sources])
         found: list[ImageDetections] = []
         unreadable: list[tuple[str, str]] = []
-        pairs = zip(sources, overlay_names)
-        for source, overlay in tqdm(pairs, desc="predicting", total=len(sources), unit="image"):
-            try:
-                image = source.read()
-                (detections,) = predictor.predict(image)
-            except DataError as error:
-                unreadable.append((source.name, str(error)))
-                continue
-            found.append(ImageDetections(source.name, (image.shape[1], image.shape[0]), detections))
-            if overlays:
-                _draw(detections, image, predictor.class_names, output / "overlays" / overlay)
+        drawings: list[Future[None]] = []
+        images = tqdm(read_ahead(_read, sources), "predicting", len(sources), unit="image")
+        # One thread reads, one draws, while the model works
+        with ThreadPoolExecutor(1) as pool:
+            for source, overlay, image in zip(sources, overlay_names, images):
+                try:
+                    if isinstance(image, DataError):
+                        raise image
+                    (detections,) = predictor.predict(image)
+                except DataError as error:
+                    unreadable.append((source.name, str(error)))
+                    continue
+                size = (image.shape[1], image.shape[0])
+                found.append(ImageDetections(source.name, size, detections))
+                if overlays:
+                    path = output / "overlays" / overlay
+                    names = predictor.class_names
+                    drawings.append(pool.submit(_draw, detections, image, names, path))
+                if len(drawings) > _MOST_DRAWINGS:
+                    drawings.pop(0).result()
+            for drawing in drawings:
+                drawing.result()
         thresholds = dict(zip(predictor.class_names, predictor.thresholds))
         info = {"description": "Detections of MFDS-DETR", "score_thresholds": thresholds}
         text = ", ".join(f"{value:.3g} ({name})" for name, value in thresholds.items())
@@ -93,6 +109,13 @@ def predict_files(
         write_csv(output / "counts.csv", count_rows(found, predictor.class_names))
         write_readme(output, COMMAND, readme)
         return len(unreadable)
+
+
+def _read(source: ImageSource) -> npt.NDArray[np.uint8] | DataError:
+    try:
+        return source.read()
+    except DataError as error:
+        return error
 
 
 def to_coco(
@@ -143,23 +166,23 @@ def count_rows(
 def name_overlays(names: Sequence[str]) -> list[str]:
     """Returns the relative path of each image's overlay, all different.
 
-    ``a.jpg`` becomes ``a.png``, or ``a.jpg.png`` if another image or a folder has that name. A path
+    ``a.png`` becomes ``a.jpg``, or ``a.png.jpg`` if another image or a folder has that name. A path
     that file systems would refuse is shortened.
 
     Args:
         names: Relative paths of images, with slashes.
     """
     folders = {str(folder).casefold() for name in names for folder in PurePosixPath(name).parents}
-    short = [str(PurePosixPath(name).with_suffix(".png")) for name in names]
+    short = [str(PurePosixPath(name).with_suffix(".jpg")) for name in names]
     taken = Counter(name.casefold() for name in short)
     overlays: dict[str, str] = {}
     for name, overlay in zip(names, short):
         if taken[overlay.casefold()] > 1 or overlay.casefold() in folders:
-            overlay = f"{name}.png"
+            overlay = f"{name}.jpg"
         overlay = str(shorten_path(PurePosixPath(overlay)))
         key = overlay.casefold()
         if len(overlay) > _MAX_PATH or key in overlays or key in folders:
-            overlay = hash_name(f"{len(overlays)}/{name}", ".png")
+            overlay = hash_name(f"{len(overlays)}/{name}", ".jpg")
         overlays[overlay.casefold()] = overlay
     return list(overlays.values())
 
@@ -167,4 +190,7 @@ def name_overlays(names: Sequence[str]) -> list[str]:
 def _draw(found: Detections, image: np.ndarray, class_names: Sequence[str], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     drawn = draw_boxes(image, found.boxes, found.labels, class_names, found.scores)
-    write_atomically(path, lambda file: Image.fromarray(drawn).save(file, "PNG"))
+    picture = Image.fromarray(drawn)
+    picture.thumbnail((_MAX_SIDE, _MAX_SIDE))
+    # A PNG takes longer to write than its cells to find
+    write_atomically(path, lambda file: picture.save(file, "JPEG", quality=90, subsampling=0))

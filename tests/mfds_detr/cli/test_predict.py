@@ -63,11 +63,11 @@ def test_a_folder_with_a_damaged_image(trained, images, tmp_path, capsys):
     assert unreadable[0] == "broken.png"
     assert "broken.png" in unreadable[1]
     assert "0.55" in (output / "README.txt").read_text()
-    for name, size in {"a.png": (80, 60), "slide_1/b.png": (40, 80)}.items():
+    for name, size in {"a.jpg": (80, 60), "slide_1/b.jpg": (40, 80)}.items():
         with Image.open(output / "overlays" / name) as overlay:
             assert overlay.size == size
     original = read_image(images / "a.png")
-    assert (read_image(output / "overlays" / "a.png") != original).any()
+    assert (read_image(output / "overlays" / "a.jpg") != original).any()
 
 
 def test_no_image_and_no_file_of_others_is_replaced(trained, images, tmp_path, capsys):
@@ -106,7 +106,7 @@ def test_images_of_one_stem_get_overlays_of_their_own(trained, images, tmp_path)
     Image.open(images / "a.png").save(images / "a.bmp")
     run("--weights", trained.weights, "--input", images / "a.*", "--output", tmp_path / "out")
     overlays = {path.name for path in (tmp_path / "out" / "overlays").iterdir()}
-    assert overlays == {"a.bmp.png", "a.png.png"}
+    assert overlays == {"a.bmp.jpg", "a.png.jpg"}
 
 
 def test_every_size_and_name_of_an_image_has_its_row(trained, tmp_path):
@@ -149,9 +149,9 @@ def test_tables_are_whole_or_absent_after_an_error(trained, images, tmp_path, mo
 @pytest.mark.parametrize(
     ("names", "expected"),
     [
-        (["a.jpg", "b/a.jpg"], ["a.png", "b/a.png"]),
-        (["a.jpg", "A.png"], ["a.jpg.png", "A.png.png"]),
-        (["a.jpg", "a.png/b.jpg"], ["a.jpg.png", "a.png/b.png"]),
+        (["a.png", "b/a.png"], ["a.jpg", "b/a.jpg"]),
+        (["a.jpg", "A.png"], ["a.jpg.jpg", "A.png.jpg"]),
+        (["a.png", "a.jpg/b.png"], ["a.png.jpg", "a.jpg/b.jpg"]),
         (["a.jpg", "a.png", "a.jpg.bmp"], None),
         (["z.zip/a.png", "z.zip/a.png"], None),
         (["x" * 251 + ".jpg", "x" * 252 + ".jpg"], None),

@@ -199,7 +199,7 @@ def export_weights(
     weights: str | os.PathLike[str],
     output: Path,
     dtype: torch.dtype = torch.float16,
-    config_file: str | os.PathLike[str] | None = None,
+    config: CfgNode | None = None,
 ) -> int:
     """Writes the weights of a checkpoint as safetensors, with classes and config in the file.
 
@@ -207,7 +207,7 @@ def export_weights(
         weights: A checkpoint, see ``read_weights``.
         output: The ``.safetensors`` file.
         dtype: Type of the floating-point tensors.
-        config_file: See ``read_config_of``.
+        config: By default that of the weights, see ``read_config_of``.
 
     Returns:
         The size of the file in bytes.
@@ -222,7 +222,8 @@ def export_weights(
     read = read_weights(weights)
     if not read.class_names:
         raise CheckpointError(f"{read.source}: names no classes; use a checkpoint of a training")
-    cfg = read_config_of(read, config_file)
+    cfg = read_config_of(read) if config is None else config.clone()
+    cfg.defrost()
     cfg.MODEL.WEIGHTS = cfg.OUTPUT_DIR = ""  # paths of the training's machine
     write_weights(output, read.state, read.class_names, dtype, config=cfg.dump())
     return output.stat().st_size

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         WbcnetsError: if the weights, the config or the data are wrong.
     """
-    data = [_parse_data(text) for text in args.data]
+    data = [parse_data(text) for text in args.data]
     evaluate_detector(
         args.weights,
         data,
@@ -52,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _parse_data(text: str) -> Data:
+def parse_data(text: str) -> Data:
+    """Returns the name of a dataset, or its annotations and image folder."""
     json_file, colon, image_folder = text.rpartition(":")
     return (json_file, image_folder) if colon else text

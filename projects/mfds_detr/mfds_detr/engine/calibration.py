@@ -114,16 +114,16 @@ def _join(parts: Sequence[ScoredDetections]) -> ScoredDetections:
 def calibrate(
     found: Sequence[ScoredDetections],
     class_names: Sequence[str],
-    folder: Path,
+    stem: Path,
     goal: Goal = "f1",
     at_least: float = 0.0,
 ) -> list[ClassScores]:
-    """Calibrates scores and chooses thresholds; writes ``calibration.json`` and ``.png``.
+    """Calibrates scores and chooses thresholds; writes ``STEM.json`` and ``STEM.png``.
 
     Args:
         found: The validation detections of each class.
         class_names: The classes.
-        folder: The folder to write.
+        stem: The path of the files, without their suffixes.
         goal: See ``choose_threshold``.
         at_least: The wanted precision or recall.
     """
@@ -150,9 +150,9 @@ def calibrate(
                 for scores in chosen
             },
         },
-        folder / "calibration.json",
+        stem.with_name(f"{stem.name}.json"),
     )
-    _draw(calibrated, chosen, folder / "calibration.png")
+    _draw(calibrated, chosen, stem.with_name(f"{stem.name}.png"))
     rows = [[scores.name, *vars(scores.point).values()] for scores in chosen]
     header = ["class", "threshold", "precision", "recall", "count error"]
     logger.info(

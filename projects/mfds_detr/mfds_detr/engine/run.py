@@ -157,7 +157,7 @@ def _finish(cfg: CfgNode, model: nn.Module, class_names: Sequence[str]) -> None:
     comm.synchronize()
     found = detect_on(cfg, model, choosing_sets(cfg))
     if comm.is_main_process():
-        points = calibrate(found, class_names, folder)
+        points = calibrate(found, class_names, folder / "calibration")
         set_calibration(cfg, points)
         text = cfg.dump()
         write_atomically(folder / "config.yaml", lambda file: file.write(text.encode()))
@@ -176,12 +176,19 @@ def evaluate_weights(
     cfg: CfgNode, class_names: Sequence[str], resume: bool = False
 ) -> dict[str, Any]:
     """Evaluates ``MODEL.WEIGHTS``, or the newest checkpoint if ``resume``; see ``evaluate``."""
+    return evaluate(cfg, load_for_evaluation(cfg, class_names, resume))
+
+
+def load_for_evaluation(
+    cfg: CfgNode, class_names: Sequence[str], resume: bool = False
+) -> nn.Module:
+    """Returns a model with ``MODEL.WEIGHTS``, or with the newest checkpoint if ``resume``."""
     model = build_detector(cfg, limit_by_memory())
     checkpointer = AtomicCheckpointer(
         model, cfg.OUTPUT_DIR, class_names=class_names, partial=cfg.MODEL.WEIGHTS_PARTIAL
     )
     checkpointer.load((checkpointer.newest() if resume else "") or cfg.MODEL.WEIGHTS)
-    return evaluate(cfg, model)
+    return model
 
 
 def prepare(cfg: CfgNode, options: RunOptions) -> tuple[str, ...]:
