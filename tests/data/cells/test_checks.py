@@ -188,3 +188,15 @@ def test_names_that_manifests_cannot_hold(tmp_path):
     assert problems_of(tmp_path) == [
         'path "a/back\\slash.png" has a backslash or a null byte - use forward slashes'
     ]
+
+
+def test_problems_of_all_kinds_are_listed_together(tmp_path):
+    make_class_folders(tmp_path, {"a": 2, "b": 1, "c": 1, "other": 1})
+    copy_of(tmp_path / "a" / "0.png", tmp_path / "b" / "x.bmp")
+    copy_of(tmp_path / "a" / "1.png", tmp_path / "c" / "y.bmp")
+    (tmp_path / "b" / "empty.png").touch()
+    unknown, empty, first, second = problems_of(tmp_path, ["a", "b", "c"], policy="refuse")
+    assert unknown.startswith('"other" is no class')
+    assert empty.startswith("b/empty.png: ")
+    assert first.startswith("a/0.png (a) and b/x.bmp (b) are the same image")
+    assert second.startswith("a/1.png (a) and c/y.bmp (c) are the same image")
