@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from wbcnets.benchmark import model_cases as model_cases_module
 from wbcnets.benchmark import operator_cases
 from wbcnets.benchmark.case import BenchmarkOptions
 from wbcnets.benchmark.data_cases import IMAGES, data_cases
-from wbcnets.benchmark.model_cases import PEERS, model_cases, training_step
+from wbcnets.benchmark.model_cases import IMAGE_SIZE, KINDS, NUM_CLASSES, PEERS, model_cases, training_step
 from wbcnets.benchmark.operator_cases import RecursiveKAN
 from wbcnets.layers.kan import KANLinear
 
@@ -39,9 +40,33 @@ def test_attention_by_two_backends_is_the_same(kind, monkeypatch):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_every_pair_of_models_has_its_three_cases():
+def test_every_pair_of_models_has_its_cases():
     names = {case.name for case in model_cases()}
-    assert names == {f"{m}/{k}" for m in PEERS for k in ("inference", "compiled", "training")}
+    assert names == {f"{model}/{kind}" for model in PEERS for kind in KINDS}
+
+
+@pytest.mark.parametrize("kind", ["inference_bfloat16", "training_bfloat16"])
+def test_both_sides_of_a_bfloat16_case_run_under_autocast(kind, monkeypatch):
+    seen = []
+
+    class Probe(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(IMAGE_SIZE, NUM_CLASSES)
+
+        def forward(self, x):
+            y = self.layer(x[:, 0]).mean(dim=1)
+            seen.append(y.dtype)
+            return y
+
+    monkeypatch.setattr(model_cases_module, "create", lambda name: Probe())
+    (case,) = (case for case in model_cases() if case.name == f"sckansformer_tiny/{kind}")
+    pair = case.build(BenchmarkOptions())
+    seen.clear()
+    pair.ours.run()
+    pair.peer.run()
+    assert seen == [torch.bfloat16, torch.bfloat16]
+    assert pair.ours.amp == pair.peer.amp == "bfloat16"
 
 
 def test_a_training_step_trains():

@@ -1,4 +1,6 @@
+import dataclasses
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -66,10 +68,15 @@ def test_memory_ratio_needs_both():
 
 def test_the_floor_is_the_longer_of_operations_and_bytes():
     machine = Machine("a processor", 2, macs_per_second=100.0, bytes_per_second=10.0, versions={})
-    assert machine.floor_seconds(200, 5) == 2.0
-    assert machine.floor_seconds(200, 50) == 5.0
-    assert machine.floor_seconds(None, 50) == 5.0
-    assert machine.floor_seconds(None, None) is None
+    half = dataclasses.replace(machine, bfloat16_macs_per_second=400.0)
+    candidate = partial(Candidate, "a model", list)
+    assert machine.floor_seconds(candidate(macs=200, bytes_moved=5)) == 2.0
+    assert machine.floor_seconds(candidate(macs=200, bytes_moved=50)) == 5.0
+    assert machine.floor_seconds(candidate(bytes_moved=50)) == 5.0
+    assert machine.floor_seconds(candidate()) is None
+    assert half.floor_seconds(candidate(macs=200)) == 2.0
+    assert half.floor_seconds(candidate(macs=200, amp="bfloat16")) == 0.5
+    assert machine.floor_seconds(candidate(macs=200, amp="bfloat16")) == 2.0
 
 
 def test_the_machine_has_a_name_and_limits():

@@ -36,6 +36,7 @@ class Candidate:
         items: Images, rows or queries per run, for the throughput.
         macs: Multiply-accumulates per run, or None if unknown.
         bytes_moved: Bytes that a run has to read and write at least, or None if unknown.
+        amp: Automatic mixed precision of the run: "none" or "bfloat16".
     """
 
     name: str
@@ -43,6 +44,7 @@ class Candidate:
     items: int = 1
     macs: int | None = None
     bytes_moved: int | None = None
+    amp: str = "none"
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Target:
-    """The largest ratios that are good enough, on two CPU cores in float32.
+    """The largest ratios that are good enough, on two CPU cores.
 
     Args:
         time: Our time over the peer's.

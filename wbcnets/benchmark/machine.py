@@ -3,13 +3,14 @@
 import os
 import platform
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from wbcnets.benchmark.case import BenchmarkOptions
+from wbcnets.benchmark.case import BenchmarkOptions, Candidate
 from wbcnets.benchmark.measure import time_in_turns
 from wbcnets.version import __version__
 
@@ -28,6 +29,7 @@ class Machine:
         macs_per_second: Of a large matrix product in the dtype of the benchmark.
         bytes_per_second: Of a large copy, reads and writes together.
         versions: Of the packages that matter for speed.
+        bfloat16_macs_per_second: Of the same product in bfloat16; None if it was not measured.
     """
 
     processor: str
@@ -35,14 +37,18 @@ class Machine:
     macs_per_second: float
     bytes_per_second: float
     versions: dict[str, str]
+    bfloat16_macs_per_second: float | None = None
 
-    def floor_seconds(self, macs: int | None, bytes_moved: int | None) -> float | None:
-        """Returns the shortest time for the operations and bytes if they overlap, or None."""
+    def floor_seconds(self, candidate: Candidate) -> float | None:
+        """Returns the shortest time for a run if operations and moves overlap, or None."""
+        rate = self.macs_per_second
+        if candidate.amp == "bfloat16" and self.bfloat16_macs_per_second:
+            rate = self.bfloat16_macs_per_second
         limits = []
-        if macs:
-            limits.append(macs / self.macs_per_second)
-        if bytes_moved:
-            limits.append(bytes_moved / self.bytes_per_second)
+        if candidate.macs:
+            limits.append(candidate.macs / rate)
+        if candidate.bytes_moved:
+            limits.append(candidate.bytes_moved / self.bytes_per_second)
         return max(limits) if limits else None
 
     def as_dict(self) -> dict[str, Any]:
@@ -51,20 +57,25 @@ class Machine:
 
 
 def measure_machine(device: torch.device, dtype: torch.dtype) -> Machine:
-    """Times a product of large matrices and a copy of a large array; the best of several tries."""
-    left = torch.randn(_MATRIX_SIDE, _MATRIX_SIDE, device=device).to(dtype)
-    right, product = torch.randn_like(left), torch.empty_like(left)
+    """Times products of large matrices and a copy of a large array; the best of several tries."""
+    matrices = torch.randn(2, _MATRIX_SIDE, _MATRIX_SIDE, device=device)
+    wide, half = matrices.to(dtype), matrices.to(torch.bfloat16)
     source = torch.zeros(_COPIED_BYTES // 4, device=device)
     target = torch.zeros_like(source)
-    operations = [lambda: torch.mm(left, right, out=product), lambda: target.copy_(source)]
+    operations = [
+        partial(torch.mm, wide[0], wide[1], out=torch.empty_like(wide[0])),
+        partial(torch.mm, half[0], half[1], out=torch.empty_like(half[0])),
+        partial(target.copy_, source),
+    ]
     times = time_in_turns(operations, BenchmarkOptions(device, rounds=_TRIES))
-    multiply, copy = (min(seconds) for seconds in times)
+    multiply, multiply_half, copy = (min(seconds) for seconds in times)
     return Machine(
         processor=_processor_name(device),
         threads=torch.get_num_threads(),
         macs_per_second=_MATRIX_SIDE**3 / multiply,
         bytes_per_second=2 * _COPIED_BYTES / copy,
         versions=_versions(),
+        bfloat16_macs_per_second=_MATRIX_SIDE**3 / multiply_half,
     )
 
 

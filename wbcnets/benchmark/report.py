@@ -56,7 +56,7 @@ class Result:
             "memory_target_met": _is_met(measured.memory_ratio, target.memory),
             "items_per_second": ours.items / measured.ours.median,
             "macs": ours.macs,
-            "floor_seconds": machine.floor_seconds(ours.macs, ours.bytes_moved),
+            "floor_seconds": machine.floor_seconds(ours),
             "saved_bytes": measured.ours.saved_bytes,
             "peer_saved_bytes": peer_runs.saved_bytes if peer_runs else None,
             "peak_bytes": measured.ours.peak_bytes,
@@ -116,9 +116,11 @@ class Report:
         """Returns the report as Markdown."""
         machine = self.machine
         rate, bandwidth = machine.macs_per_second / 1e9, machine.bytes_per_second / 1e9
+        in_half = machine.bfloat16_macs_per_second
+        half = f" ({in_half / 1e9:.0f} in bfloat16)" if in_half else ""
         parts = [
             "# Benchmark",
-            f"{machine.processor}, {machine.threads} threads; {rate:.0f} GMAC/s and "
+            f"{machine.processor}, {machine.threads} threads; {rate:.0f} GMAC/s{half} and "
             f"{bandwidth:.1f} GB/s measured; "
             f"{', '.join(f'{name} {version}' for name, version in machine.versions.items())}.",
             f"Command: `{self.command}`",
@@ -148,7 +150,7 @@ def results_table(results: list[Result], machine: Machine) -> str:
 
 def _table_line(result: Result, machine: Machine) -> str:
     measured, target, ours = result.measurement, result.case.target, result.pair.ours
-    floor = machine.floor_seconds(ours.macs, ours.bytes_moved)
+    floor = machine.floor_seconds(ours)
     ratio, ratios = measured.ratio, measured.ratios
     memory = measured.memory_ratio
     cells = [
