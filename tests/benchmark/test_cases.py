@@ -7,7 +7,14 @@ from wbcnets.benchmark import model_cases as model_cases_module
 from wbcnets.benchmark import operator_cases
 from wbcnets.benchmark.case import BenchmarkOptions
 from wbcnets.benchmark.data_cases import IMAGES, data_cases
-from wbcnets.benchmark.model_cases import IMAGE_SIZE, KINDS, NUM_CLASSES, PEERS, model_cases, training_step
+from wbcnets.benchmark.model_cases import (
+    IMAGE_SIZE,
+    KINDS,
+    NUM_CLASSES,
+    PEERS,
+    model_cases,
+    training_step,
+)
 from wbcnets.benchmark.operator_cases import RecursiveKAN
 from wbcnets.layers.kan import KANLinear
 

@@ -2,7 +2,13 @@ import pytest
 import torch
 from torch import nn
 
-from wbcnets.ops.inplace import InplaceBatchNorm2d, InplaceHardswish, may_overwrite, multiply_
+from wbcnets.ops.inplace import (
+    InplaceBatchNorm2d,
+    InplaceHardswish,
+    add_,
+    may_overwrite,
+    multiply_,
+)
 
 
 def random_norm(kind=InplaceBatchNorm2d):
@@ -25,7 +31,12 @@ def test_batch_norm_is_pytorchs(training, gradients):
 
 def test_inputs_are_overwritten_without_gradients_only():
     norm, activation = random_norm().eval(), InplaceHardswish()
-    functions = (norm, activation, lambda x: multiply_(x, torch.full((4, 1, 1), 2.0)))
+    functions = (
+        norm,
+        activation,
+        lambda x: multiply_(x, torch.full((4, 1, 1), 2.0)),
+        lambda x: add_(x, torch.ones(2, 4, 3, 5, dtype=torch.bfloat16)),
+    )
     for function in functions:
         x = torch.randn(2, 4, 3, 5)
         before = x.clone()
@@ -41,6 +52,8 @@ def test_other_types_and_training_keep_the_input():
     x = torch.ones(2, 4, 3, 5, dtype=torch.float64)
     with torch.no_grad():
         assert multiply_(x, torch.ones(1)).data_ptr() != x.data_ptr()
+        half = torch.ones(3, dtype=torch.bfloat16)
+        assert add_(half, torch.full((3,), 1e-3)).dtype == torch.float32
         kept = torch.randn(2, 4, 3, 5)
         before = kept.clone()
         random_norm().train()(kept)

@@ -355,7 +355,7 @@ def test_the_operator_matches_the_plain_form(with_linear, leading):
     x, weight, scaler, *others = (tensor.requires_grad_() for tensor in tensors)
     linear = tuple(others) or None
     nothing = (x.new_empty(*leading, 0), scaler[:, :0])
-    found = fused_spline(x, uniform_grid(), weight, scaler, linear or nothing, torch.float64)
+    found = fused_spline(x, uniform_grid(), weight, scaler, linear or nothing, torch.float64, False)
     expected = plain_spline(x, uniform_grid(), weight, scaler, 3, True, linear)
     mixer = torch.linspace(-1, 2, found.numel(), dtype=torch.float64).view(found.shape)
     gradients = (torch.autograd.grad((y * mixer).sum(), tensors) for y in (found, expected))
@@ -372,7 +372,29 @@ def test_the_operator_keeps_its_promises_to_pytorch():
     scaler = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
     base = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
     activated = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
-    torch.library.opcheck(
-        torch.ops.wbcnets.kan_spline.default,
-        (x, grid, weight, scaler, activated, base, torch.float64),
+    for silu in (False, True):
+        torch.library.opcheck(
+            torch.ops.wbcnets.kan_spline.default,
+            (x, grid, weight, scaler, activated, base, torch.float64, silu),
+        )
+
+
+@pytest.mark.parametrize("uniform", [True, False])
+def test_silu_is_applied_to_the_linear_part_only(uniform):
+    x, weight, scaler, linear_x, base = (
+        tensor.requires_grad_()
+        for tensor in (random_rows(), *weights(), random_rows(12, 5, seed=7), *weights(1, 3, 5)[:1])
     )
+    base = base[:, 0]
+
+    def evaluate(silu, inputs):
+        return kan_spline(
+            x, uniform_grid(), weight, scaler, uniform=uniform, linear=(inputs, base), silu=silu
+        )
+
+    found, expected = evaluate(True, linear_x), evaluate(False, torch.nn.functional.silu(linear_x))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    tensors = (x, weight, scaler, linear_x, base)
+    gradients = (torch.autograd.grad(y.square().sum(), tensors) for y in (found, expected))
+    for ours, theirs in zip(*gradients):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)

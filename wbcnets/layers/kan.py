@@ -127,6 +127,7 @@ class KANLinear(nn.Module):
         dtype = product_dtype(x, self.base_weight)
         with autocast_off(x):
             wide = x.to(torch.promote_types(dtype, torch.float32))
+            silu = type(self.base_activation) is nn.SiLU
             y = kan_spline(
                 wide,
                 self.grid,
@@ -134,8 +135,9 @@ class KANLinear(nn.Module):
                 self.spline_scaler,
                 self.spline_order,
                 uniform=self.uniform_grid,
-                linear=(self.base_activation(wide), self.base_weight),
+                linear=(wide if silu else self.base_activation(wide), self.base_weight),
                 dtype=dtype,
+                silu=silu,
             )
         return y if is_autocast_on(x) else y.to(x.dtype)
 

@@ -8,6 +8,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from wbcnets.layers.self_attention import Grid, MultiHeadAttention
+from wbcnets.ops.inplace import add_
 
 
 class Block(nn.Module):
@@ -57,4 +58,4 @@ class Block(nn.Module):
 
     def _add(self, x: Tensor, attended: Tensor) -> Tensor:
         x = x + self.drop_path1(attended)
-        return x + self.drop_path2(self.mlp(self.norm2(x)))
+        return add_(x, self.drop_path2(self.mlp(self.norm2(x))))

@@ -21,6 +21,12 @@ def multiply_(x: Tensor, factors: Tensor) -> Tensor:
     return x.mul_(factors) if may_overwrite() and factors.dtype == x.dtype else x * factors
 
 
+def add_(x: Tensor, others: Tensor) -> Tensor:
+    """Returns ``x + others``, of the same shape; may overwrite ``x``."""
+    fits = torch.promote_types(x.dtype, others.dtype) == x.dtype
+    return x.add_(others) if may_overwrite() and fits else x + others
+
+
 class InplaceBatchNorm2d(nn.BatchNorm2d):
     """Batch norm; with fixed statistics it may overwrite its input."""
 

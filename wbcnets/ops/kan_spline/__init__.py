@@ -30,6 +30,7 @@ def kan_spline(
     uniform: bool = False,
     linear: tuple[Tensor, Tensor] | None = None,
     dtype: torch.dtype | None = None,
+    silu: bool = False,
 ) -> Tensor:
     """Returns ``y_o = sum_i scaler_oi * sum_j weight_oij * B_j(x_i)``: (..., I) -> (..., O).
 
@@ -51,6 +52,7 @@ def kan_spline(
         dtype: Type of the matrix products and of the result; None for autocast's or else the widest
             type of ``x`` and the spline's parameters. With a linear part, which has no bound, a
             float16 result comes in float32.
+        silu: Whether the linear part's inputs pass through SiLU; block by block, it costs no memory.
 
     Raises:
         ValueError: if the shapes do not match.
@@ -60,14 +62,14 @@ def kan_spline(
     wide = torch.promote_types(dtype, torch.float32)
     spline = (x.to(wide), grid.to(wide), spline_weight.to(wide), spline_scaler.to(wide))
     nothing = (x.new_empty(*x.shape[:-1], 0), spline_weight.new_empty(len(spline_weight), 0))
-    activated, base_weight = nothing if linear is None else linear
+    linear_x, base_weight = nothing if linear is None else linear
     with autocast_off(x):
         if linear is not None and dtype == torch.float16:
-            activated, scale = scaled_into_float16(activated)
+            activated, scale = scaled_into_float16(F.silu(linear_x) if silu else linear_x)
             base = F.linear(activated.to(dtype), base_weight.to(dtype)).to(wide) * scale
-            return base + _evaluate(*spline, order, uniform, nothing, dtype)
-        joined = (activated.to(wide), base_weight.to(wide))
-        return _evaluate(*spline, order, uniform, joined, dtype)
+            return base + _evaluate(*spline, order, uniform, nothing, dtype, silu=False)
+        joined = (linear_x.to(wide), base_weight.to(wide))
+        return _evaluate(*spline, order, uniform, joined, dtype, silu)
 
 
 def _evaluate(
@@ -79,16 +81,17 @@ def _evaluate(
     uniform: bool,
     linear: tuple[Tensor, Tensor],
     dtype: torch.dtype,
+    silu: bool,
 ) -> Tensor:
     tensors = (x, grid, spline_weight, spline_scaler)
     # Compilers fuse the plain form and decide what to recompute; an exported graph must run
     # without this library
     exporting = torch.compiler.is_exporting() or torch.jit.is_tracing()
     if not (torch.compiler.is_compiling() or exporting):
-        return recomputed_spline(*tensors, order, uniform, linear, dtype)
+        return recomputed_spline(*tensors, order, uniform, linear, dtype, silu)
     if not exporting and x.device.type == "cpu" and uniform and order == 3 and has_loops():
-        return fused_spline(*tensors, linear, dtype)
-    return plain_spline(*tensors, order, uniform, linear, dtype)
+        return fused_spline(*tensors, linear, dtype, silu)
+    return plain_spline(*tensors, order, uniform, linear, dtype, silu)
 
 
 def _check_shapes(

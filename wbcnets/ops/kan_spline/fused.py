@@ -34,14 +34,14 @@ def fused_spline(
     spline_scaler: Tensor,
     linear: tuple[Tensor, Tensor],
     dtype: torch.dtype,
+    silu: bool,
 ) -> Tensor:
     """(..., I) -> (..., O) on uniform cubic knots on CPUs.
 
     See ``wbcnets.ops.kan_spline.kan_spline`` for the arguments.
     """
-    y = _forward(
-        as_rows(x), grid, spline_weight, spline_scaler, as_rows(linear[0]), linear[1], dtype
-    )
+    linear_x, base_weight = as_rows(linear[0]), linear[1]
+    y = _forward(as_rows(x), grid, spline_weight, spline_scaler, linear_x, base_weight, dtype, silu)
     return y.view(*x.shape[:-1], spline_weight.shape[0])
 
 
@@ -51,12 +51,13 @@ def _forward(
     grid: Tensor,
     spline_weight: Tensor,
     spline_scaler: Tensor,
-    activated: Tensor,
+    linear_x: Tensor,
     base_weight: Tensor,
     dtype: torch.dtype,
+    silu: bool,
 ) -> Tensor:
-    parameters = (spline_weight, spline_scaler, activated, base_weight)
-    return blockwise_forward(x, grid, *parameters, ORDER, True, dtype)
+    parameters = (spline_weight, spline_scaler, linear_x, base_weight)
+    return blockwise_forward(x, grid, *parameters, ORDER, True, dtype, silu)
 
 
 @torch.library.custom_op("wbcnets::kan_spline_backward", mutates_args=(), device_types="cpu")
@@ -66,17 +67,18 @@ def _backward(
     grid: Tensor,
     spline_weight: Tensor,
     spline_scaler: Tensor,
-    activated: Tensor,
+    linear_x: Tensor,
     base_weight: Tensor,
     dtype: torch.dtype,
+    silu: bool,
 ) -> Gradients:
-    parameters = (spline_weight, spline_scaler, activated, base_weight)
-    return blockwise_gradients(grad, x, grid, *parameters, ORDER, True, dtype)
+    parameters = (spline_weight, spline_scaler, linear_x, base_weight)
+    return blockwise_gradients(grad, x, grid, *parameters, ORDER, True, dtype, silu)
 
 
 @_forward.register_fake
 def _forward_fake(x: Tensor, grid: Tensor, spline_weight: Tensor, *others: Any) -> Tensor:
-    return x.new_empty(x.shape[0], spline_weight.shape[0], dtype=others[-1])
+    return x.new_empty(x.shape[0], spline_weight.shape[0], dtype=others[-2])
 
 
 @_backward.register_fake
@@ -89,13 +91,13 @@ def _backward_fake(grad: Tensor, x: Tensor, grid: Tensor, *parameters: Any) -> G
 
 
 def _keep_arguments(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.dtype = inputs
+    *tensors, ctx.dtype, ctx.silu = inputs
     ctx.save_for_backward(*tensors)
 
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x_grad, *others = _backward(grad.contiguous(), *ctx.saved_tensors, ctx.dtype)
-    return x_grad, None, *others, None
+    x_grad, *others = _backward(grad.contiguous(), *ctx.saved_tensors, ctx.dtype, ctx.silu)
+    return x_grad, None, *others, None, None
 
 
 _forward.register_autograd(_differentiate, setup_context=_keep_arguments)

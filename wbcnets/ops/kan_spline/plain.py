@@ -37,13 +37,15 @@ def plain_spline(
     uniform: bool,
     linear: tuple[Tensor, Tensor] | None = None,
     dtype: torch.dtype | None = None,
+    silu: bool = False,
 ) -> Tensor:
     """(..., I) -> (..., O); see ``wbcnets.ops.kan_spline.kan_spline`` for the arguments."""
     bases = _stacked_bases(x, grid, order, uniform)  # (..., n, I)
     matrix = (spline_weight * spline_scaler.unsqueeze(-1)).transpose(1, 2)  # (O, n, I)
     factors, matrix = bases.flatten(-2), matrix.flatten(1)
     if linear is not None:
-        factors = torch.cat([factors, linear[0]], dim=-1)
+        activated = F.silu(linear[0]) if silu else linear[0]
+        factors = torch.cat([factors, activated], dim=-1)
         matrix = torch.cat([matrix, linear[1]], dim=-1)
     dtype = dtype or factors.dtype
     return F.linear(factors.to(dtype), matrix.to(dtype))

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from wbcnets.ops.autocast import autocast_off
 from wbcnets.ops.kan_spline.cardinal import CardinalCubic, NativeCardinalCubic, find_native
@@ -36,6 +37,7 @@ def recomputed_spline(
     uniform: bool,
     linear: tuple[Tensor, Tensor],
     dtype: torch.dtype,
+    silu: bool,
 ) -> Tensor:
     """(..., I) -> (..., O); see ``wbcnets.ops.kan_spline.kan_spline`` for the arguments."""
     y = _RecomputedSpline.apply(
@@ -48,6 +50,7 @@ def recomputed_spline(
         order,
         uniform,
         dtype,
+        silu,
     )
     return y.view(*x.shape[:-1], spline_weight.shape[0])
 
@@ -62,19 +65,20 @@ def blockwise_forward(
     grid: Tensor,
     spline_weight: Tensor,
     spline_scaler: Tensor,
-    activated: Tensor,
+    linear_x: Tensor,
     base_weight: Tensor,
     order: int,
     uniform: bool,
     dtype: torch.dtype,
+    silu: bool,
 ) -> Tensor:
-    """(R, I) -> (R, O) in ``dtype``: the spline branch plus ``activated`` times ``base_weight``."""
-    layer = _BlockwiseLayer(x, grid, activated, order, uniform, dtype)
+    """(R, I) -> (R, O) in ``dtype``: the spline branch plus the linear part."""
+    layer = _BlockwiseLayer(x, grid, linear_x, order, uniform, dtype, silu)
     matrix = layer.join_weights(spline_weight, spline_scaler, base_weight)
     y = x.new_empty(len(x), len(matrix), dtype=dtype)
     for start in range(0, len(x), layer.block):
         rows = slice(start, start + layer.block)
-        factors = layer.fill(x[rows], activated[rows])
+        factors = layer.fill(x[rows], linear_x[rows])
         torch.mm(factors, matrix.t(), out=y[rows])
     return y
 
@@ -85,28 +89,33 @@ def blockwise_gradients(
     grid: Tensor,
     spline_weight: Tensor,
     spline_scaler: Tensor,
-    activated: Tensor,
+    linear_x: Tensor,
     base_weight: Tensor,
     order: int,
     uniform: bool,
     dtype: torch.dtype,
+    silu: bool,
 ) -> Gradients:
     """Returns the gradients of x, the weight, the scaler, the linear part's inputs and its matrix.
 
     The matrix's gradient is summed over blocks in the type of ``x``.
     """
-    layer = _BlockwiseLayer(x, grid, activated, order, uniform, dtype)
+    layer = _BlockwiseLayer(x, grid, linear_x, order, uniform, dtype, silu)
     matrix = layer.join_weights(spline_weight, spline_scaler, base_weight)
     matrix_grad = torch.zeros_like(matrix, dtype=x.dtype)
-    x_grad, activated_grad = (
-        torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in (x, activated)
+    x_grad, linear_x_grad = (
+        torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in (x, linear_x)
     )
     factors_grad = x.new_empty(layer.block, matrix.shape[1], dtype=dtype)
     for start in range(0, len(x), layer.block):
         rows = slice(start, start + layer.block)
         block_grad = torch.mm(grad[rows], matrix, out=factors_grad[: len(x[rows])])
-        factors = layer.fill(x[rows], activated[rows], block_grad, x_grad[rows])
-        activated_grad[rows] = block_grad[:, layer.bases :]
+        factors = layer.fill(x[rows], linear_x[rows], block_grad, x_grad[rows])
+        activated_grad = block_grad[:, layer.bases :]
+        if silu:
+            wide_grad = activated_grad.to(linear_x.dtype)
+            activated_grad = torch.ops.aten.silu_backward(wide_grad, linear_x[rows])
+        linear_x_grad[rows] = activated_grad
         if dtype == x.dtype:
             matrix_grad.addmm_(grad[rows].t(), factors)
         else:
@@ -116,7 +125,7 @@ def blockwise_gradients(
     scaled_grad = spline_grad * layer.form.scale
     weight_grad = torch.mul(scaled_grad, spline_scaler.unsqueeze(-1)).contiguous()
     scaler_grad = (scaled_grad * spline_weight).sum(dim=-1)
-    return x_grad, weight_grad, scaler_grad, activated_grad, matrix_grad[:, layer.bases :].clone()
+    return x_grad, weight_grad, scaler_grad, linear_x_grad, matrix_grad[:, layer.bases :].clone()
 
 
 class _RecomputedSpline(torch.autograd.Function):
@@ -139,7 +148,7 @@ class _RecomputedSpline(torch.autograd.Function):
         )
         with autocast_off(grad):
             x_grad, *others = gradients(grad, *ctx.saved_tensors, *ctx.options)
-        return x_grad, None, *others, None, None, None
+        return x_grad, None, *others, None, None, None, None
 
 
 class _BlockwiseLayer:
@@ -148,26 +157,29 @@ class _BlockwiseLayer:
     Args:
         x: All inputs (R, I).
         grid: Knots (I, K).
-        activated: Inputs of the linear part, (R, J).
+        linear_x: Inputs of the linear part, (R, J).
         order: Degree of the polynomial pieces.
         uniform: Whether the knots are evenly spaced.
         dtype: Type of the factor.
+        silu: Whether the linear part's inputs pass through SiLU.
     """
 
     def __init__(
         self,
         x: Tensor,
         grid: Tensor,
-        activated: Tensor,
+        linear_x: Tensor,
         order: int,
         uniform: bool,
         dtype: torch.dtype,
+        silu: bool,
     ) -> None:
         features, knots = grid.shape
         self.block = _block_rows(x, dtype)
         self.form = _select_form(grid, order, uniform, self.block, dtype)
         self.bases = (knots - order - 1) * features
-        width = self.bases + activated.shape[1]
+        self.silu = silu
+        width = self.bases + linear_x.shape[1]
         self._factors = x.new_empty(self.block, width, dtype=dtype)
 
     def join_weights(
@@ -183,7 +195,7 @@ class _BlockwiseLayer:
     def fill(
         self,
         x: Tensor,
-        activated: Tensor,
+        linear_x: Tensor,
         grad: Tensor | None = None,
         x_grad: Tensor | None = None,
     ) -> Tensor:
@@ -191,7 +203,7 @@ class _BlockwiseLayer:
 
         Args:
             x: A block of inputs.
-            activated: The block of the linear part.
+            linear_x: The block of the linear part's inputs.
             grad: The result's gradient, (r, n * I + J).
             x_grad: Receives the gradient of ``x`` that follows from ``grad``, (r, I).
         """
@@ -201,17 +213,17 @@ class _BlockwiseLayer:
             self.form.bases(x, bases)
         else:
             self.form.bases_and_input_gradient(x, grad[:, : self.bases], x_grad, bases)
-        factors[:, self.bases :] = activated
+        factors[:, self.bases :] = F.silu(linear_x) if self.silu else linear_x
         return factors
 
 
 def _differentiable_gradients(grad: Tensor, *arguments: Any) -> list[Tensor | None]:
     """Returns the same through the plain form, which autograd can differentiate again."""
-    x, grid, *parameters, order, uniform, dtype = arguments
+    x, grid, *parameters, order, uniform, dtype, silu = arguments
     # Views, so the arguments' dependence on each other is not counted
     inputs = [tensor.view_as(tensor) for tensor in (x, *parameters)]
     x, weight, scaler, *linear = inputs
-    y = plain_spline(x, grid, weight, scaler, order, uniform, (linear[0], linear[1]), dtype)
+    y = plain_spline(x, grid, weight, scaler, order, uniform, (linear[0], linear[1]), dtype, silu)
     followed = [tensor for tensor in inputs if tensor.requires_grad]
     found = iter(torch.autograd.grad(y, followed, grad, create_graph=True, materialize_grads=True))
     return [next(found) if tensor.requires_grad else None for tensor in inputs]
