@@ -52,7 +52,7 @@ def kan_spline(
         dtype: Type of the matrix products and of the result; None for autocast's or else the widest
             type of ``x`` and the spline's parameters. With a linear part, which has no bound, a
             float16 result comes in float32.
-        silu: Whether the linear part's inputs pass through SiLU; block by block, it costs no memory.
+        silu: Whether the linear part's inputs pass through SiLU; it costs no memory here.
 
     Raises:
         ValueError: if the shapes do not match.
