@@ -32,6 +32,8 @@ LEAST_SCORE = 0.05
 # Fewer correct or wrong detections say nothing about slope and offset
 _FEWEST = 10
 _MOST_LOGIT = 15.0
+# Of the slope's logarithm and of the offset
+_BOUNDS = [(-2.0, 2.0), (-10.0, 10.0)]
 
 
 class ScoredDetections(NamedTuple):
@@ -88,23 +90,27 @@ class OperatingPoint:
 def fit_calibration(found: ScoredDetections) -> Calibration:
     """Returns the calibration of the highest likelihood; none for too few detections.
 
-    The slope is above zero, so that the order of the scores stays.
+    As Platt advises, a correct detection counts as one only almost, so that a class without
+    mistakes does not get certain scores. The slope is above zero: the order of the scores stays.
     """
     seen = found.scores >= LEAST_SCORE / 5
     correct, logits = found.correct[seen], _logit(found.scores[seen])
     if min(correct.sum(), (~correct).sum()) < _FEWEST:
         return Calibration()
 
+    hits, misses = correct.sum(), (~correct).sum()
+    wanted = np.where(correct, (hits + 1) / (hits + 2), 1 / (misses + 2))
+
     def loss(values: Array) -> tuple[float, Array]:
         slope, offset = np.exp(values[0]), values[1]
         z = slope * logits + offset
-        residual = expit(z) - correct
-        value = np.logaddexp(0, z).sum() - z[correct].sum()
+        residual = expit(z) - wanted
+        value = np.logaddexp(0, z).sum() - (z * wanted).sum()
         return value / len(z), np.array([(residual * logits).sum() * slope, residual.sum()]) / len(
             z
         )
 
-    best = minimize(loss, np.zeros(2), jac=True, method="L-BFGS-B", bounds=[(-3, 3), (-10, 10)])
+    best = minimize(loss, np.zeros(2), jac=True, method="L-BFGS-B", bounds=_BOUNDS)
     return Calibration(float(np.exp(best.x[0])), float(best.x[1]))
 
 
