@@ -6,7 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
+
+from tests.conftest import PROJECT
 
 NAMES = ("neutrophil", "lymphocyte", "monocyte")
 SMALL = [
@@ -15,6 +18,22 @@ SMALL = [
     *("MODEL.TIMM.OPTIONS.channels", [8, 16, 24, 32], "MODEL.TIMM.OPTIONS.stem_width", 8),
     *("INPUT.MIN_SIZE_TEST", 96, "INPUT.MAX_SIZE_TEST", 160),
 ]
+
+
+def _plus_options() -> list[Any]:
+    """Keys and values of ``mfds_detr_plus_tiny`` that make it another model than the paper's."""
+    path = PROJECT / "configs" / "mfds_detr_plus_tiny.yaml"
+    model = yaml.safe_load(path.read_text())["MODEL"]["MFDS_DETR"]
+    values = {"TWO_STAGE": True}
+    for key, value in model.items():
+        nested = value if isinstance(value, dict) else {"": value}
+        values |= {f"{key}.{name}".strip("."): v for name, v in nested.items()}
+    sizes = ("HIDDEN_DIM", "FEEDFORWARD_DIM", "ENCODER_LAYERS")
+    chosen = {key: value for key, value in values.items() if key not in sizes}
+    return [part for key, value in chosen.items() for part in (f"MODEL.MFDS_DETR.{key}", value)]
+
+
+PLUS = _plus_options()
 
 
 class Trained(NamedTuple):

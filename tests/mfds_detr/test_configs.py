@@ -169,6 +169,8 @@ def test_a_small_model_gives_the_losses_that_the_config_asks_for(path: Path) -> 
     earlier = range(settings.DECODER_LAYERS - 1) if settings.AUX_LOSS else ()
     suffixes = ["", *(f"_{layer}" for layer in earlier)]
     suffixes += ["_encoder"] if settings.TWO_STAGE else []
+    if settings.DENOISING_QUERIES:
+        suffixes += [f"_denoising_{layer}" for layer in range(settings.DECODER_LAYERS)]
     assert losses.keys() == {part + suffix for part in parts for suffix in suffixes}
     total = torch.stack(list(losses.values())).sum()
     assert torch.isfinite(total)

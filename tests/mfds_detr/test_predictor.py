@@ -13,7 +13,7 @@ pytest.importorskip("detectron2", reason="detectron2 is not installed")
 from detectron2.structures import Boxes, Instances
 
 from mfds_detr.data.dataset_mapper import SmearMapper
-from mfds_detr.predictor import LeukocytePredictor, one_per_cell
+from mfds_detr.predictor import DEFAULT_THRESHOLD, LeukocytePredictor, one_per_cell
 from tests.mfds_detr.conftest import NAMES
 from wbcnets.errors import CheckpointError, ConfigError, DataError
 from wbcnets.io.images import read_image
@@ -152,3 +152,62 @@ def test_impossible_settings(trained, tmp_path):
 def test_an_array_that_is_no_image_is_refused(trained, image):
     with pytest.raises(DataError, match="expected uint8"):
         LeukocytePredictor(trained.weights).predict(image)
+
+
+def with_calibration(trained, folder, **values):
+    """Writes the checkpoint's config with a calibration; returns its path."""
+    cfg = trained.cfg.clone()
+    for key, numbers in values.items():
+        cfg.TEST.CALIBRATION[key] = numbers
+    path = folder / "calibrated.yaml"
+    path.write_text(cfg.dump())
+    return path
+
+
+def test_each_class_has_its_threshold(trained, images, tmp_path):
+    every = LeukocytePredictor(trained.weights, threshold=0.0)
+    (found,) = every.predict(images / "a.png")
+    thresholds = [0.55, 0.0, 1.0]
+    config = with_calibration(trained, tmp_path, THRESHOLDS=thresholds)
+    own = LeukocytePredictor(trained.weights, config_file=config)
+    assert own.thresholds == tuple(thresholds)
+    (kept,) = own.predict(images / "a.png")
+    assert len(kept)
+    assert (kept.scores >= np.array(thresholds)[kept.labels]).all()
+    assert 2 not in kept.labels
+    assert set(found.labels.tolist()) > set(kept.labels.tolist())
+    asked = LeukocytePredictor(trained.weights, config_file=config, threshold=0.4)
+    assert asked.thresholds == (0.4,) * 3
+    assert LeukocytePredictor(trained.weights).thresholds == (DEFAULT_THRESHOLD,) * 3
+
+
+def test_scores_are_calibrated(trained, images, tmp_path):
+    slopes, offsets = [2.0, 2.0, 2.0], [-0.5, -0.5, -0.5]
+    config = with_calibration(trained, tmp_path, SLOPES=slopes, OFFSETS=offsets)
+    plain, calibrated = (
+        LeukocytePredictor(trained.weights, threshold=0.0, config_file=file).predict(
+            images / "a.png"
+        )[0]
+        for file in (None, config)
+    )
+    logits = np.log(plain.scores / (1 - plain.scores))
+    np.testing.assert_allclose(
+        calibrated.scores, 1 / (1 + np.exp(0.5 - 2 * logits)), rtol=1e-4, atol=1e-6
+    )
+    assert np.array_equal(calibrated.boxes, plain.boxes)
+
+
+@pytest.mark.parametrize("key", ["SLOPES", "OFFSETS", "THRESHOLDS"])
+def test_a_calibration_of_other_classes_is_refused(trained, tmp_path, key):
+    config = with_calibration(trained, tmp_path, **{key: [0.5, 0.5]})
+    config.write_text(config.read_text().replace("NUM_CLASSES: 3", "NUM_CLASSES: 0"))
+    message = rf"CALIBRATION\.{key} has 2 numbers.*each of the 3 classes"
+    with pytest.raises(ConfigError, match=message):
+        LeukocytePredictor(trained.weights, config_file=config)
+
+
+def test_batch_norms_are_folded(trained, images):
+    predictor = LeukocytePredictor(trained.weights, threshold=0.5)
+    kinds = [type(module).__name__ for module in predictor.model.modules()]
+    assert not any(kind.startswith("BatchNorm") for kind in kinds)
+    assert any(type(module).__name__.startswith("BatchNorm") for module in trained.model.modules())

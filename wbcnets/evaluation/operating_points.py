@@ -134,10 +134,12 @@ def choose_threshold(
     total = int(found.objects.sum())
     if not total:
         raise DataError("the validation set has no object of this class")
+    if not len(found.scores):
+        raise DataError("nothing of this class was detected on the validation set")
     scores = np.sort(found.scores)[::-1]
     hits = np.cumsum(found.correct[np.argsort(-found.scores, kind="stable")])
     precision, recall = hits / np.arange(1, len(hits) + 1), hits / total
-    last = np.append(scores[1:] < scores[:-1], True) if len(scores) else np.zeros(0, bool)
+    last = np.append(scores[1:] < scores[:-1], True)
     reached = (
         last & {"f1": last, "precision": precision >= at_least, "recall": recall >= at_least}[goal]
     )

@@ -91,6 +91,7 @@ def fold_batch_norms(model: nn.Module, example: Any) -> int:
 
     A pass over the example finds the pairs, whatever the model's code is: a norm is folded if its
     input is the output of a convolution that is called once, and nothing else reads that output.
+    Norms in training mode stay.
 
     Args:
         model: A model in evaluation mode; it must not be trained afterward.
@@ -126,6 +127,7 @@ def _find_pairs(
     def after_convolution(module: nn.Module, args: Any, output: Tensor) -> None:
         assert isinstance(module, nn.Conv2d)
         outputs[id(output)] = module
+        counter.kept.append(output)
         calls[module] += 1
 
     def before_norm(module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -141,14 +143,18 @@ def _find_pairs(
     handles += [
         module.register_forward_pre_hook(before_norm)
         for module in model.modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        and module.track_running_stats
+        and not module.training
     ]
+    counter = _UseCounter()
     try:
-        with _UseCounter() as counter:
-            model(example)
+        with counter:
+            result = model(example)
     finally:
         for handle in handles:
             handle.remove()
+    counter.uses.update(id(leaf) for leaf in tree_leaves(result))
     return [
         (outputs[source], norm)
         for source, norm in found

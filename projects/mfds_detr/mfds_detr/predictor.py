@@ -16,6 +16,7 @@ from torchvision.ops import nms
 
 from mfds_detr.checkpoint.weight_names import Translation, translate
 from mfds_detr.checkpoint.weights import Weights, fit_weights, read_config_of, read_weights
+from mfds_detr.config_limits import check_config
 from mfds_detr.data.dataset_mapper import build_augmentations
 from mfds_detr.modeling.build import build_detector
 from wbcnets.engine.device import choose_device
@@ -102,6 +103,7 @@ class LeukocytePredictor:
         cfg.MODEL.DEVICE = str(chosen)
         cfg.MODEL.MFDS_DETR.NUM_CLASSES = len(self.class_names)
         cfg.TEST.SCORE_THRESHOLD = 0.0  # ``threshold`` decides
+        check_config(cfg)  # its lists of a number per class are for these classes
         self.model: nn.Module = build_detector(cfg, limit_by_weights(weights.state)).eval()
         _load_detector(self.model, weights)
         same = DEFAULT_THRESHOLD if threshold is None else threshold

@@ -8,6 +8,7 @@ pytest.importorskip("detectron2")
 from mfds_detr.checkpoint.checkpointer import AtomicCheckpointer
 from mfds_detr.checkpoint.weight_names import translate
 from mfds_detr.checkpoint.weights import fit_weights, read_weights
+from tests.mfds_detr.conftest import PLUS
 from wbcnets.errors import CheckpointError
 
 
@@ -287,3 +288,33 @@ def test_leftovers_of_a_killed_process_are_removed(tiny_model, tmp_path):
     (tmp_path / ".model_0000002.pth.ab12cd").write_bytes(b"half")
     assert resume(tiny_model, tmp_path) == (1, 1.0)
     assert not list(tmp_path.glob(".model*"))
+
+
+def test_a_first_stage_with_classes_and_the_labels_of_queries_follow_the_names(
+    tiny_model, tmp_path
+):
+    names = ("a", "b", "c", "d", "e")
+    model, other = changed(tiny_model(*PLUS)), tiny_model(*PLUS)
+    for head in model.detector.class_embed:
+        torch.nn.init.normal_(head.weight)
+    path = save(model, tmp_path / "x.pth", class_names=names)
+    AtomicCheckpointer(other, class_names=names[::-1]).load(path)
+    for given, loaded in zip(model.detector.class_embed, other.detector.class_embed):
+        assert torch.equal(loaded.weight, given.weight.flip(0))
+    given, loaded = (m.detector.label_embed.weight for m in (model, other))
+    assert torch.equal(loaded[:5], given[:5].flip(0))
+    assert torch.equal(loaded[5], given[5])
+
+
+def test_other_classes_reinitialize_the_labels_of_queries(tiny_model, tmp_path, caplog):
+    model = changed(tiny_model(*PLUS))
+    other = tiny_model(*PLUS, "MODEL.MFDS_DETR.NUM_CLASSES", 3)
+    before = other.detector.label_embed.weight.clone()
+    path = save(model, tmp_path / "x.pth", class_names=("a", "b", "c", "d", "e"))
+    with caplog.at_level("INFO"):
+        AtomicCheckpointer(other, class_names=("a", "b", "c")).load(path)
+    assert torch.equal(other.detector.label_embed.weight, before)
+    assert "Re-initialized, the classes differ: detector.label_embed.weight" in caplog.text
+    assert torch.equal(
+        other.detector.bbox_embed[0].layers[0].weight, model.detector.bbox_embed[0].layers[0].weight
+    )

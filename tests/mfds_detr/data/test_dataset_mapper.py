@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -5,11 +7,13 @@ from PIL import Image
 
 pytest.importorskip("detectron2")
 
+from detectron2.data import DatasetCatalog
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 
 from mfds_detr.config import read_config
 from mfds_detr.data.dataset_mapper import SmearMapper, build_augmentations
+from mfds_detr.data.datasets import DatasetSource, register_datasets
 from wbcnets.data.detection.augmentation import BoxAugmentation
 from wbcnets.errors import DataError
 
@@ -151,12 +155,55 @@ def test_the_active_list_is_logged(tiny_config, caplog):
 
 @pytest.mark.parametrize("size", [(10_000, 1), (1, 10_000), (3, 40_000)])
 @pytest.mark.parametrize("is_train", [True, False])
-def test_an_image_of_any_shape_keeps_a_pixel(size, is_train, tmp_path):
+@pytest.mark.parametrize("name", ["mfds_detr_tiny_base", "mfds_detr_plus_tiny"])
+def test_an_image_of_any_shape_keeps_a_pixel(size, is_train, name, tmp_path):
     path = tmp_path / "thin.png"
     Image.new("RGB", size).save(path)
-    cfg = read_config("mfds_detr_tiny_base")
+    cfg = read_config(name, ["INPUT.CELL_PASTE", 0.0])
     mapper = SmearMapper.from_config(cfg, is_train)
     box = {"bbox": [0, 0, *size], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
     item = mapper({"file_name": str(path), "annotations": [box]})
     assert min(item["image"].shape) >= 1
     assert max(item["image"].shape) <= cfg.INPUT.MAX_SIZE_TEST
+
+
+@pytest.mark.parametrize("scale", [(0.5, 0.5), (0.7, 1.6), (2.0, 2.0)])
+def test_a_canvas_has_one_size_and_boxes_on_their_pixels(record, tiny_config, scale):
+    canvas = ("INPUT.CANVAS", (96, 128), "INPUT.CANVAS_SCALE", scale)
+    mapper = SmearMapper.from_config(tiny_config(*canvas), is_train=True)
+    np.random.seed(0)
+    gray = []
+    for _ in range(10):
+        result = mapper(record)
+        assert result["image"].shape == (3, 96, 128)
+        assert result["image"].dtype == torch.uint8
+        if len(result["instances"]):
+            assert_boxes_lie_on_their_rectangles(result, tolerance=3)
+        gray.append((result["image"] == 128).all(dim=0).float().mean().item())
+    if scale == (0.5, 0.5):  # a fourth of the canvas is image
+        assert min(gray) > 0.75
+
+
+def test_a_canvas_is_for_training_only(tiny_config):
+    canvas = ("INPUT.CANVAS", (96, 128))
+    names = [type(a).__name__ for a in build_augmentations(tiny_config(*canvas), is_train=True)]
+    assert names == ["RandomFlip", "RandomFlip", "ResizeScale", "FixedSizeCrop"]
+    (resize,) = build_augmentations(tiny_config(*canvas), is_train=False)
+    assert type(resize).__name__ == "ResizeShortestEdge"
+
+
+def test_cells_are_pasted_from_the_training_sets(smears, tiny_config, tmp_path):
+    source = DatasetSource("donors", smears.json_file, smears.images)
+    register_datasets(["donors"], [], [source], tmp_path)
+    keys = ("DATASETS.TRAIN", ("donors",), "INPUT.CELL_PASTE", 1.0)
+    mapper = SmearMapper.from_config(tiny_config(*keys), is_train=True)
+    assert mapper.cell_paste.probability == 1
+    mapper = pickle.loads(pickle.dumps(mapper))  # for worker processes
+    records = DatasetCatalog.get("donors")
+    np.random.seed(0)
+    before = sum(len(record["annotations"]) for record in records)
+    after = sum(len(mapper(record)["instances"]) for record in records)
+    assert after > before
+    assert sum(len(record["annotations"]) for record in records) == before
+    assert SmearMapper.from_config(tiny_config(*keys), is_train=False).cell_paste is None
+    assert SmearMapper.from_config(tiny_config(*keys[:2]), is_train=True).cell_paste is None

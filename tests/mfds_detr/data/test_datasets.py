@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from detectron2.structures import BoxMode
 
 from mfds_detr.data.datasets import (
     DatasetSource,
+    choosing_sets,
     count_labels,
     find_source,
     most_objects,
@@ -184,3 +186,29 @@ def test_counts(tmp_path):
     assert most == 2
     assert image.endswith("2.png")
     assert most_objects([]) == (0, "")
+
+
+def test_a_part_of_each_training_set_is_held_out(smears, tiny_config, tmp_path):
+    sources = [DatasetSource(name, *smears) for name in ("one", "two", "tested")]
+    found = register_datasets(["one", "two"], ["tested"], sources, tmp_path, held_out=0.5)
+    assert set(found) == {"one", "one_held_out", "two", "two_held_out", "tested"}
+    for name in ("one", "two"):
+        parts = [
+            {record["file_name"] for record in DatasetCatalog.get(part)}
+            for part in (name, f"{name}_held_out")
+        ]
+        assert all(parts)
+        assert not parts[0] & parts[1]
+        assert parts[0] | parts[1] == {r["file_name"] for r in DatasetCatalog.get("tested")}
+        json_file = MetadataCatalog.get(f"{name}_held_out").json_file
+        assert len(json.loads(Path(json_file).read_text())["images"]) == len(parts[1])
+    keys = ("DATASETS.TRAIN", ("one", "two"), "DATASETS.TEST", ("tested",))
+    assert choosing_sets(tiny_config(*keys)) == ("tested",)
+    held_out = tiny_config(*keys, "DATASETS.HELD_OUT", 0.5)
+    assert choosing_sets(held_out) == ("one_held_out", "two_held_out")
+
+
+def test_too_few_images_to_hold_any_out(tmp_path):
+    source = write_set(tmp_path / "few")
+    with pytest.raises(DataError, match=r"2 images are too few to hold 1% out"):
+        register_datasets(["few"], [], [source], tmp_path / "cache", held_out=0.01)

@@ -12,6 +12,7 @@ from detectron2.data import MetadataCatalog
 from mfds_detr.data.datasets import DatasetSource
 from mfds_detr.engine.run import RunOptions, prepare
 from mfds_detr.project_files import project_files
+from wbcnets.data.detection.coco import load_coco
 from wbcnets.errors import DataError
 from wbcnets.io.checkpoints import read_checkpoint
 
@@ -95,4 +96,31 @@ def test_a_test_image_in_the_training_set_is_refused(run_config, smears, tmp_pat
     with pytest.raises(DataError, match=r"leaks.*set DATASETS\.ALLOW_LEAKS True"):
         prepare(cfg, options)
     cfg.DATASETS.ALLOW_LEAKS = True
+    prepare(cfg, options)
+
+
+def test_a_training_forgets_the_calibration_of_other_weights(run_config):
+    values = ("TEST.CALIBRATION.SLOPES", [2.0] * 5, "TEST.CALIBRATION.THRESHOLDS", [0.4] * 5)
+    cfg, options = run_config(*values)
+    prepare(cfg, options)
+    assert [*cfg.TEST.CALIBRATION.values()] == [[], [], []]
+    cfg, options = run_config(*values, eval_only=True)
+    prepare(cfg, options)
+    assert cfg.TEST.CALIBRATION.THRESHOLDS == [0.4] * 5
+
+
+def test_held_out_images_need_an_object(run_config, smears, tmp_path):
+    content = json.loads(smears.json_file.read_text())
+    trained_on = load_coco(smears.json_file, smears.images).split(0.5)[0].images[0]
+    content["annotations"] = [
+        {"id": 1, "image_id": trained_on.id, "category_id": 1, "bbox": [5, 5, 20, 20],
+         "area": 400, "iscrowd": 0}
+    ]  # fmt: skip
+    sparse = tmp_path / "sparse.json"
+    sparse.write_text(json.dumps(content))
+    cfg, options = run_config("DATASETS.HELD_OUT", 0.5, json_file=sparse)
+    cfg.DATASETS.TEST = ()
+    with pytest.raises(DataError, match=r"mine_held_out: no object.*DATASETS\.HELD_OUT"):
+        prepare(cfg, options)
+    cfg, options = run_config(json_file=sparse)
     prepare(cfg, options)

@@ -6,6 +6,7 @@ import torch
 pytest.importorskip("detectron2")
 
 from mfds_detr.modeling.criterion import SetCriterion
+from mfds_detr.modeling.denoising import make_denoising_queries
 from mfds_detr.modeling.matcher import HungarianMatcher
 
 
@@ -225,3 +226,99 @@ def test_no_class_has_a_say_in_what_is_an_object():
     )
     torch.testing.assert_close(first["loss_class_encoder"], second["loss_class_encoder"])
     assert not torch.isclose(first["loss_class"], second["loss_class"])
+
+
+def one_object(p=0.75):
+    """A query with an IoU of 0.5 with the only object, and one that is far off."""
+    z = math.log(p / (1 - p))
+    outputs = {
+        "pred_logits": torch.tensor([[[z], [z]]], requires_grad=True),
+        "pred_boxes": torch.tensor([[[0.5, 0.5, 0.2, 0.4], [0.1, 0.1, 0.1, 0.1]]]),
+    }
+    targets = [{"labels": torch.tensor([0]), "boxes": torch.tensor([[0.5, 0.5, 0.4, 0.4]])}]
+    return outputs, targets
+
+
+def test_quality_by_hand():
+    outputs, targets = one_object()
+    losses = criterion(1, quality=True, class_weight=1.0)(outputs, targets)
+    wanted = 0.5**1.5
+    found = -(wanted * math.log(0.75) + (1 - wanted) * math.log(0.25))
+    background = 0.75**1.5 * -math.log(0.25)
+    assert losses["loss_class"].item() == pytest.approx(found + background, rel=1e-5)
+    plain = criterion(1, class_weight=1.0)(outputs, targets)
+    for name in ("loss_l1", "loss_giou"):
+        assert losses[name] == plain[name]
+
+
+def test_a_score_learns_the_power_of_its_iou():
+    outputs, targets = one_object(p=0.5**1.5)
+    criterion(1, quality=True)(outputs, targets)["loss_class"].backward()
+    gradient = outputs["pred_logits"].grad[0, :, 0]
+    assert gradient[0].item() == pytest.approx(0, abs=1e-6)
+    assert gradient[1] > 0.05
+
+
+@pytest.mark.parametrize("options", [{"quality": True}, {"dense_proposals": True}])
+def test_points_have_finite_losses(options):
+    predictions, targets = random_predictions(layers=1), random_targets()
+    boxes = predictions["pred_boxes"]
+    with torch.no_grad():
+        targets[0]["boxes"][:, 2:] = 0
+        boxes[0, :2] = targets[0]["boxes"]
+    stage = {**predictions, "centers": torch.rand(2, 5, 2)}
+    losses = criterion(**options)({**predictions, "enc_outputs": stage}, targets)
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert torch.isfinite(boxes.grad).all()
+    assert torch.isfinite(predictions["pred_logits"].grad).all()
+
+
+def test_a_first_stage_with_classes_learns_them():
+    predictions, targets = random_predictions(layers=1), random_targets()
+    stage = random_predictions(layers=1, queries=30, seed=9)
+    found = criterion(class_proposals=True)({**predictions, "enc_outputs": stage}, targets)
+    for name, value in criterion()(stage, targets).items():
+        assert found[f"{name}_encoder"].item() == pytest.approx(value.item(), rel=1e-6)
+
+
+def test_dense_proposals_by_hand():
+    # The grid of test_task_alignment.py: qualities 1, 0.1, 0 and 0.2
+    scores = torch.tensor([0.25, 0.64, 1e-6, 0.01])
+    whole = [0.5, 0.5, 1.0, 1.0]
+    stage = {
+        "pred_logits": torch.logit(scores)[None, :, None],
+        "pred_boxes": torch.tensor(
+            [[whole, [0.5, 0.5, 0.5, 1.0], [0.9, 0.9, 0.1, 0.1], whole]], requires_grad=True
+        ),
+        "centers": torch.tensor([[[0.25, 0.25], [0.75, 0.25], [2.0, 2.0], [0.75, 0.75]]]),
+    }
+    targets = [{"labels": torch.tensor([0]), "boxes": torch.tensor([whole])}]
+    loss = criterion(1, dense_proposals=True, class_weight=1.0)
+    found = loss({**one_object()[0], "enc_outputs": stage}, targets)
+    quality = torch.tensor([1.0, 0.1, 0.0, 0.2])
+    entropy = -(quality * scores.log() + (1 - quality) * (1 - scores).log())
+    entropy[2] = scores[2] ** 1.5 * -(1 - scores[2]).log()
+    assert found["loss_class_encoder"].item() == pytest.approx(entropy.sum().item() / 1.3, rel=1e-4)
+    # Only the second box is off: by 0.5 in its width, with an IoU of 0.5
+    assert found["loss_l1_encoder"].item() == pytest.approx(5 * 0.1 * 0.5 / 1.3, rel=1e-4)
+    assert found["loss_giou_encoder"].item() == pytest.approx(2 * 0.1 * 0.5 / 1.3, rel=1e-4)
+
+
+@pytest.mark.parametrize("queries", [6, 12, 60])
+def test_denoising_losses_do_not_grow_with_the_groups(queries):
+    predictions, targets = random_predictions(layers=2), random_targets()
+    for target in targets:
+        target["boxes"][:, 2:] = 0.2  # so that the noisy copies, too, are inside of the image
+    made = make_denoising_queries(targets, 3, queries, 5, label_noise=0.0, box_noise=0.0)
+    layer = {"pred_logits": torch.zeros(*made.labels.shape, 3), "pred_boxes": made.boxes + 0.1}
+    given = {**predictions, "denoising": made, "denoising_outputs": [layer, layer]}
+    losses = criterion()(given, targets)
+    assert losses["loss_l1_denoising_0"].item() == pytest.approx(5 * 4 * 0.1, rel=1e-5)
+    assert losses["loss_l1_denoising_1"] == losses["loss_l1_denoising_0"]
+    # In a group of two images: four queries each, so 24 scores of 0.5, and 3 objects
+    assert made.groups == queries // 4
+    focal = 0.25 * math.log(2) * (3 * 0.25 + 21 * 0.75)
+    assert losses["loss_class_denoising_1"].item() == pytest.approx(2 * focal / 3, rel=1e-5)
+    plain = criterion()(predictions, targets)
+    assert all(losses[name] == value for name, value in plain.items())

@@ -5,17 +5,23 @@ import torch
 
 pytest.importorskip("detectron2")
 
-from mfds_detr.modeling.deformable_detr_head import MLP, DeformableDETRHead
+from mfds_detr.modeling.deformable_detr_head import MLP, DeformableDETRHead, distinct_boxes
 from mfds_detr.modeling.position_encoding import SinePositionEncoding
 from mfds_detr.modeling.transformer import DeformableTransformer, LayerSizes, refine_boxes
 
 
-def detector(two_stage=False, box_refinement=False, queries=7, aux_loss=True, noise=0.1):
+def detector(two_stage=False, box_refinement=False, queries=7, aux_loss=True, noise=0.1, **options):
     torch.manual_seed(0)
     sizes = LayerSizes(16, 4, feedforward_dim=24, num_levels=2, num_points=2)
     transformer = DeformableTransformer(sizes, 1, 3, two_stage=two_stage)
     model = DeformableDETRHead(
-        transformer, SinePositionEncoding(16), 3, queries, box_refinement or two_stage, aux_loss
+        transformer,
+        SinePositionEncoding(16),
+        3,
+        queries,
+        box_refinement or two_stage,
+        aux_loss,
+        **options,
     ).eval()
     for parameter in model.bbox_embed.parameters():
         parameter.data.add_(noise * torch.randn_like(parameter))
@@ -107,3 +113,85 @@ def test_mlp():
     a, b, c = mlp.layers
     assert torch.allclose(mlp(x), c(torch.relu(b(torch.relu(a(x))))))
     assert [tuple(layer.weight.shape) for layer in mlp.layers] == [(5, 3), (5, 5), (2, 5)]
+
+
+def shifted(*offsets):
+    """Boxes of 0.1 x 0.1 at offsets of tenths of their side; IoU (10 - d) / (10 + d)."""
+    return torch.tensor([[[0.2 + 0.01 * offset, 0.5, 0.1, 0.1] for offset in offsets]])
+
+
+def test_distinct_boxes_by_hand():
+    # A distance of 1 tenth is an IoU of 0.82, one of 2 tenths of 0.67
+    boxes, scores = shifted(0, 1, 40, 41, 2), torch.tensor([[3.0, 2.0, 1.0, 0.0, -1.0]])
+    # The last one is covered by the second, which is covered itself
+    assert distinct_boxes(boxes, scores, 2).tolist() == [[0, 2]]
+    assert distinct_boxes(boxes, scores, 5).tolist() == [[0, 2, 1, 3, 4]]
+    assert distinct_boxes(boxes, scores, 5, max_iou=0.9).tolist() == [[0, 1, 2, 3, 4]]
+    assert distinct_boxes(boxes, scores, 2, max_iou=0.6).tolist() == [[0, 2]]
+
+
+def test_covered_boxes_come_before_padding():
+    scores = torch.tensor([[3.0, 2.0, -1e4, -1e4]])
+    boxes = torch.cat([shifted(0, 1), torch.ones(1, 2, 4)], dim=1)
+    assert distinct_boxes(boxes, scores, 3).tolist() == [[0, 1, 2]]
+
+
+def proposals(model, features, masks, targets=None):
+    """Returns the arguments of the decoder, and the output."""
+    seen = []
+    decode = model.transformer.decode
+    model.transformer.decode = lambda *args: seen.append(args) or decode(*args)
+    return seen, model(features, masks, targets)
+
+
+def test_proposals_are_ranked_by_their_best_class():
+    model = detector(two_stage=True, class_proposals=True)
+    torch.nn.init.normal_(model.class_embed[-1].weight)
+    seen, output = proposals(model, *pyramid())
+    for image in range(2):
+        scores = output["enc_outputs"]["pred_logits"][image].amax(dim=-1)
+        expected = output["enc_outputs"]["pred_boxes"][image, scores.topk(7).indices]
+        assert torch.allclose(seen[0][2][image], expected)
+
+
+def test_queries_start_with_their_tokens():
+    model = detector(two_stage=True, token_content=True)
+    seen, output = proposals(model, *pyramid())
+    content = seen[0][4]
+    assert content.shape == (2, 7, 16)
+    assert not content.requires_grad
+    head = model.class_embed[-1]
+    best = output["enc_outputs"]["pred_logits"][..., 0].topk(7).values
+    assert torch.allclose(head(content)[..., 0], best, atol=1e-5)
+    assert proposals(detector(two_stage=True), *pyramid())[0][0][4] is None
+
+
+def test_distinct_proposals_are_the_same_without_gradients():
+    model = detector(two_stage=True, distinct_proposals=True, class_proposals=True)
+    expected = proposals(model, *pyramid())[0][0][2]
+    with torch.no_grad():
+        found = proposals(model, *pyramid())[0][0][2]
+    assert torch.allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("queries", [7, 20, 39])
+def test_padding_takes_the_place_of_no_proposal(queries):
+    model = detector(
+        two_stage=True,
+        queries=queries,
+        distinct_proposals=True,
+        class_proposals=True,
+        token_content=True,
+    ).double()
+    # Neighbors propose nearly the same boxes, so that many are covered
+    for layer in model.bbox_embed:
+        torch.nn.init.zeros_(layer.last.weight)
+        torch.nn.init.constant_(layer.last.bias, 0.7)
+    features, masks = pyramid()
+    features = [feature.double() for feature in features]
+    with torch.no_grad():
+        together = model(features, masks)
+        # Its image has 5 of 8, and 3 of 4 columns: 39 tokens
+        alone = model([features[0][1:, :, :, :5], features[1][1:, :, :, :3]])
+    for name in ("pred_logits", "pred_boxes"):
+        torch.testing.assert_close(together[name][1:], alone[name], atol=1e-5, rtol=1e-5)

@@ -10,6 +10,7 @@ from torchvision.ops import box_iou
 
 from mfds_detr import MFDSDETR
 from mfds_detr.modeling.position_encoding import POSITION_ENCODINGS
+from tests.mfds_detr.conftest import PLUS
 from wbcnets.errors import ConfigError
 from wbcnets.layers.necks import neck_names
 
@@ -121,6 +122,7 @@ ALONE = {
         for name in POSITION_ENCODINGS
     },
     "two_stage": ("MODEL.MFDS_DETR.TWO_STAGE", True),
+    "plus": tuple(PLUS),
 }
 
 
@@ -176,6 +178,7 @@ VARIANTS = {
     "no_extra_stage": ("MODEL.MFDS_DETR.EXTRA_STAGE", False),
     "refinement": ("MODEL.MFDS_DETR.BOX_REFINEMENT", True),
     "two_stage": ("MODEL.MFDS_DETR.TWO_STAGE", True),
+    "plus": tuple(PLUS),
     "no_l1": ("MODEL.MFDS_DETR.LOSS.L1_WEIGHT", 0.0),
     "no_giou": ("MODEL.MFDS_DETR.LOSS.GIOU_WEIGHT", 0.0),
 }
@@ -190,19 +193,21 @@ def test_every_parameter_gets_a_gradient(tiny_model, variant):
         assert torch.isfinite(parameter.grad).all(), name
 
 
-def test_no_parameter_is_out_of_the_loss(tiny_model):
+@pytest.mark.parametrize("variant", [("MODEL.MFDS_DETR.TWO_STAGE", True), tuple(PLUS)])
+def test_no_parameter_is_out_of_the_loss(tiny_model, variant):
     # Some layers start at zero, which stops gradients; other weights must not
-    model = tiny_model("MODEL.MFDS_DETR.TWO_STAGE", True)
+    model = tiny_model(*variant)
     _shake(model, 0.3)  # less may leave both channels of a narrow attention behind their ReLU
     gradients(model, [entry(), entry(80, 112, seed=1)])
     dead = [name for name, p in model.named_parameters() if not p.grad.abs().max() > 0]
     assert dead == []
 
 
-@pytest.mark.parametrize("two_stage", [False, True])
-def test_images_without_objects(tiny_model, two_stage):
-    model = tiny_model("MODEL.MFDS_DETR.TWO_STAGE", two_stage)
+@pytest.mark.parametrize("variant", [(), ("MODEL.MFDS_DETR.TWO_STAGE", True), tuple(PLUS)])
+def test_images_without_objects(tiny_model, variant):
+    model = tiny_model(*variant)
     losses = gradients(model, [entry(count=0), entry(80, 112, count=0, seed=1)])
+    assert losses.keys() == model([entry(), entry(count=0)]).keys()
     assert all(torch.isfinite(loss) for loss in losses.values())
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
@@ -214,9 +219,9 @@ def test_no_auxiliary_losses(tiny_model):
     assert set(losses) == {"loss_class", "loss_l1", "loss_giou"}
 
 
-@pytest.mark.parametrize("two_stage", [False, True])
-def test_bfloat16_autocast_is_finite_and_near(tiny_model, two_stage):
-    model = tiny_model("MODEL.MFDS_DETR.TWO_STAGE", two_stage)
+@pytest.mark.parametrize("variant", [(), ("MODEL.MFDS_DETR.TWO_STAGE", True), tuple(PLUS)])
+def test_bfloat16_autocast_is_finite_and_near(tiny_model, variant):
+    model = tiny_model(*variant)
     batch = [entry(), entry(80, 112, seed=1)]
     exact = {k: v.item() for k, v in gradients(model, batch).items()}
     model.zero_grad()
@@ -243,9 +248,9 @@ def test_one_pixel_images(tiny_model):
     assert torch.isfinite(found.pred_boxes.tensor).all()
 
 
-@pytest.mark.parametrize("two_stage", [False, True])
-def test_predict_exports(tiny_model, two_stage):
-    model = tiny_model("MODEL.MFDS_DETR.TWO_STAGE", two_stage)
+@pytest.mark.parametrize("variant", [(), ("MODEL.MFDS_DETR.TWO_STAGE", True), tuple(PLUS)])
+def test_predict_exports(tiny_model, variant):
+    model = tiny_model(*variant)
 
     class FixedSize(torch.nn.Module):
         def __init__(self):
@@ -285,6 +290,12 @@ def test_unknown_neck(tiny_config):
         build_model(tiny_config("MODEL.MFDS_DETR.NECK.NAME", "hsfpn"))
 
 
+def test_the_encoder_cannot_refine_more_levels_than_there_are(tiny_config):
+    build_model(tiny_config("MODEL.MFDS_DETR.ENCODER_LEVELS", 4))
+    with pytest.raises(ConfigError, match=r"ENCODER_LEVELS=5, but the neck has 4 levels"):
+        build_model(tiny_config("MODEL.MFDS_DETR.ENCODER_LEVELS", 5))
+
+
 def test_duplicates_of_a_class_go_where_asked(tiny_model):
     image = {"image": torch.randint(0, 256, (3, 96, 128), dtype=torch.uint8)}
     plain, filtered = (tiny_model("TEST.NMS_IOU", iou) for iou in (0.0, 0.02))
@@ -295,3 +306,61 @@ def test_duplicates_of_a_class_go_where_asked(tiny_model):
     same_class = kept.pred_classes[:, None] == kept.pred_classes
     assert (overlaps[same_class] <= 0.02).all()
     assert kept.scores[0] == everything.scores[0]
+
+
+def _fill(module):
+    """Gives every parameter values that no generator of random numbers decides."""
+    for index, parameter in enumerate(module.parameters()):
+        wave = torch.arange(parameter.numel(), dtype=torch.float64).mul(0.37).add(index).sin()
+        parameter.data.copy_(wave.view(parameter.shape) / parameter[0].numel() ** 0.5)
+
+
+# Computed before any option beyond the paper existed
+PAPER_LOSSES = {
+    False: {
+        "loss_class_0": 80.5079393,
+        "loss_class": 24.4572793,
+        "loss_l1_0": 6.7817305,
+        "loss_l1": 7.24317,
+        "loss_giou_0": 1.6026094,
+        "loss_giou": 1.773505,
+    },
+    True: {
+        "loss_class_0": 18.200625,
+        "loss_class": 4.377238,
+        "loss_l1_0": 5.6228907,
+        "loss_l1": 7.7283729,
+        "loss_giou_0": 2.714846,
+        "loss_giou": 3.0344849,
+        "loss_class_encoder": 64.2996193,
+        "loss_l1_encoder": 3.3148215,
+        "loss_giou_encoder": 1.9826415,
+    },
+}
+
+
+@pytest.mark.parametrize("two_stage", [False, True])
+def test_the_papers_losses_stay_what_they_were(tiny_model, two_stage):
+    model = tiny_model("MODEL.MFDS_DETR.TWO_STAGE", two_stage).double()
+    _fill(model)
+    ramp = torch.arange(3 * 64 * 96).mul(7).remainder(251).view(3, 64, 96)
+    objects = Instances((64, 96))
+    objects.gt_boxes = Boxes(torch.tensor([[8.0, 8.0, 40.0, 30.0], [50.0, 20.0, 90.0, 60.0]]))
+    objects.gt_classes = torch.tensor([1, 4])
+    losses = model.train()([{"image": ramp, "instances": objects}])
+    found = {name: loss.item() for name, loss in losses.items()}
+    assert found == pytest.approx(PAPER_LOSSES[two_stage], rel=1e-5)
+
+
+def test_scores_are_calibrated_by_class(tiny_model):
+    slopes, offsets = [1.0, 2.0, 1.0, 0.5, 3.0], [0.0, -1.0, 0.5, 0.0, 0.0]
+    keys = ("TEST.CALIBRATION.SLOPES", slopes, "TEST.CALIBRATION.OFFSETS", offsets)
+    logits = torch.tensor([[[0.5, 0.7, -2.0, 1.0, -1.0]]])
+    predictions = {"pred_logits": logits, "pred_boxes": torch.full((1, 1, 4), 0.5)}
+    found = tiny_model(*keys)._detections(predictions, [(100, 200)])[0]
+    assert found.pred_classes.tolist() == [0, 3, 1, 2, 4]
+    expected = torch.tensor([0.5, 0.5, 0.4, -1.5, -3.0]).sigmoid()
+    assert found.scores.tolist() == pytest.approx(expected.tolist())
+    plain = tiny_model()._detections(predictions, [(100, 200)])[0]
+    assert plain.pred_classes.tolist() == [3, 1, 0, 4, 2]
+    assert "score_slopes" not in tiny_model().state_dict()

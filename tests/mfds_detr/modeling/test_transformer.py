@@ -151,3 +151,20 @@ def test_initialization():
     assert not model.reference_points.bias.any()
     first, second = model.encoder.layers
     assert not torch.equal(first.linear1.weight, second.linear1.weight)
+
+
+def test_the_encoder_may_leave_the_finest_level_alone():
+    features, masks, positions = pyramid()
+    masks[0][1, :, 6:] = masks[1][1, :, 3:] = True
+    model = transformer(encoder_levels=1)
+    for layer in model.encoder.layers:
+        torch.nn.init.normal_(layer.self_attn.sampling_offsets.weight)
+    memory = model.encode(features, masks, positions)
+    finest = features[0].flatten(2).transpose(1, 2)
+    assert torch.equal(memory.tokens[:, :48], finest)
+    # The coarse level is refined as if it were alone
+    alone = model.encode([features[1]] * 2, [masks[1]] * 2, [positions[1]] * 2)
+    assert torch.allclose(memory.tokens[:, 48:], alone.tokens[:, 12:], atol=1e-6)
+    assert not torch.allclose(memory.tokens[:, 48:], alone.tokens[:, :12])
+    assert memory.spatial_shapes == SHAPES
+    assert memory.padding_mask.shape == (2, 60)

@@ -6,7 +6,7 @@ ellipse and a shift of the colors leave no edge. Cells come from images of the s
 mostly means the same laboratory.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -53,12 +53,11 @@ class CellPaste:
         counts = Counter(label for donor in donors for label in donor.labels.tolist())
         self.weights = {label: count**-0.5 for label, count in counts.items()}
         # Images with a cell of a class, by size
-        self.holders: dict[tuple[int, int], dict[int, list[DonorImage]]] = defaultdict(
-            lambda: defaultdict(list)
-        )
+        self.holders: dict[tuple[int, int], dict[int, list[DonorImage]]] = {}
         for donor in donors:
             for label in set(donor.labels.tolist()):
-                self.holders[donor.width, donor.height][label].append(donor)
+                of_size = self.holders.setdefault((donor.width, donor.height), {})
+                of_size.setdefault(label, []).append(donor)
 
     def __call__(
         self,
@@ -147,7 +146,7 @@ def _blend(image: Image, cell: _Cell, place: tuple[int, int]) -> npt.NDArray[np.
     radius = np.hypot(grid_x, grid_y)
     # 1 within the ellipse of the box, 0 at the edge of the cut
     inner = 1 / (1 + 2 * _MARGIN)
-    mask = np.clip((1.1 - radius) / (1.1 - inner), 0, 1)[..., None]
+    mask = np.clip((1 - radius) / (1 - inner), 0, 1)[..., None]
     ring = radius > 1
     shift = np.median(target[ring], axis=0) - np.median(cell.pixels[ring], axis=0)
     mixed = mask * (cell.pixels + shift) + (1 - mask) * target

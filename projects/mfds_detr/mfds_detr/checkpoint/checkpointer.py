@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
@@ -162,21 +163,24 @@ class AtomicCheckpointer(DetectionCheckpointer):
     def _reorder_heads(self, state: State, names: tuple[str, ...]) -> State:
         """Returns the class heads of a file with the classes ``names``, in the model's order.
 
-        If the classes differ, the heads get no rows and so do not fit. The head of the first stage
-        stays as it is, because its first row stands for any object.
+        If the classes differ, the heads get no rows and so do not fit. The head of a first stage
+        without classes stays as it is, because its first row stands for any object.
         """
         detector = self.model.detector
         first_stage = f"class_embed.{len(detector.class_embed) - 1}."
+        is_binary = detector.transformer.two_stage and not detector.class_proposals
         heads = {
             name: tensor
             for name, tensor in state.items()
-            if CLASS_HEAD.match(name)
-            and not (detector.transformer.two_stage and first_stage in name)
+            if CLASS_HEAD.match(name) and not (is_binary and first_stage in name)
         }
         if set(names) != set(self.class_names):
             return {name: tensor[:0] for name, tensor in heads.items()}
         order = [names.index(name) for name in self.class_names]
-        return {name: tensor[order] for name, tensor in heads.items()}
+        # The label embedding has a further row, that of no class
+        return {
+            name: torch.cat([tensor[order], tensor[len(names) :]]) for name, tensor in heads.items()
+        }
 
     def newest(self) -> str:
         """Returns the path of the newest checkpoint in the output folder, or ""."""

@@ -33,8 +33,8 @@ from wbcnets.io.checkpoints import (
 )
 from wbcnets.io.outputs import claim_file
 
-# The class heads have one row per class, so weights for other classes leave them as they are
-CLASS_HEAD = re.compile(r"^detector\.class_embed\.\d+\.(weight|bias)$")
+# These have one row per class, so weights for other classes leave them as they are
+CLASS_HEAD = re.compile(r"^detector\.(class_embed\.\d+\.(weight|bias)|label_embed\.weight)$")
 _HINT = (
     "\nMake the config agree (for example NUM_QUERIES, HIDDEN_DIM, BOX_REFINEMENT or TWO_STAGE in "
     "MODEL.MFDS_DETR), or set MODEL.WEIGHTS_PARTIAL True to load what fits"

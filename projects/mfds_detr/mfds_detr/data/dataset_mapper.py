@@ -27,10 +27,21 @@ class ResizeShortestEdge(T.ResizeShortestEdge):
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         """Returns the transform of one image (H, W, 3)."""
-        transform = super().get_transform(image)
-        if isinstance(transform, T.ResizeTransform):
-            transform.new_h, transform.new_w = max(1, transform.new_h), max(1, transform.new_w)
-        return transform
+        return _keep_a_pixel(super().get_transform(image))
+
+
+class ResizeScale(T.ResizeScale):
+    """Detectron2's resize to about a size, which keeps at least one pixel, too."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """Returns the transform of one image (H, W, 3)."""
+        return _keep_a_pixel(super().get_transform(image))
+
+
+def _keep_a_pixel(transform: T.Transform) -> T.Transform:
+    if isinstance(transform, T.ResizeTransform):
+        transform.new_h, transform.new_w = max(1, transform.new_h), max(1, transform.new_w)
+    return transform
 
 
 class SmearMapper:
@@ -132,7 +143,7 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     if any(cfg.INPUT.CANVAS):
         height, width = cfg.INPUT.CANVAS
         low, high = cfg.INPUT.CANVAS_SCALE
-        augmentations.append(T.ResizeScale(low, high, height, width))
+        augmentations.append(ResizeScale(low, high, height, width))
         augmentations.append(T.FixedSizeCrop((height, width), pad_value=_CANVAS_GRAY))
         return augmentations
     # Last, because the resized image is read-only and the flips warn about that

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -65,12 +65,9 @@ def match_detections(evaluated: COCOeval | None, dataset: str) -> list[ScoredDet
     Args:
         evaluated: COCO's account of the detections; None without any.
         dataset: The registered dataset.
-
-    Raises:
-        DataError: if nothing was detected.
     """
     if evaluated is None:
-        raise DataError(f"{dataset}: nothing was detected, so no threshold can be chosen")
+        return _match_nothing(dataset)
     params = evaluated.params
     step = int(np.argmin(np.abs(np.asarray(params.iouThrs) - 0.5)))
     images, areas = len(params.imgIds), len(params.areaRng)
@@ -80,6 +77,17 @@ def match_detections(evaluated: COCOeval | None, dataset: str) -> list[ScoredDet
         found[category] = _match_class(evaluated.evalImgs[start : start + images], step)
     ids = MetadataCatalog.get(dataset).thing_dataset_id_to_contiguous_id
     return [found[category] for category, _ in sorted(ids.items(), key=lambda pair: pair[1])]
+
+
+def _match_nothing(dataset: str) -> list[ScoredDetections]:
+    records = DatasetCatalog.get(dataset)
+    classes = len(MetadataCatalog.get(dataset).thing_classes)
+    objects = np.zeros((classes, len(records)), dtype=np.int64)
+    for image, record in enumerate(records):
+        for annotation in record["annotations"]:
+            objects[annotation["category_id"], image] += not annotation["iscrowd"]
+    nothing = (np.zeros(0), np.zeros(0, dtype=bool), np.zeros(0, dtype=np.int64))
+    return [ScoredDetections(*nothing, in_images) for in_images in objects]
 
 
 def _match_class(entries: Sequence[dict | None], step: int) -> ScoredDetections:
@@ -163,7 +171,7 @@ def calibrate(
 
 
 def set_calibration(cfg: CfgNode, chosen: Sequence[ClassScores]) -> None:
-    """Enters calibration and thresholds into a config."""
+    """Enters calibration and thresholds into a config; those of no class to remove them."""
     cfg.defrost()
     values = cfg.TEST.CALIBRATION
     values.SLOPES = [round(scores.calibration.slope, 6) for scores in chosen]

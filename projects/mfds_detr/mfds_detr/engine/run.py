@@ -220,13 +220,23 @@ def prepare(cfg: CfgNode, options: RunOptions) -> tuple[str, ...]:
         save_data_report(Path(cfg.OUTPUT_DIR), datasets)
     class_names = known or next(iter(datasets.values())).class_names
     fit_config(cfg, class_names, train, tuple(datasets))
-    test = cfg.DATASETS.TEST
-    if train and test and not sum(count_labels(test, len(class_names))):
-        raise DataError(
-            f"{', '.join(test)}: no object is annotated, so no AP can tell the best weights; name "
-            "a test set with objects, or none (DATASETS.TEST)"
-        )
+    if train:
+        set_calibration(cfg, ())  # of other weights, if the config is that of an earlier training
+        _require_objects(cfg)
     return tuple(class_names)
+
+
+def _require_objects(cfg: CfgNode) -> None:
+    """Raises DataError if the sets that choose the best weights have no objects."""
+    sets = choosing_sets(cfg)
+    if sets and not sum(count_labels(sets, cfg.MODEL.MFDS_DETR.NUM_CLASSES)):
+        remedy = "name a test set with objects, or none (DATASETS.TEST)"
+        if cfg.DATASETS.HELD_OUT:
+            remedy = "hold out more images (DATASETS.HELD_OUT), or none"
+        raise DataError(
+            f"{', '.join(sets)}: no object is annotated, so no AP can tell the best weights; "
+            + remedy
+        )
 
 
 def _refuse_leaks(

@@ -35,6 +35,8 @@ class SetCriterion(nn.Module):
         gamma: Focal gamma.
         quality: Whether a score learns the IoU of its box with the object, instead of 1: Huang et
             al., "DEIM: DETR with Improved Matching for Fast Convergence", CVPR 2025, equation 3.
+        class_proposals: Whether the first stage learns classes; else its first class stands for
+            "object".
         dense_proposals: Whether several tokens of the first stage learn each object, see
             ``align_tokens``, instead of one.
     """
@@ -51,10 +53,12 @@ class SetCriterion(nn.Module):
         alpha: float | Tensor = 0.25,
         gamma: float = 2.0,
         quality: bool = False,
+        class_proposals: bool = False,
         dense_proposals: bool = False,
     ) -> None:
         super().__init__()
         self.quality = quality
+        self.class_proposals = class_proposals
         self.dense_proposals = dense_proposals
         self.matcher = matcher
         self.num_classes = num_classes
@@ -114,6 +118,9 @@ class SetCriterion(nn.Module):
             )
             total = _count(quality.sum(), quality)
             return self._losses(found, matches, targets, ["_encoder"], total, quality=quality)
+        if self.class_proposals:
+            matches = self.matcher(*found, targets)
+            return self._losses(found, matches, targets, ["_encoder"], num_objects)
         # Every object has the first class here: the first stage only detects objects
         binary = [{**t, "labels": torch.zeros_like(t["labels"])} for t in targets]
         alpha = self.alpha.mean()  # the same for objects of all classes
@@ -209,7 +216,8 @@ def _paired_iou(first: Tensor, second: Tensor) -> Tensor:
     a, b = box_cxcywh_to_xyxy(first.detach()), box_cxcywh_to_xyxy(second)
     sides = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0)
     shared = sides.prod(dim=-1)
-    return shared / ((a[:, 2:] - a[:, :2]).prod(-1) + (b[:, 2:] - b[:, :2]).prod(-1) - shared)
+    union = (a[:, 2:] - a[:, :2]).prod(-1) + (b[:, 2:] - b[:, :2]).prod(-1) - shared
+    return shared / union.clamp(min=torch.finfo(union.dtype).tiny)  # of two points it is zero
 
 
 def _box_losses(

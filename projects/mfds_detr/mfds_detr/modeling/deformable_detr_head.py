@@ -25,6 +25,8 @@ from wbcnets.ops.autocast import widened
 
 # Times the queries: proposals among which distinct ones are looked for
 _CANDIDATES = 3
+# Subtracted from logits: covered boxes come behind all others, but before padding
+_COVERED = 1e3
 
 
 class MLP(nn.Module):
@@ -231,7 +233,7 @@ def distinct_boxes(boxes: Tensor, scores: Tensor, count: int, max_iou: float = 0
 
     Args:
         boxes: (B, N, 4) as (cx, cy, w, h), best first.
-        scores: (B, N), descending.
+        scores: Logits (B, N), descending.
         count: Number of boxes to return, at most N.
         max_iou: IoU above which a box is covered.
     """
@@ -243,7 +245,7 @@ def distinct_boxes(boxes: Tensor, scores: Tensor, count: int, max_iou: float = 0
     area = boxes[..., 2] * boxes[..., 3]
     covers = shared > max_iou * (area[:, :, None] + area[:, None] - shared)
     covered = covers.triu(diagonal=1).any(dim=1)
-    return scores.masked_fill(covered, -math.inf).topk(count, dim=1).indices
+    return (widened(scores) - _COVERED * covered).topk(count, dim=1).indices
 
 
 def _take(values: Tensor, chosen: Tensor) -> Tensor:

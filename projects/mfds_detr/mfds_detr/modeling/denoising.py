@@ -46,8 +46,11 @@ def make_denoising_queries(
     num_detecting: int,
     label_noise: float = 0.5,
     box_noise: float = 1.0,
-) -> DenoisingQueries | None:
-    """Returns noisy copies of the objects, in as many groups as fit; None without objects.
+) -> DenoisingQueries:
+    """Returns noisy copies of the objects, in as many groups as fit.
+
+    Without objects all queries are empty: each process of a training needs the same losses, and a
+    gradient for every parameter.
 
     Args:
         targets: Per image ``labels`` (T,) and ``boxes`` (T, 4) as (cx, cy, w, h).
@@ -58,9 +61,7 @@ def make_denoising_queries(
         box_noise: Factor of the noise of boxes.
     """
     sizes = [len(target["labels"]) for target in targets]
-    most = max(sizes, default=0)
-    if not most:
-        return None
+    most = max([1, *sizes])
     groups = max(1, num_queries // (2 * most))
     device = targets[0]["boxes"].device
     image = torch.repeat_interleave(

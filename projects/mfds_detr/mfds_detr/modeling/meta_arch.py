@@ -237,6 +237,11 @@ class MFDSDETR(nn.Module):
 
 
 def _build_detector(model: CfgNode, num_levels: int) -> DeformableDETRHead:
+    if num_levels < model.ENCODER_LEVELS:
+        raise ConfigError(
+            f"MODEL.MFDS_DETR.ENCODER_LEVELS={model.ENCODER_LEVELS}, but the neck has {num_levels} "
+            "levels; lower it, or give 0 for all"
+        )
     sizes = LayerSizes(
         embed_dim=model.HIDDEN_DIM,
         num_heads=model.NUM_HEADS,
@@ -287,6 +292,7 @@ def _build_criterion(model: CfgNode) -> SetCriterion:
         alpha=torch.tensor(loss.FOCAL_ALPHA),
         gamma=loss.FOCAL_GAMMA,
         quality=loss.QUALITY,
+        class_proposals=model.FIRST_STAGE.CLASSES,
         dense_proposals=model.FIRST_STAGE.DENSE,
     )
 
