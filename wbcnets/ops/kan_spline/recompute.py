@@ -234,7 +234,9 @@ def _block_rows(x: Tensor, dtype: torch.dtype) -> int:
     block = CPU_BLOCK_PER_THREAD * torch.get_num_threads() if on_cpu else DEVICE_BLOCK
     # Sums over blocks are in the type of x, and adding to them costs as much as narrow products
     block *= x.element_size() // dtype.itemsize
-    return max(1, min(block // max(1, x.shape[1]), len(x)))
+    largest = max(1, block // max(1, x.shape[1]))
+    # Of equal size: a short last block costs as much preparation as a long one
+    return max(1, math.ceil(len(x) / max(1, math.ceil(len(x) / largest))))
 
 
 def _select_form(
