@@ -41,9 +41,13 @@ test-all: test  ## run the long tests, too, and the others with the lowest depen
 	@$(PYTEST) -n $(WORKERS) -m long $(ARGS)
 	@$(MAKE) --no-print-directory lowest
 
+# The tests of the code that calls the dependencies; the others tell the same there
+LOWEST_TESTS := $(addprefix tests/,test_lowest_versions.py test_front_door.py data/cells data/detection \
+	cli engine evaluation io layers losses mfds_detr models ops train)
+
 lowest: $(LOWEST_READY)  ## run the tests with the lowest versions of the dependencies (7 GB)
 	@WBCNETS_LOWEST=1 OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n $(WORKERS) -m 'not long' \
-		--ignore tests/stress/signals --ignore tests/stress/commands $(ARGS)
+		$(LOWEST_TESTS) $(ARGS)
 
 check: $(READY)  ## check formatting, lint, types and security
 	@$(BIN)/ruff format --check --quiet . \

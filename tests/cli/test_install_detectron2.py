@@ -208,6 +208,13 @@ def test_paths_that_leave_the_archive_stay_out(tmp_path):
     assert read_sources(archive) == {}
 
 
+def test_a_clock_in_1970_is_no_obstacle(tmp_path, monkeypatch):
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    path = wheel.write_wheel({"detectron2/__init__.py": b""}, tmp_path)
+    with zipfile.ZipFile(path) as content:
+        assert content.testzip() is None
+
+
 def test_wheel_is_complete_and_its_operators_explain_themselves(tmp_path):
     archive = write_archive(tmp_path / "x.tar.gz")
     sources = apply_patches(read_sources(archive))

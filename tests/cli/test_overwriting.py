@@ -8,7 +8,7 @@ from tests.data.cells.cell_images import make_class_folders
 from tests.evaluation.small_classifier import save_run, small_model
 from tests.stress.faults.builders import write_coco
 from wbcnets.cli.main import main
-from wbcnets.io.outputs import README_NAME, FolderLock
+from wbcnets.io.outputs import README_NAME, OutputLock
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_a_folder_that_a_process_is_writing_is_left_to_it(words, name, place, ca
     folder.mkdir()
     (folder / README_NAME).write_text(f"Written by wbcnets {name}.\n")
     (folder / "config.yaml").write_text("data:\n  source: cells\n")
-    with FolderLock(folder, name):
+    with OutputLock(folder, name):
         before = snapshot(place)
         assert main([*words, "taken"]) == 2
         assert snapshot(place) == before

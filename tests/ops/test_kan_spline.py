@@ -313,6 +313,7 @@ def test_bases_are_zero_outside_the_extended_grid(grid, distances, left):
     assert bspline_bases(x, knots, order, uniform=uniform).abs().max() < 1e-12
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not has_loops(), reason="no compiled loops on this machine")
 def test_compilers_take_the_loops_and_exports_do_not():
     torch.manual_seed(0)

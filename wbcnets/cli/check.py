@@ -12,6 +12,7 @@ there are problems, 2 when something cannot be read at all.
 """
 
 import argparse
+from contextlib import ExitStack
 from pathlib import Path
 
 from wbcnets.data.check.checking import (
@@ -81,8 +82,13 @@ def run(args: argparse.Namespace) -> int:
         leaks=args.leaks,
         group_pattern=args.group_pattern,
     )
-    if args.json is not None:
-        claim_file(args.json, args.paths, WRITTEN_BY, "json")
+    with ExitStack() as locks:
+        if args.json is not None:
+            locks.enter_context(claim_file(args.json, args.paths, WRITTEN_BY, "json"))
+        return _check(args, options)
+
+
+def _check(args: argparse.Namespace, options: CheckOptions) -> int:
     if args.fix_to is not None:
         check_fix_folder(args.fix_to, args.paths, options)
     result = check_datasets(args.paths, options)

@@ -49,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit code, 1 if images cannot be read."""
-    claim_tables(args.output, [args.weights, *args.input, *([args.boxes] if args.boxes else [])])
+    inputs = [args.weights, *args.input, *([args.boxes] if args.boxes else [])]
+    claim_tables(args.output, inputs)[1].close()
     sources = _find_cells(args) if args.boxes else find_image_sources(args.input)
     classifier = load_classifier(args.weights, args.device)
     predictions, unreadable = predict_files(

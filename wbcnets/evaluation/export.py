@@ -61,16 +61,16 @@ def export_classifier(classifier: Classifier, output: Path) -> None:
         "std": list(classifier.std),
     }
     names, state = list(classifier.class_names), classifier.model.state_dict()
-    check_export(output, [classifier.name])
     if output.suffix == ".safetensors":
-        write_weights(
-            output,
-            state,
-            names,
-            architecture={"name": architecture, "kwargs": model_args},
-            data_config={**data_config, "augmentation": classifier.preset},
-            calibration=classifier.calibration.model_dump(),
-        )
+        with claim_file(output, [classifier.name]), claim_file(digest_path(output)):
+            write_weights(
+                output,
+                state,
+                names,
+                architecture={"name": architecture, "kwargs": model_args},
+                data_config={**data_config, "augmentation": classifier.preset},
+                calibration=classifier.calibration.model_dump(),
+            )
         return
     with claim_folder(output, COMMAND, [classifier.name], results=["*.safetensors"]):
         write_weights(output / "model.safetensors", state, names, torch.float32)

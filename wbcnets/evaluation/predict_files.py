@@ -1,6 +1,7 @@
 """Classification of many image files into a table, with a second table of unreadable files."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from wbcnets.errors import ConfigError
@@ -16,26 +17,32 @@ _COLUMNS = ("file", "reason")
 _REVIEW_COLUMNS = ("file", "predicted", "probability")
 
 
-def claim_tables(output: Path, inputs: Sequence[StrPath]) -> Path:
-    """Checks the files of ``predict_files`` before any work; returns the unreadable images' path.
+def claim_tables(output: Path, inputs: Sequence[StrPath]) -> tuple[Path, ExitStack]:
+    """Checks the files of ``predict_files`` before any work, and locks them.
 
     Args:
         output: The CSV file; its folder is created.
         inputs: Files that are read.
 
+    Returns:
+        The path of the unreadable images' table, and the locks, which a ``with`` block holds.
+
     Raises:
-        ConfigError: if a file cannot be written, or is an input or a file of others.
+        ConfigError: if a file cannot be written, is an input or a file of others, or is being
+            written by another process.
     """
     if output.name in (UNREADABLE, REVIEW):
         raise ConfigError(
             f"output {output}: is not a name for the table; use another one, such as cells.csv",
             setting="output",
         )
-    claim_file(output, inputs, TABLE_MARKER)
     table = output.with_name(UNREADABLE)
-    claim_file(table, inputs, ",".join(_COLUMNS))
-    claim_file(output.with_name(REVIEW), inputs, ",".join(_REVIEW_COLUMNS))
-    return table
+    with ExitStack() as locks:
+        locks.enter_context(claim_file(output, inputs, TABLE_MARKER))
+        locks.enter_context(claim_file(table, inputs, ",".join(_COLUMNS)))
+        review = output.with_name(REVIEW)
+        locks.enter_context(claim_file(review, inputs, ",".join(_REVIEW_COLUMNS)))
+        return table, locks.pop_all()
 
 
 def predict_files(
@@ -60,14 +67,15 @@ def predict_files(
     Raises:
         ConfigError: if an argument cannot be used, or a file of others would be replaced.
     """
-    table = claim_tables(output, [classifier.name, *(source.path for source in sources)])
-    readers = [(source.name, source.read) for source in sources]
-    predictions, unreadable = classifier.predict_readable(readers, batch_size, **options)
-    # First, so that the table never looks complete; an empty one replaces that of an earlier call
-    if unreadable or table.exists():
-        write_csv(table, [_COLUMNS, *unreadable])
-    _write_review(predictions, output.with_name(REVIEW))
-    predictions.to_csv(output)
+    table, locks = claim_tables(output, [classifier.name, *(source.path for source in sources)])
+    with locks:
+        readers = [(source.name, source.read) for source in sources]
+        predictions, unreadable = classifier.predict_readable(readers, batch_size, **options)
+        # First, so that the table never looks complete; an empty one replaces an earlier call's
+        if unreadable or table.exists():
+            write_csv(table, [_COLUMNS, *unreadable])
+        _write_review(predictions, output.with_name(REVIEW))
+        predictions.to_csv(output)
     return predictions, unreadable
 
 

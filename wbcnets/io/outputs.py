@@ -3,9 +3,9 @@
 A folder belongs to a command if the first line of its ``README.txt`` says so. A file belongs to a
 command if its beginning holds a text that the command writes.
 
-A folder is locked while a command writes it. The operating system holds the lock and drops it when
+An output is locked while a command writes it. The operating system holds the lock and drops it when
 the process ends, however it ends. It spans machines if the network file system has locks, as NFS
-does; elsewhere the file ``.lock`` itself marks the folder as taken (``filelock.SoftFileLock``).
+does; elsewhere the lock's file itself marks the output as taken (``filelock.SoftFileLock``).
 """
 
 import errno
@@ -21,28 +21,29 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from wbcnets.errors import CheckpointError, ConfigError, WbcnetsError
-from wbcnets.io.atomic_files import MAX_NAME_BYTES, write_text
+from wbcnets.io.atomic_files import MAX_NAME_BYTES, shorten_name, write_text
 
 README_NAME = "README.txt"
 _HEAD_BYTES = 4096
-_LOCK_NAME = ".lock"
-_OWNER_NAME = ".lock.owner"
-_LOCK_FILES = frozenset({_LOCK_NAME, _OWNER_NAME})
+_LOCK_NAME, _OWNER_ENDING = ".lock", ".owner"
+_LOCK_FILES = frozenset({_LOCK_NAME, _LOCK_NAME + _OWNER_ENDING})
 _OWNER_LENGTH = 300
-_SHOWN = 300  # characters of a path in messages
 # Seconds; enough for another command that is just releasing the lock
 _PATIENCE = 0.2
+_SHOWN = 300  # characters of a path in messages
 
 StrPath = str | os.PathLike[str]
 
 
-class FolderLock:
-    """An exclusive lock of a folder; held until the ``with`` block, the object or the process ends.
+class OutputLock:
+    """A lock of an output; held until the ``with`` block, the object or the process ends.
+
+    The lock of a folder is a file in it, the lock of a file one beside it.
 
     Args:
-        folder: An existing folder.
-        command: Names the command that writes the folder, such as "train cells".
-        setting: The Python argument that names the folder.
+        output: An existing folder, or a file in one.
+        command: Names the command that writes the output, such as "train cells".
+        setting: The Python argument that names the output.
         placeholders: Names of files that are removed, together with the folder, if the ``with``
             block fails and has added nothing else.
 
@@ -53,36 +54,39 @@ class FolderLock:
 
     def __init__(
         self,
-        folder: Path,
+        output: Path,
         command: str,
         setting: str = "output",
         placeholders: frozenset[str] = frozenset(),
     ) -> None:
-        self.folder = folder
+        self.output = output
         self._placeholders = placeholders
-        lock = FileLock(folder / _LOCK_NAME, timeout=_PATIENCE, thread_local=False)
+        path = _lock_path(output)
+        owner = path.with_name(path.name + _OWNER_ENDING)
+        lock = FileLock(path, timeout=_PATIENCE, thread_local=False)
         try:
             lock.acquire()
-            self.release = weakref.finalize(self, _release, lock, folder, os.getpid())
-            (folder / _OWNER_NAME).write_text(_describe_process(command), encoding="utf-8")
+            self.release = weakref.finalize(self, _release, lock, (owner, path), os.getpid())
+            owner.write_text(_describe_process(command), encoding="utf-8")
         except Timeout as error:
+            kind = "folder" if output.is_dir() else "name"
             raise ConfigError(
-                f"{folder}: is being written by {_read_owner(folder)}; wait until it has ended, or "
-                "choose another folder",
+                f"{output}: is being written by {_read_owner(owner)}; wait until it has ended, or "
+                f"choose another {kind}",
                 setting=setting,
             ) from error
         except (OSError, NotImplementedError) as error:
             raise CheckpointError(
-                f"{folder}: cannot be locked ({error}); choose a folder that you may write",
+                f"{output}: cannot be locked ({error}); choose a folder that you may write",
                 setting=setting,
             ) from error
 
-    def __enter__(self) -> "FolderLock":
+    def __enter__(self) -> "OutputLock":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if kind is not None and self._placeholders:
-            _remove_unused(self.folder, self._placeholders)
+            _remove_unused(self.output, self._placeholders)
         self.release()
 
 
@@ -169,7 +173,7 @@ def claim_folder(
     data: Iterable[StrPath] = (),
     results: Sequence[str] = (),
     setting: str = "output",
-) -> FolderLock:
+) -> OutputLock:
     """Checks a folder by ``check_folder``, creates it, and makes it the command's.
 
     Args:
@@ -196,7 +200,7 @@ def claim_folder(
     # Only now: a trial removes the folder that it makes, perhaps under another process
     _try_writing(folder, folder, setting)
     placeholders = frozenset({README_NAME} if is_new else ())
-    lock = FolderLock(folder, command, setting, placeholders)
+    lock = OutputLock(folder, command, setting, placeholders)
     _check_contents(folder, command, results, setting)  # another process may have come first
     # Also over the text of an earlier call, whose files are replaced one by one
     write_readme(folder, command, "It has not finished yet, or was stopped.\n")
@@ -213,9 +217,12 @@ def write_readme(folder: StrPath, command: str, text: str) -> None:
 
 
 def claim_file(
-    path: StrPath, inputs: Iterable[StrPath] = (), marker: str = "", setting: str = "output"
-) -> None:
-    """Checks that a command may write a file, and creates its folder.
+    path: StrPath,
+    inputs: Iterable[StrPath] = (),
+    marker: str = "",
+    setting: str = "output",
+) -> OutputLock:
+    """Checks that a command may write a file, creates its folder, and locks the file.
 
     Args:
         path: The file.
@@ -224,9 +231,13 @@ def claim_file(
             if it replaces none.
         setting: The Python argument that names the file.
 
+    Returns:
+        The lock. A ``with`` block holds it while the command works; else it is dropped at once.
+
     Raises:
         ConfigError: if the path is an input, a folder or a device, another file of that name
-            exists, or the file cannot be written.
+            exists, another process is about to write it, or the file cannot be written.
+        CheckpointError: if the file cannot be locked.
     """
     path = Path(path)
     check_path(path, setting)
@@ -235,15 +246,22 @@ def claim_file(
         raise ConfigError(f"{path}: is a folder; name a file", setting=setting)
     if any(_real_path(given) == target for given in inputs):
         raise ConfigError(f"{path}: is an input; choose another name", setting=setting)
+    _check_replaceable(path, marker, setting)
+    with _refused(path, setting):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    _try_writing(path.parent, path, setting)
+    lock = OutputLock(path, "", setting)
+    _check_replaceable(path, marker, setting)  # another process may have come first
+    return lock
+
+
+def _check_replaceable(path: Path, marker: str, setting: str) -> None:
     if os.path.lexists(path) and not (marker and _holds(path, marker)):
         raise ConfigError(
             f"{path}: exists, and was not written by this command; choose another name, or remove "
             "it",
             setting=setting,
         )
-    with _refused(path, setting):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    _try_writing(path.parent, path, setting)
 
 
 def check_path(path: StrPath, setting: str = "output") -> None:
@@ -275,7 +293,7 @@ def check_unlocked(folder: Path, command: str, setting: str = "output") -> None:
     """
     check_path(folder, setting)
     if (folder / _LOCK_NAME).exists():
-        FolderLock(folder, command, setting).release()
+        OutputLock(folder, command, setting).release()
 
 
 @contextmanager
@@ -346,14 +364,21 @@ def _is_inside(path: str, folder: str) -> bool:
     return path == folder or path.startswith(os.path.join(folder, ""))
 
 
-def _release(lock: FileLock, folder: Path, owner: int) -> None:
+def _lock_path(output: Path) -> Path:
+    if output.is_dir():
+        return output / _LOCK_NAME
+    room = len(f".{_LOCK_NAME}{_OWNER_ENDING}")
+    return output.with_name(f".{shorten_name(output.name, room)}{_LOCK_NAME}")
+
+
+def _release(lock: FileLock, files: tuple[Path, ...], owner: int) -> None:
     """Releases a lock in the process that took it; forked processes leave it alone."""
     if os.getpid() != owner:
         return
     # Still locked: whoever opened the file before it is removed notices, and tries again
     with suppress(OSError):
-        for name in (_OWNER_NAME, _LOCK_NAME):
-            (folder / name).unlink(missing_ok=True)
+        for path in files:
+            path.unlink(missing_ok=True)
     lock.release()
 
 
@@ -368,12 +393,13 @@ def _remove_unused(folder: Path, placeholders: frozenset[str]) -> None:
 
 def _describe_process(command: str) -> str:
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    return f"wbcnets {command}, process {os.getpid()} on {socket.gethostname()}, since {now}"
+    name = f"wbcnets {command}".strip()
+    return f"{name}, process {os.getpid()} on {socket.gethostname()}, since {now}"
 
 
-def _read_owner(folder: Path) -> str:
+def _read_owner(path: Path) -> str:
     try:
-        text = (folder / _OWNER_NAME).read_text(encoding="utf-8", errors="replace")
+        text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         text = ""
     shown = "".join(letter for letter in text[:_OWNER_LENGTH] if letter.isprintable())

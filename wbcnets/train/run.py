@@ -6,7 +6,7 @@ from pathlib import Path
 
 from wbcnets.engine.distributed import init_distributed
 from wbcnets.engine.seeding import seed_everything
-from wbcnets.io.outputs import FolderLock, claim_folder
+from wbcnets.io.outputs import OutputLock, claim_folder
 from wbcnets.train.config import TrainConfig
 from wbcnets.train.data import create_data, find_splits
 from wbcnets.train.logging import start_logging
@@ -59,7 +59,7 @@ def _train(config: TrainConfig, resumed: Path | None = None) -> Progress:
         path = resumed or check_new(config)
         context.wait()  # all processes have looked at the folder before the main one writes into it
         if context.is_main:
-            lock = FolderLock(path, COMMAND) if resumed else claim_folder(path, COMMAND)
+            lock = OutputLock(path, COMMAND) if resumed else claim_folder(path, COMMAND)
             stack.enter_context(lock)
         start_logging(path if context.is_main else None)
         splits = find_splits(config.data)

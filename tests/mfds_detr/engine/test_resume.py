@@ -166,6 +166,7 @@ def test_other_images_are_refused(make_trainer, tmp_path, smears, tiny_config):
         changed.resume_or_load(resume=True)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_killed_process_goes_on(tiny_command_line, smears, tmp_path, repository):
     """Kills at random moments, while training as well as while saving."""

@@ -10,6 +10,8 @@ from pathlib import Path
 from tests.stress.signals.case import FINISHED, INTERRUPTED, TERMINATED, Case
 from tests.stress.signals.commands import COMMANDS
 
+# The commands that get a SIGINT in the short tests
+QUICK = ("check", "train cells", "predict smears")
 MOMENTS = 1  # of each command, signal and number of signals, in the long tests
 FAILED = frozenset({1, 2})
 
@@ -89,7 +91,7 @@ def signals() -> list[Case]:
                 for turn in range(MOMENTS):
                     first = generator.uniform(0.02, seconds)
                     moments = (first, first + generator.uniform(0, 0.8))[:times]
-                    is_long = (name, times, turn) != ("SIGINT", 1, 0)
+                    is_long = (name, times, turn) != ("SIGINT", 1, 0) or command not in QUICK
                     cases.append(
                         Case(
                             command, f"{name}{' twice' * (times - 1)}", codes, moments,
@@ -104,12 +106,12 @@ def deaths() -> list[Case]:
     killed = frozenset({0, -signal.SIGKILL})
     cases = [
         Case(name, "a loader's worker is killed", frozenset({0, 1}), victim="worker",
-             text="a worker process died", long=name == "train smears")
+             text="a worker process died", long=name != "evaluate cells")
         for name in ("train cells", "evaluate cells", "train smears")
     ]  # fmt: skip
     for name in ("train cells", "train smears"):
         seconds = (COMMANDS[name][0] / 2,)
-        cases.append(Case(name, "the process is killed", killed, seconds, victim="main"))
+        cases.append(Case(name, "the process is killed", killed, seconds, victim="main", long=True))
     return cases
 
 
@@ -119,8 +121,7 @@ def limits() -> list[Case]:
     light = ("check", "train cells", "evaluate cells", "predict smears", "export cells", "smears")
     kinds = [
         ("ulimit -n 64", few_files, fine, ("train cells", "train smears", "predict cells")),
-        # Without loader workers: one that has no memory to send an image is given up after 300 s
-        ("ulimit -v", little_memory, fine, ("predict cells", "predict smears", "check", "smears")),
+        ("ulimit -v", little_memory, fine, ("predict cells", *light)),
         ("ulimit -f", small_files, fine, COMMANDS),
         ("no compiler", no_compiler, FINISHED, ("predict cells", "predict smears", "benchmark")),
         ("no home, LANG=C", no_home, FINISHED, ("smears", "train cells", "evaluate smears")),

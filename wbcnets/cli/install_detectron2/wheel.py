@@ -143,12 +143,12 @@ def write_wheel(sources: Mapping[str, bytes], directory: Path) -> Path:
         ),
     }
     record = [f"{path},{record_hash(content)},{len(content)}" for path, content in files.items()]
-    record.append(f"{DIST_INFO}/RECORD,,")
+    files[f"{DIST_INFO}/RECORD"] = "\n".join([*record, f"{DIST_INFO}/RECORD,,\n"]).encode()
     wheel = directory / f"detectron2-{VERSION}-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as target:
+    with zipfile.ZipFile(wheel, "w") as target:
         for path, content in files.items():
-            target.writestr(path, content)
-        target.writestr(f"{DIST_INFO}/RECORD", "\n".join(record) + "\n")
+            # With zip's first date: that of a clock in 1970 would be an error
+            target.writestr(zipfile.ZipInfo(path), content, zipfile.ZIP_DEFLATED)
     return wheel
 
 

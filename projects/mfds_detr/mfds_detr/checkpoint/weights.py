@@ -217,13 +217,14 @@ def export_weights(
         CheckpointError: if the checkpoint cannot be read, names no classes, or holds values too
             large for ``dtype``.
     """
-    for path in (output, digest_path(output)):
-        claim_file(path)
-    read = read_weights(weights)
-    if not read.class_names:
-        raise CheckpointError(f"{read.source}: names no classes; use a checkpoint of a training")
-    cfg = read_config_of(read) if config is None else config.clone()
-    cfg.defrost()
-    cfg.MODEL.WEIGHTS = cfg.OUTPUT_DIR = ""  # paths of the training's machine
-    write_weights(output, read.state, read.class_names, dtype, config=cfg.dump())
+    with claim_file(output), claim_file(digest_path(output)):
+        read = read_weights(weights)
+        if not read.class_names:
+            raise CheckpointError(
+                f"{read.source}: names no classes; use a checkpoint of a training"
+            )
+        cfg = read_config_of(read) if config is None else config.clone()
+        cfg.defrost()
+        cfg.MODEL.WEIGHTS = cfg.OUTPUT_DIR = ""  # paths of the training's machine
+        write_weights(output, read.state, read.class_names, dtype, config=cfg.dump())
     return output.stat().st_size

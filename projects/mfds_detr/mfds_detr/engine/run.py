@@ -31,7 +31,7 @@ from wbcnets.data.duplicates.leaks import apply_leak_policy, find_leaks, smear_s
 from wbcnets.engine.device import choose_device
 from wbcnets.errors import ConfigError, DataError
 from wbcnets.io.atomic_files import write_atomically
-from wbcnets.io.outputs import FolderLock, claim_folder, write_readme
+from wbcnets.io.outputs import OutputLock, claim_folder, write_readme
 from wbcnets.losses.focal import class_fraction_alpha
 from wbcnets.models.limits import limit_by_memory
 
@@ -77,7 +77,7 @@ class RunOptions:
     allowed_changes: tuple[str, ...] = ()
 
 
-def claim_output(cfg: CfgNode, options: RunOptions) -> FolderLock:
+def claim_output(cfg: CfgNode, options: RunOptions) -> OutputLock:
     """Makes ``OUTPUT_DIR`` the run's; called once, before the processes start.
 
     Returns:

@@ -8,7 +8,8 @@ import threading
 import pytest
 
 from wbcnets.errors import CheckpointError, ConfigError
-from wbcnets.io.outputs import FolderLock, check_folder, claim_folder
+from wbcnets.io import outputs
+from wbcnets.io.outputs import OutputLock, check_folder, claim_file, claim_folder
 
 HOLD = """
 import os, sys, time
@@ -130,14 +131,40 @@ def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path):
     folder.mkdir()
     (folder / ".lock").symlink_to(tmp_path / "theirs")
     with pytest.raises(CheckpointError, match="run: cannot be locked"):
-        FolderLock(folder, "train cells")
+        OutputLock(folder, "train cells")
     assert (tmp_path / "theirs").read_text() == "years of work"
 
 
 def test_what_a_damaged_file_says_about_the_process_is_shortened(tmp_path):
-    with FolderLock(tmp_path, "train cells"):
+    with OutputLock(tmp_path, "train cells"):
         (tmp_path / ".lock.owner").write_bytes(b"\xff\x1b[2J" + b"x" * 10000)
         with pytest.raises(ConfigError) as error:
-            FolderLock(tmp_path, "train cells")
+            OutputLock(tmp_path, "train cells")
     assert len(str(error.value)) < 600
     assert str(error.value).split("; ")[0].isprintable()
+
+
+def test_a_file_has_a_lock_of_its_own(tmp_path):
+    path, other = tmp_path / "cells.csv", tmp_path / f"{'x' * 251}.csv"
+    with claim_file(path):
+        message = (
+            rf"cells\.csv: is being written by wbcnets, process {os.getpid()} on .*another name"
+        )
+        with pytest.raises(ConfigError, match=message):
+            claim_file(path)
+        with claim_file(other):
+            assert len(list(tmp_path.iterdir())) == 4
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_was_written_meanwhile_is_not_replaced(tmp_path, monkeypatch):
+    path = tmp_path / "cells.csv"
+
+    def lock_late(*arguments):
+        path.write_text("by another process")
+        return OutputLock(*arguments)
+
+    monkeypatch.setattr(outputs, "OutputLock", lock_late)
+    with pytest.raises(ConfigError, match=r"cells\.csv: exists"):
+        claim_file(path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["cells.csv"]
