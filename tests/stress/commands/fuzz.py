@@ -9,6 +9,7 @@ Prints every broken promise with its line, and a summary.
 
 import argparse
 import collections
+import contextlib
 import shlex
 import sys
 import tempfile
@@ -33,6 +34,7 @@ class Summary:
         self.commands: collections.Counter[str] = collections.Counter()
         self.broken: list[str] = []
         self.in_sequence = 0
+        self.next: int | None = None  # the line to go on with
         self.slowest = 0.0
 
     def add(self, number: int, outcome: Outcome, broken: Iterable[str]) -> None:
@@ -53,13 +55,26 @@ class Summary:
             f"{sum(self.codes.values()):,} lines of {len(self.commands)} commands in "
             f"{minutes:.1f} minutes, seed {self.seed}; exit codes {codes}; slowest "
             f"{self.slowest:.1f} s; {len(self.broken)} broken promises"
+            + (f"; go on with --first {self.next}" if self.next is not None else "")
         )
 
 
 def fuzz(runner: Runner, seed: int, numbers: Iterable[int], verbose: bool = False) -> Summary:
-    """Runs the lines of a seed; a line that breaks a promise runs again, alone."""
+    """Runs the lines of a seed; a line that breaks a promise runs again, alone.
+
+    Ctrl-C ends it early, with a summary that tells where to go on.
+    """
     summary = Summary(seed)
+    with contextlib.suppress(KeyboardInterrupt):
+        _fuzz(runner, summary, numbers, verbose)
+    runner.stop()
+    return summary
+
+
+def _fuzz(runner: Runner, summary: Summary, numbers: Iterable[int], verbose: bool) -> None:
+    seed = summary.seed
     for number in numbers:
+        summary.next = number
         words = draw_line(seed, number)
         outcome = runner.run(words)
         broken = broken_promises(outcome)
@@ -71,8 +86,7 @@ def fuzz(runner: Runner, seed: int, numbers: Iterable[int], verbose: bool = Fals
         summary.add(number, outcome, broken)
         if verbose:
             print(*summary.broken[known:], sep="\n", end="\n" if broken else "", flush=True)
-    runner.stop()
-    return summary
+    summary.next = None
 
 
 def main() -> int:

@@ -10,6 +10,7 @@ import pytest
 from tests.stress.soak.scale import LONG
 
 pytest.importorskip("detectron2")
+from tests.stress.commands.fuzz import fuzz
 from tests.stress.commands.grammar import commands, draw_line
 from tests.stress.commands.promises import Outcome, broken_promises
 
@@ -97,6 +98,31 @@ def test_broken_promises_are_found(facts, promise, tmp_path):
     found = broken_promises(Outcome(**{**KEPT, "work": tmp_path, **facts}))
     assert promise in "\n".join(found)
     assert bool(found) == bool(promise)
+
+
+class InterruptedRunner:
+    """Answers two lines, and is interrupted in the third."""
+
+    def __init__(self, work):
+        self.work, self.lines = work, 0
+
+    def run(self, words):
+        self.lines += 1
+        if self.lines == 3:
+            raise KeyboardInterrupt
+        return Outcome(words, work=self.work, code=0)
+
+    run_alone = run
+
+    def stop(self):
+        self.lines = 0
+
+
+def test_an_interrupted_fuzzer_tells_where_to_go_on(tmp_path):
+    runner = InterruptedRunner(tmp_path)
+    summary = fuzz(runner, 17, range(40, 50))
+    assert str(summary).endswith(" 0 broken promises; go on with --first 42")
+    assert runner.lines == 0
 
 
 @pytest.mark.parametrize(
