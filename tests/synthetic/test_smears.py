@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from wbcnets.errors import ConfigError, DataError
+from wbcnets.synthetic import smears
 from wbcnets.synthetic.cells import ABSORBERS, DIAMETERS, Cell, Texture, draw_cell
 from wbcnets.synthetic.layout import CellPosition, position_cells
 from wbcnets.synthetic.optics import STAINS, stain_colors, transmit
@@ -311,3 +312,19 @@ def test_wrong_arguments_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="1 smears, but 2"):
         smears_to_coco([generate_smear(0, SMALL)], ["a.jpg", "b.jpg"])
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("arguments", [{"num_images": 10**9}, {"num_images": 1, "workers": 10**9}])
+def test_numbers_that_no_machine_bears_are_refused(
+    tmp_path: Path, arguments: dict[str, int]
+) -> None:
+    with pytest.raises(DataError, match=r"num_images must be from 1 to 1,000,000, workers .* 64"):
+        write_smear_dataset(tmp_path / "x", **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pool_gets_one_block_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(smears, "_BLOCK", 2)
+    path = write_smear_dataset(tmp_path / "x", 5, style=SMALL, workers=2)
+    names = [image["file_name"] for image in json.loads(path.read_text())["images"]]
+    assert names == [f"smear_{index:06d}.jpg" for index in range(5)]

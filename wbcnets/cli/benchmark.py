@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_option(parser, "output", default=Path("output/benchmark"))
     add("--rounds", type=at_least(1), default=7, help="turns of ours and the peer")
     add("--warmup", type=at_least(0), default=1, help="runs of each before the first round")
-    add("--threads", type=at_least(1), help="threads of PyTorch (default: its own choice)")
+    add("--threads", type=at_least(1, 1024), help="threads of PyTorch (default: its own choice)")
     add_option(parser, "device", default="cpu")
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the weights")
     add("--profile", action="store_true", help="also write a trace of ours and of the peer")

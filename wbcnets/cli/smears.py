@@ -23,6 +23,8 @@ from wbcnets.data.detection.preview import claim_preview, save_preview
 from wbcnets.synthetic.smears import (
     DIFFERENTIALS,
     LEUKOCYTE_CLASSES,
+    MAX_IMAGES,
+    MAX_THREADS,
     SMEAR_CLASSES,
     SmearStyle,
     write_smear_dataset,
@@ -37,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     style = SmearStyle()
     add = parser.add_argument
     add_option(parser, "output", required=True, help="the folder for images/ and annotations.json")
-    add("--images", type=at_least(1), default=100, help="number of images")
+    add("--images", type=at_least(1, MAX_IMAGES), default=100, help="number of images")
     add_option(parser, "seed")
     add("--size", type=_size, default=(640, 480), help="WIDTHxHEIGHT in px (default: 640x480)")
     add(
@@ -68,7 +70,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--classes", choices=tuple(CLASSES), default="all", help="the cells to annotate")
     add("--png", action="store_true", help="write lossless PNG instead of JPEG of quality 92")
-    add_option(parser, "workers", default=0, help="threads; the files do not depend on it")
+    add_option(
+        parser,
+        "workers",
+        type=at_least(0, MAX_THREADS),
+        default=0,
+        help="threads; the files do not depend on it",
+    )
     add("--preview", type=Path, metavar="PNG", help="also write a sheet of images with boxes")
 
 

@@ -60,6 +60,8 @@ GENERATOR_VERSION = "1"
 DEFAULT_STYLE = SmearStyle()
 _LEAST_VISIBLE = 0.25
 COMMAND = "smears"
+MAX_IMAGES, MAX_THREADS = 1_000_000, 64
+_BLOCK = 1000
 _README = """Synthetic blood smears: images/, and annotations.json in COCO's format.
 
 {}
@@ -285,10 +287,12 @@ def write_smear_dataset(
     """
     folder = Path(folder)
     _check_classes(classes)
-    if num_images < 1 or seed < 0 or workers < 0 or suffix not in (".jpg", ".png"):
+    in_range = 1 <= num_images <= MAX_IMAGES and 0 <= workers <= MAX_THREADS and seed >= 0
+    if not in_range or suffix not in (".jpg", ".png"):
         raise DataError(
-            f"{folder}: num_images must be at least 1, seed and workers at least 0 and suffix .jpg"
-            f" or .png; got {num_images}, {seed}, {workers} and {suffix!r}"
+            f"{folder}: num_images must be from 1 to {MAX_IMAGES:,}, workers from 0 to "
+            f"{MAX_THREADS}, seed at least 0 and suffix .jpg or .png; got {num_images}, {workers}, "
+            f"{seed} and {suffix!r}"
         )
     info = {
         "description": GENERATOR_NAME,
@@ -302,7 +306,12 @@ def write_smear_dataset(
         write = partial(_write_smear, folder=folder, seed=seed, style=style, suffix=suffix)
         if workers:
             with ThreadPoolExecutor(workers) as pool:
-                smears = list(tqdm(pool.map(write, range(num_images)), "smears", num_images))
+                # Block by block: a pool takes all its work into memory at once
+                blocks = (
+                    range(num_images)[at : at + _BLOCK] for at in range(0, num_images, _BLOCK)
+                )
+                written = (smear for block in blocks for smear in pool.map(write, block))
+                smears = list(tqdm(written, "smears", num_images))
         else:
             smears = [write(index) for index in tqdm(range(num_images), "smears")]
         names = [f"smear_{index:06d}{suffix}" for index in range(num_images)]
