@@ -28,6 +28,7 @@ def test_names_are_the_documented_ones():
         "conv_sparse_vit_13",
         "resnext_cc_101",
         "resnext_cc_26",
+        "resnext_cc_26_wb",
         "resnext_cc_50",
         "sckansformer_base",
         "sckansformer_small",
@@ -45,7 +46,7 @@ def test_default_cfg(name):
     assert timm.is_model_pretrained(name)
     assert cfg.get("hf_hub_id") or cfg.get("file")
     assert cfg["architecture"] == name
-    side = 112 if name == "resnext_cc_26" else 224
+    side = {"resnext_cc_26": 112, "resnext_cc_26_wb": 80}.get(name, 224)
     assert cfg["input_size"] == (3, side, side)
     assert len(cfg["mean"]) == len(cfg["std"]) == 3
     assert f"{cfg['first_conv']}.weight" in names

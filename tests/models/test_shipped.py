@@ -9,12 +9,13 @@ import timm
 from PIL import Image
 
 import wbcnets  # noqa: F401
+from wbcnets.data.cards.classes import OTHER
 from wbcnets.evaluation.classifier import load_classifier
 from wbcnets.models.factory import WEIGHTS
 from wbcnets.models.resnext_cc import PBC_CLASSES
 
 SAMPLE = Path(__file__).resolve().parents[3] / "shared" / "data" / "pbc112_trainval.zip"
-NAMES = timm.list_pretrained("*.pbc")
+NAMES = [*timm.list_pretrained("*.pbc"), *timm.list_pretrained("*.laboratories")]
 
 
 def test_every_shipped_file_is_registered():
@@ -26,8 +27,10 @@ def test_every_shipped_file_is_registered():
 def test_loads_whole_without_a_network(name):
     model = timm.create_model(name, pretrained=True)
     assert model.load_report.complete
-    assert tuple(model.pretrained_cfg["label_names"]) == PBC_CLASSES
-    assert model.num_classes == len(PBC_CLASSES)
+    names = tuple(model.pretrained_cfg["label_names"])
+    assert names[: len(PBC_CLASSES)] == PBC_CLASSES
+    assert names[len(PBC_CLASSES) :] in ((), (OTHER,))
+    assert model.num_classes == len(names)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -50,4 +53,5 @@ def test_tells_held_out_cells_apart(name):
     predictions = classifier.predict(images)
     accuracy = np.mean([found.label == label for found, label in zip(predictions, labels)])
     assert len(labels) == 200
-    assert accuracy >= 0.9
+    # Robustness to other laboratories costs accuracy on PBC, see the card
+    assert accuracy >= (0.85 if name.endswith(".laboratories") else 0.9)

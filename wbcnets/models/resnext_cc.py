@@ -23,6 +23,7 @@ from timm.models._features import feature_take_indices
 from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 
+from wbcnets.data.cards.classes import OTHER
 from wbcnets.errors import ConfigError
 from wbcnets.layers.color import RgbToHsv, WhiteBalance
 from wbcnets.layers.cross_layer_fusion import CrossLayerFusion
@@ -301,12 +302,12 @@ def _cfg(hf_hub_id: str) -> dict[str, Any]:
     }
 
 
-def _small_cfg(name: str, class_names: tuple[str, ...]) -> dict[str, Any]:
+def _small_cfg(name: str, class_names: tuple[str, ...], side: int = 112) -> dict[str, Any]:
     return {
         **_cfg(""),
         **shipped_weights(name, class_names),
-        "input_size": (3, 112, 112),
-        "pool_size": (4, 4),
+        "input_size": (3, side, side),
+        "pool_size": (-(-side // 32), -(-side // 32)),
         "crop_pct": 1.0,
         "interpolation": "bilinear",
     }
@@ -315,6 +316,9 @@ def _small_cfg(name: str, class_names: tuple[str, ...]) -> dict[str, Any]:
 default_cfgs = generate_default_cfgs(
     {
         "resnext_cc_26.pbc": _small_cfg("resnext_cc_26.pbc", PBC_CLASSES),
+        "resnext_cc_26_wb.laboratories": _small_cfg(
+            "resnext_cc_26_wb.laboratories", (*PBC_CLASSES, OTHER), side=80
+        ),
         "resnext_cc_50.a1h_in1k": {
             **_cfg("timm/resnext50_32x4d.a1h_in1k"),
             "license": "apache-2.0",
@@ -341,6 +345,13 @@ def _create(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
 def resnext_cc_26(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ResNeXt-CC of 26 layers and half the width, for CPUs; not from the paper."""
     return _create("resnext_cc_26", pretrained, **{**_SMALL, **kwargs})
+
+
+@register_model
+def resnext_cc_26_wb(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """``resnext_cc_26`` with white balance, for images of several laboratories."""
+    size = {**_SMALL, "white_balance": True}
+    return _create("resnext_cc_26_wb", pretrained, **{**size, **kwargs})
 
 
 @register_model
