@@ -151,19 +151,19 @@ def calibrate_detector(
         WbcnetsError: if the config, the data or the weights are wrong.
     """
     stem = Path(stem)
-    for suffix in (".json", ".png"):
-        claim_file(stem.with_name(stem.name + suffix))
     cfg = read_config_of(read_weights(weights)) if config is None else config.clone()
     cfg.defrost()
     cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = os.fspath(weights), device
     given = cfg.TEST.CALIBRATION
     given.SLOPES, given.OFFSETS, given.THRESHOLDS = [], [], []
     options = RunOptions(_register(cfg, "TEST", data), eval_only=True)
-    with tempfile.TemporaryDirectory() as cfg.OUTPUT_DIR:
-        class_names = prepare(cfg, options)
-        model = load_for_evaluation(cfg, class_names)
-        found = detect_on(cfg, model, cfg.DATASETS.TEST)
-    set_calibration(cfg, calibrate(found, class_names, stem, goal, at_least))
+    report, picture = (stem.with_name(stem.name + suffix) for suffix in (".json", ".png"))
+    with claim_file(report), claim_file(picture):
+        with tempfile.TemporaryDirectory() as cfg.OUTPUT_DIR:
+            class_names = prepare(cfg, options)
+            model = load_for_evaluation(cfg, class_names)
+            found = detect_on(cfg, model, cfg.DATASETS.TEST)
+        set_calibration(cfg, calibrate(found, class_names, stem, goal, at_least))
     return cfg
 
 

@@ -7,7 +7,7 @@ weights that come with the project (``wbcnets://mfds_detr_tiny_bccd``, or the na
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -199,7 +199,7 @@ def export_weights(
     weights: str | os.PathLike[str],
     output: Path,
     dtype: torch.dtype = torch.float16,
-    config: CfgNode | None = None,
+    config_of: Callable[[Weights], CfgNode] = read_config_of,
 ) -> int:
     """Writes the weights of a checkpoint as safetensors, with classes and config in the file.
 
@@ -207,7 +207,7 @@ def export_weights(
         weights: A checkpoint, see ``read_weights``.
         output: The ``.safetensors`` file.
         dtype: Type of the floating-point tensors.
-        config: By default that of the weights, see ``read_config_of``.
+        config_of: Returns the config that goes into the file.
 
     Returns:
         The size of the file in bytes.
@@ -223,7 +223,7 @@ def export_weights(
             raise CheckpointError(
                 f"{read.source}: names no classes; use a checkpoint of a training"
             )
-        cfg = read_config_of(read) if config is None else config.clone()
+        cfg = config_of(read).clone()
         cfg.defrost()
         cfg.MODEL.WEIGHTS = cfg.OUTPUT_DIR = ""  # paths of the training's machine
         write_weights(output, read.state, read.class_names, dtype, config=cfg.dump())

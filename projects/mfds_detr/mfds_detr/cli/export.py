@@ -14,11 +14,13 @@ options.
 
 import argparse
 import logging
+from functools import partial
 
 import torch
+from detectron2.config import CfgNode
 
 from mfds_detr.api import calibrate_detector
-from mfds_detr.checkpoint.weights import export_weights, read_config_of, read_weights
+from mfds_detr.checkpoint.weights import Weights, export_weights, read_config_of
 from mfds_detr.cli.evaluate import parse_data
 from mfds_detr.cli.train import BESIDE, add_config_file
 from wbcnets.cli.options import add_option, probability
@@ -65,14 +67,22 @@ def run(args: argparse.Namespace) -> int:
     if args.output.suffix != ".safetensors":
         raise ConfigError(f"{args.output}: must end in .safetensors", setting="output")
     dtype = getattr(torch, args.dtype)
-    config = read_config_of(read_weights(args.weights), args.config_file or None)
-    if args.calibrate:
-        logging.basicConfig(level=logging.INFO, format="%(message)s")
-        data = [parse_data(text) for text in args.calibrate]
-        stem = args.output.with_name(f"{args.output.stem}_calibration")
-        config = calibrate_detector(
-            args.weights, data, stem=stem, goal=args.goal, at_least=args.at_least, config=config
-        )
-    size = export_weights(args.weights, args.output, dtype, config)
+    size = export_weights(args.weights, args.output, dtype, partial(_read_config, args))
     print(f"{args.output}: {size / 1e6:.1f} MB")
     return 0
+
+
+def _read_config(args: argparse.Namespace, weights: Weights) -> CfgNode:
+    """Returns the config of the weights, calibrated if asked for."""
+    config = read_config_of(weights, args.config_file or None)
+    if not args.calibrate:
+        return config
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    return calibrate_detector(
+        args.weights,
+        [parse_data(text) for text in args.calibrate],
+        stem=args.output.with_name(f"{args.output.stem}_calibration"),
+        goal=args.goal,
+        at_least=args.at_least,
+        config=config,
+    )
