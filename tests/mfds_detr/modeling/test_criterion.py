@@ -264,8 +264,7 @@ def test_points_have_finite_losses(options):
     predictions, targets = random_predictions(layers=1), random_targets()
     boxes = predictions["pred_boxes"]
     with torch.no_grad():
-        targets[0]["boxes"][:, 2:] = 0
-        boxes[0, :2] = targets[0]["boxes"]
+        targets[0]["boxes"][:] = boxes[0] = torch.tensor([0.4, 0.4, 0.0, 0.0])
     stage = {**predictions, "centers": torch.rand(2, 5, 2)}
     losses = criterion(**options)({**predictions, "enc_outputs": stage}, targets)
     sum(losses.values()).backward()

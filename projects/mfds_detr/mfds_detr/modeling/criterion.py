@@ -216,8 +216,7 @@ def _paired_iou(first: Tensor, second: Tensor) -> Tensor:
     a, b = box_cxcywh_to_xyxy(first.detach()), box_cxcywh_to_xyxy(second)
     sides = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0)
     shared = sides.prod(dim=-1)
-    union = (a[:, 2:] - a[:, :2]).prod(-1) + (b[:, 2:] - b[:, :2]).prod(-1) - shared
-    return shared / union.clamp(min=torch.finfo(union.dtype).tiny)  # of two points it is zero
+    return shared / ((a[:, 2:] - a[:, :2]).prod(-1) + (b[:, 2:] - b[:, :2]).prod(-1) - shared)
 
 
 def _box_losses(
