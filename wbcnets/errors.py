@@ -15,6 +15,14 @@ def one_line(text: str) -> str:
     return CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
+def shorten(text: str, length: int) -> str:
+    """Keeps both ends of a long text: they tell names apart, and a problem ends with its reason."""
+    if len(text) <= length:
+        return text
+    head = length // 2 - 1
+    return f"{text[:head]}…{text[head + 1 - length :]}"
+
+
 def list_problems(problems: Iterable[str], count: int) -> list[str]:
     """Returns a line for each of the first problems, and one with the number of the others.
 
@@ -22,7 +30,9 @@ def list_problems(problems: Iterable[str], count: int) -> list[str]:
         problems: One text each; no more are taken than are shown.
         count: Number of all problems.
     """
-    lines = [f"  - {one_line(text)[:_LONGEST]}" for text in islice(problems, _MOST_PROBLEMS)]
+    lines = [
+        f"  - {shorten(one_line(text), _LONGEST)}" for text in islice(problems, _MOST_PROBLEMS)
+    ]
     return lines + [f"  ... and {count - _MOST_PROBLEMS} more"] * (count > _MOST_PROBLEMS)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from wbcnets.errors import explain_missing
+from wbcnets.errors import explain_missing, shorten
 from wbcnets.evaluation.predictions import Predictions
 from wbcnets.evaluation.weighted_metrics import (
     CALIBRATION_BINS,
@@ -32,6 +32,7 @@ MOST_CURVES = 12
 _MOST_WITH_FRACTIONS = 16
 _BLUE = "#20639b"
 _COLUMNS = 6
+_LONGEST_NAME = 26
 
 
 def draw_confusion(truth: Labels, predictions: Predictions, path: Path) -> None:
@@ -189,9 +190,9 @@ def _draw_mistake(
     predicted = int(predictions.predicted[index])
     axes.imshow(read(index))
     lines = (
-        f"{_shorten(names[label])} ({probabilities[label]:.2f})",
-        f"→ {_shorten(names[predicted])} ({probabilities[predicted]:.2f})",
-        _shorten(Path(predictions.files[index]).name, 30),
+        f"{shorten(names[label], _LONGEST_NAME)} ({probabilities[label]:.2f})",
+        f"→ {shorten(names[predicted], _LONGEST_NAME)} ({probabilities[predicted]:.2f})",
+        shorten(Path(predictions.files[index]).name, 30),
     )
     axes.set_title(_plain("\n".join(lines)), fontsize=8, loc="left")
 
@@ -199,14 +200,6 @@ def _draw_mistake(
 def _plain(text: str) -> str:
     """Escapes dollar signs, between which matplotlib reads a formula."""
     return text.replace("$", r"\$")
-
-
-def _shorten(text: str, length: int = 26) -> str:
-    """Keeps both ends, which tell long names apart."""
-    if len(text) <= length:
-        return text
-    head = length // 2 - 1
-    return f"{text[:head]}…{text[head + 1 - length :]}"
 
 
 def _save(figure: Figure, path: Path) -> None:
