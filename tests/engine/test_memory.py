@@ -16,14 +16,22 @@ def test_a_full_memory_says_what_to_lower():
 
 
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA out of memory. Tried"), MemoryError()]
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried"),
+        MemoryError(),
+        RuntimeError("could not create a primitive"),  # oneDNN's
+    ],
 )
 def test_the_types_of_full_memory(error):
     with pytest.raises(OutOfMemoryError), explain_oom("x"):
         raise error
 
 
-def test_other_errors_come_through():
-    with pytest.raises(RuntimeError, match="shapes") as caught, explain_oom("x"):
-        raise RuntimeError("shapes do not fit")
+@pytest.mark.parametrize(
+    "text", ["shapes do not fit", "could not create a primitive descriptor for a convolution"]
+)
+def test_other_errors_come_through(text):
+    with pytest.raises(RuntimeError, match=text) as caught, explain_oom("x"):
+        raise RuntimeError(text)
     assert not isinstance(caught.value, OutOfMemoryError)

@@ -1,5 +1,6 @@
 """Errors of full memory, and of other limits of the machine, that say what to reduce."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -7,12 +8,10 @@ import torch
 
 from wbcnets.errors import OutOfMemoryError
 
-# Messages of PyTorch's CPU allocators; GPU allocators raise an error type of their own
-_CPU_MESSAGES = (
-    "can't allocate memory",
-    "not enough memory",
-    "std::bad_alloc",
-    "Cannot allocate memory",
+# Messages of PyTorch's CPU allocators and of oneDNN; GPU allocators have an error type of their own
+_CPU_MESSAGES = re.compile(
+    r"can't allocate memory|not enough memory|std::bad_alloc|Cannot allocate memory"
+    r"|could not create a (primitive|memory object)$"
 )
 _SHORTAGES = {
     "Too many open files": "too many files are open: raise the limit, see ulimit -n",
@@ -48,7 +47,7 @@ def explain_oom(hint: str) -> Iterator[None]:
 def is_oom(error: BaseException) -> bool:
     """Returns whether an error says that the memory is full."""
     known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-    return known or any(text in str(error) for text in _CPU_MESSAGES)
+    return known or _CPU_MESSAGES.search(str(error)) is not None
 
 
 def describe_shortage(error: BaseException) -> str | None:

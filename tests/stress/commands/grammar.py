@@ -66,9 +66,10 @@ def draw_line(seed: int, number: int) -> list[str]:
     for _ in range(generator.choices(range(6), counts)[0]):
         mutation = generator.choices(MUTATIONS, (8, 5, 2, 1, 1, 1, 1))[0]
         mutation(parts, command, generator)
-    words = [*command.words, *itertools.chain(*parts), *values.limits(command.words, generator)]
+    words = [*command.words, *itertools.chain(*parts)]
     if generator.random() < 0.01:
         words.pop(generator.randrange(len(words)))
+    words += values.limits(command.words, generator)
     # Arguments of a process hold no null bytes
     return [word.replace("\0", "") for word in words]
 
