@@ -21,6 +21,7 @@ def test_a_full_memory_says_what_to_lower():
         torch.OutOfMemoryError("CUDA out of memory. Tried"),
         MemoryError(),
         RuntimeError("could not create a primitive"),  # oneDNN's
+        RuntimeError("could not execute a primitive"),
     ],
 )
 def test_the_types_of_full_memory(error):

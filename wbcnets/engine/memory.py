@@ -11,7 +11,7 @@ from wbcnets.errors import OutOfMemoryError
 # Messages of PyTorch's CPU allocators and of oneDNN; GPU allocators have an error type of their own
 _CPU_MESSAGES = re.compile(
     r"can't allocate memory|not enough memory|std::bad_alloc|Cannot allocate memory"
-    r"|could not create a (primitive|memory object)$"
+    r"|could not (create|execute) a (primitive|memory object)$"
 )
 _SHORTAGES = {
     "Too many open files": "too many files are open: raise the limit, see ulimit -n",
