@@ -72,7 +72,8 @@ def _check_value(key: str, value: Any, kind: Any, default: Any) -> Any:
         checked = TypeAdapter(kind, config={"arbitrary_types_allowed": True}).validate_json(
             json.dumps(value), strict=True
         )
-    except ValidationError as error:
+    # Older pydantic has no answer in JSON for the classes that a parameter may also take
+    except (ValidationError, NotImplementedError) as error:
         raise ConfigError(f"{key}={value!r} should look like the default, {default!r}") from error
     if any(number < 0 for number in _numbers(value)) and all(n >= 0 for n in _numbers(default)):
         raise ConfigError(f"{key}={value!r} should not be below 0; the default is {default!r}")
